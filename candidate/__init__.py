@@ -1,0 +1,1 @@
+"""What is fast: Waypoint reimplemented natively, written from the specification alone."""

@@ -1,0 +1,96 @@
+"""Self-attention over the ring, and cross-attention to the prompt."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from candidate.conditioning import rms_norm
+from candidate.config import WaypointConfig
+from candidate.kv_cache import Window, remember
+from candidate.rope import Rotation, rotate
+
+
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """[1,T,heads*D] -> [1,heads,T,D], D = width."""
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[1,heads,T,D] -> [1,T,heads*D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for q [1,H,T,D]; k, v [1,G,K,D]; query head j reads key/value head j // (H/G).
+
+    Without a mask the query heads of a group are only more queries of the same keys: folded into one longer query, the
+    keys and values are read where they lie, once, not repeated per query head.
+    """
+    groups = k.shape[1]
+    folded = q.reshape(1, groups, -1, q.shape[-1])
+    return F.scaled_dot_product_attention(folded, k, v).view(q.shape)
+
+
+class SelfAttention(nn.Module):
+    """Attention of one frame's tokens to each other and to the frames in the ring."""
+
+    def __init__(self, config: WaypointConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        key_width = config.n_kv_heads * config.head_dim
+        self.widths = (config.d_model, key_width, key_width)
+        self.qkv = nn.Linear(config.d_model, sum(self.widths), bias=False)
+        self.out_proj = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.gate_proj = nn.Linear(config.n_heads, config.n_heads, bias=False) if config.gated_attn else None
+        self.v_lamb = nn.Parameter(torch.zeros(())) if config.value_residual else None
+        # Sites.
+        self.q_proj, self.k_proj, self.v_proj = nn.Identity(), nn.Identity(), nn.Identity()
+        self.q_rope, self.k_rope = nn.Identity(), nn.Identity()
+
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, rotation: Rotation, ring: Tensor, window: Window
+    ) -> tuple[Tensor, Tensor]:
+        """x [1,T,M] -> the output [1,T,M], and the raw values [1,T,G*D]; those of layer 0 are the others' `v_first`."""
+        q, k, v = self.qkv(x).split(self.widths, dim=-1)
+        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        values = v if self.v_lamb is None or v_first is None else torch.lerp(v, v_first, self.v_lamb)
+        q = self.q_rope(rotate(rms_norm(split_heads(q, self.head_dim)), rotation))
+        k = self.k_rope(rotate(rms_norm(split_heads(k, self.head_dim)), rotation))
+        out = grouped_attention(q, *remember(ring, k, split_heads(values, self.head_dim), window))
+        if self.gate_proj is not None:
+            gate = self.gate_proj(x[..., : out.shape[1]]).sigmoid()  # [1,T,H]
+            out = out * gate.transpose(1, 2)[..., None]
+        return self.out_proj(merge_heads(out)), v
+
+
+@dataclass(frozen=True)
+class PromptKeys:
+    """Keys and values of the prompt for one layer, each [1,E/D,P,D]."""
+
+    k: Tensor
+    v: Tensor
+
+
+class PromptAttention(nn.Module):
+    """Attention of a frame's tokens to the prompt, in width E. Padding is not masked: the official model attends to it."""
+
+    def __init__(self, config: WaypointConfig) -> None:
+        super().__init__()
+        width = config.prompt_width
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.d_model, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out_proj = nn.Linear(width, config.d_model, bias=False)
+
+    def read(self, prompt: Tensor) -> PromptKeys:
+        """Keys and values of `prompt` [1,P,E]; a session needs them once."""
+        k, v = self.kv(rms_norm(prompt)).chunk(2, dim=-1)
+        return PromptKeys(rms_norm(split_heads(k, self.head_dim)), split_heads(v, self.head_dim).contiguous())
+
+    def forward(self, x: Tensor, prompt: PromptKeys) -> Tensor:
+        """x [1,T,M] -> [1,T,M]."""
+        q = rms_norm(split_heads(self.q_proj(rms_norm(x)), self.head_dim))
+        out: Tensor = self.out_proj(merge_heads(F.scaled_dot_product_attention(q, prompt.k, prompt.v)))
+        return out

@@ -1,0 +1,78 @@
+"""One transformer block: self-attention, prompt attention, control fusion, MLP."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from candidate.attention import PromptAttention, PromptKeys, SelfAttention
+from candidate.conditioning import MLP, modulate, rms_norm
+from candidate.config import WaypointConfig
+from candidate.kv_cache import Window
+from candidate.rope import Rotation
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """What every pass over one frame shares: its rotation, and its window in the rings of each kind."""
+
+    rotation: Rotation
+    local: Window
+    dilated: Window
+
+
+class ControlFusion(nn.Module):
+    """fc2(silu(Wx x + Wc c)): one control vector joins every token."""
+
+    def __init__(self, config: WaypointConfig) -> None:
+        super().__init__()
+        self.x_proj = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.c_proj = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.fc2 = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def read(self, control: Tensor) -> Tensor:
+        """Wc c for the control embedding [1,1,M]; a frame needs it once."""
+        bias: Tensor = self.c_proj(rms_norm(control))
+        return bias
+
+    def forward(self, x: Tensor, control: Tensor) -> Tensor:
+        """x [1,T,M], control = Wc c [1,1,M] -> [1,T,M]."""
+        out: Tensor = self.fc2(F.silu(self.x_proj(rms_norm(x)) + control))
+        return out
+
+
+class Block(nn.Module):
+    """x + g0 * attention, + prompt attention, + control fusion, + g1 * MLP."""
+
+    def __init__(self, config: WaypointConfig, layer: int) -> None:
+        super().__init__()
+        self.dilated = config.is_global(layer)
+        self.attn = SelfAttention(config)
+        self.prompt_cross_attn = PromptAttention(config) if layer in config.prompt_layers else None
+        self.ctrl_mlpfusion = ControlFusion(config) if layer in config.control_layers else None
+        self.mlp = MLP(config.d_model, config.d_model * config.mlp_ratio, config.d_model)
+        # Sites.
+        self.cond_head, self.out = nn.Identity(), nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        v_first: Tensor | None,
+        head: Tensor,
+        prompt: PromptKeys | None,
+        control: Tensor | None,
+        ring: Tensor,
+        frame: FramePlan,
+    ) -> tuple[Tensor, Tensor]:
+        """x [1,T,M], modulation `head` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
+        scale0, bias0, gate0, scale1, bias1, gate1 = self.cond_head(head).unbind(0)
+        window = frame.dilated if self.dilated else frame.local
+        attended, v = self.attn(modulate(x, scale0, bias0), v_first, frame.rotation, ring, window)
+        x = torch.addcmul(x, gate0, attended)
+        if self.prompt_cross_attn is not None:
+            x = x + self.prompt_cross_attn(x, prompt)
+        if self.ctrl_mlpfusion is not None:
+            x = x + self.ctrl_mlpfusion(x, control)
+        x = torch.addcmul(x, gate1, self.mlp(modulate(x, scale1, bias1)))
+        return self.out(x), v

@@ -1,0 +1,236 @@
+"""Writing a dump: records, frames, perhaps full tensors, and the manifest that vouches for them."""
+
+import base64
+import errno
+import fnmatch
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.adapter import Adapter, Numerics
+from harness.checkpoint import Checkpoint
+from harness.digest import fast_digest
+from harness.errors import UserError
+from harness.recorder import Observation
+from harness.records import DUMP_SCHEMA, MANIFEST_NAME, RECORDS_NAME, Manifest, Record, encode, to_json
+from harness.scenario import Scenario
+from harness.sites import Key, pass_sites, session_passes
+from harness.statistics import Summary, measure
+
+TENSORS_NAME = "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is known of an observation before its statistics have left the device."""
+
+    key: Key
+    sigma: float | None
+    shape: list[int]
+    dtype: str
+    digest: str | None
+
+
+class DumpWriter:
+    """The sink that writes a dump. Its manifest says complete only after its context was left without an error.
+
+    Statistics stay on the observed tensor's device until the pass ends; then those of the whole pass are fetched in one
+    transfer.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, keep: Sequence[str] = ()) -> None:
+        """`keep`: globs of the sites whose full tensors are kept too. Raises UserError for an unusable folder."""
+        self._folder = folder
+        self._manifest = manifest
+        self._keep = keep
+        self._tensors: dict[str, Tensor] = {}
+        self._pending: list[tuple[_Header, Tensor]] = []
+        with _reporting_full_disk(folder):
+            _clear(folder)
+            (folder / "frames").mkdir(parents=True)
+            self._write_manifest()
+            self._records = (folder / RECORDS_NAME).open("wb")
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._records:
+            if error is None:
+                self._finish()
+
+    def observe(self, seen: Observation) -> None:
+        """Take one observation."""
+        tensor = seen.tensor.detach()
+        digest = fast_digest(tensor) if tensor.device.type == "cpu" else None
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        self._pending.append((_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest), measure(tensor)))
+        if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
+            self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+        if seen.key.site == "frame":
+            with _reporting_full_disk(self._folder):
+                write_frame(self._folder, seen.key.frame, tensor)
+
+    def end_pass(self) -> None:
+        """Bring the pending statistics to the host and write their records."""
+        if not self._pending:
+            return
+        measured = torch.stack([vector for _, vector in self._pending]).cpu()
+        lines = [
+            encode(_record(header, Summary.unpack(vector))) + b"\n"
+            for (header, _), vector in zip(self._pending, measured, strict=True)
+        ]
+        self._pending.clear()
+        self._manifest.observed += len(lines)
+        with _reporting_full_disk(self._folder):
+            self._records.writelines(lines)
+
+    def _finish(self) -> None:
+        self.end_pass()
+        with _reporting_full_disk(self._folder):
+            if self._tensors:
+                save_file(self._tensors, self._folder / TENSORS_NAME)
+            self._records.flush()
+            os.fsync(self._records.fileno())
+            self._manifest.seconds = time.perf_counter() - self._started
+            self._manifest.complete = True
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        partial = self._folder / f"{MANIFEST_NAME}.partial"
+        partial.write_bytes(to_json(self._manifest))
+        partial.replace(self._folder / MANIFEST_NAME)
+
+
+def describe_run(
+    name: str,
+    adapter: Adapter,
+    numerics: Numerics,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    variant: str | None = None,
+) -> Manifest:
+    """The manifest of a run that is about to start."""
+    return Manifest(
+        schema=DUMP_SCHEMA,
+        implementation=name,
+        numerics=numerics.to_json(),
+        description=adapter.describe(),
+        checkpoint_digest=checkpoint.digest,
+        checkpoint_origin=checkpoint.origin,
+        scenario_digest=scenario.digest,
+        scenario_name=scenario.name,
+        variant=variant,
+        sigmas=scenario.schedule(checkpoint.transformer).tolist(),
+        torch=str(torch.__version__),
+        threads=torch.get_num_threads(),
+        platform=platform.platform(),
+        source_revision=_source_revision(),
+        expected=sum(1 for _ in expected_keys(checkpoint, scenario)),
+        observed=0,
+        seconds=0.0,
+        complete=False,
+    )
+
+
+def expected_keys(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[Key]:
+    """Every observation of a right implementation's session, in execution order."""
+    steps = len(scenario.schedule(checkpoint.transformer)) - 1
+    session = session_passes(
+        steps, scenario.frames, prompt=scenario.prompt is not None, image=scenario.image is not None
+    )
+    for frame, at in session:
+        for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at):
+            yield Key(frame, at.phase, at.step, site)
+
+
+def frame_path(folder: Path, frame: int) -> Path:
+    """Where a dump keeps a decoded frame."""
+    return folder / "frames" / f"{frame:06d}.png"
+
+
+def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:
+    """Write `pixels` [360,640,3] uint8 losslessly."""
+    # Level 1: frames of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
+    Image.fromarray(pixels.cpu().numpy()).save(frame_path(folder, frame), compress_level=1)
+
+
+def _record(header: _Header, summary: Summary) -> Record:
+    return Record(
+        frame=header.key.frame,
+        phase=header.key.phase,
+        step=header.key.step,
+        site=header.key.site,
+        call=header.key.call,
+        sigma=header.sigma,
+        shape=header.shape,
+        dtype=header.dtype,
+        mean=summary.mean,
+        std=summary.std,
+        min=summary.min,
+        max=summary.max,
+        absmean=summary.absmean,
+        rms=summary.rms,
+        nan=summary.nan,
+        posinf=summary.posinf,
+        neginf=summary.neginf,
+        sample=summary.sample,
+        sketch=base64.b64encode(summary.sketch).decode(),
+        digest=header.digest,
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Empty `folder`; only an earlier dump is ever removed. Raises UserError for a folder that holds other things."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST_NAME).is_file():
+        raise UserError(
+            f"{folder}: is not empty",
+            found="files that are not a dump",
+            expected="a new or empty folder, or an earlier dump to replace",
+            do="name another folder with --out",
+        )
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _reporting_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into a message. What is on disk then stays marked incomplete."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise UserError(
+            f"{folder}: cannot be written",
+            found=error.strerror or str(error),
+            expected="a writable folder with room for the dump",
+            do="free space, or name another folder with --out" if full else "name another folder with --out",
+        ) from error
+
+
+def _source_revision() -> str | None:
+    """The git commit that this package's source stands at, where it stands in a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,21 @@
+"""The one error a user sees: what is wrong, what was found, what was expected, what to do."""
+
+
+class UserError(ValueError):
+    """A mistake in the call or in a file that the caller gave. The CLI prints it without a traceback and exits 2.
+
+    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out.
+    """
+
+    def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
+        super().__init__(f"{what}\n  found:    {found}\n  expected: {expected}\n  do:       {do}")
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.do = do
+
+
+def listed(names: list[str], *, most: int = 8) -> str:
+    """Names for a message: all of them while they fit, else the first `most` and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,60 @@
+"""How far a decoded frame is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from skimage.metrics import structural_similarity
+
+from harness.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+
+SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
+
+
+class FrameMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame of the candidate against the reference's.
+
+    `ssim` is SSIM_VARIANT; `mean_abs` and `max_abs` are in levels of 255; `psnr` in dB, None for equal frames.
+    """
+
+    frame: int
+    ssim: float
+    mean_abs: float
+    max_abs: int
+    psnr: float | None
+
+
+def frame_metrics(frame: int, actual: Pixels, expected: Pixels) -> FrameMetrics:
+    """Compare `actual` with `expected`, both [height,width,3] uint8."""
+    difference = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
+    mean_square = float(np.mean(np.square(difference, dtype=np.float64)))
+    return FrameMetrics(
+        frame=frame,
+        ssim=_ssim(actual, expected) if mean_square else 1.0,
+        mean_abs=float(difference.mean()),
+        max_abs=int(difference.max()),
+        psnr=10 * math.log10(255**2 / mean_square) if mean_square else None,
+    )
+
+
+def _ssim(actual: Pixels, expected: Pixels) -> float:
+    ssim = structural_similarity(
+        expected, actual, data_range=255, channel_axis=2, gaussian_weights=True, use_sample_covariance=False
+    )
+    return float(ssim)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """The pixels [height,width,3] uint8 of an image file. Raises UserError for a broken one."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(
+            f"{path}: cannot be read as an image", found=str(error), expected="a whole PNG", do="dump again"
+        ) from error

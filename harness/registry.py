@@ -1,0 +1,76 @@
+"""Implementations by name: registered entry points, a file, or a module."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from harness.adapter import Adapter
+from harness.errors import UserError, listed
+
+GROUP = "waypoint_parity.implementations"
+_METHODS = ("describe", "sites", "start", "append_image", "generate")
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Every implementation that an installed distribution registers under GROUP, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def find(implementation: str) -> type[Adapter]:
+    """The adapter class that `implementation` names.
+
+    Accepted are a registered name, `path/to/file.py:ClassName` and `package.module:ClassName`. Raises UserError where
+    there is none, and where the class lacks a method of the protocol.
+    """
+    location, colon, class_name = implementation.rpartition(":")
+    if colon:
+        module = _from_file(Path(location)) if location.endswith(".py") else _from_name(location)
+    else:
+        points = registered()
+        if implementation not in points:
+            raise _unknown(implementation, f"no registered name (there are {listed(sorted(points))})")
+        module, class_name = _from_name(points[implementation].module), points[implementation].attr
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")
+    if lacking := [method for method in _METHODS if not callable(getattr(found, method, None))]:
+        raise UserError(
+            f"{implementation}: is not an adapter",
+            found=f"a class without {listed(lacking)}",
+            expected=f"the methods {listed(list(_METHODS))} of harness.adapter.Adapter",
+            do="add them; the README has a complete example",
+        )
+    return cast(type[Adapter], found)
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise _unknown(str(path), "no such file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling look a class's module up by name.
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise _unknown(name, str(error)) from error
+
+
+def _unknown(implementation: str, found: str) -> UserError:
+    return UserError(
+        f"{implementation}: no such implementation",
+        found=found,
+        expected="a registered name, path/to/file.py:ClassName or package.module:ClassName",
+        do="correct the name; `waypoint-parity info` lists the registered ones",
+    )

@@ -1,0 +1,57 @@
+"""Sessions of the project: `nox -s parity` runs the main job, `nox -s tests` the tests."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "typing", "tests", "parity"]
+# Installing torch takes longer than most sessions run.
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "virtualenv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+OUT = Path("reports/out")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the project, editable, and the named dependency groups."""
+    session.install("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and layout with ruff."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types with mypy, strictly."""
+    install(session, "typing")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments go to pytest."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Run the reference against the candidate over every variant; arguments go to `waypoint-parity parity`."""
+    install(session)
+    session.run("waypoint-parity", "parity", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory by ratios within one run; writes reports/out/bench.json."""
+    install(session, "test")
+    OUT.mkdir(parents=True, exist_ok=True)
+    raw = OUT / "benchmark-raw.json"
+    session.run("pytest", "tests/bench", "--benchmark-only", f"--benchmark-json={raw}", *session.posargs)

@@ -1,0 +1,1 @@
+"""What is right: the plain model of the specification, and the adapters of the official implementations."""

@@ -1,0 +1,1 @@
+"""Waypoint in plain PyTorch: the whole model, written to be read beside the specification, one formula a line."""

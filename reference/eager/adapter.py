@@ -1,0 +1,59 @@
+"""The driver of the eager reference: loads a checkpoint, runs sessions, says which modules are which sites."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from harness.adapter import Controls, Numerics, Pass, Prompt, Site
+from harness.checkpoint import Checkpoint
+from harness.errors import UserError
+from harness.sites import matching_sites
+from reference.eager.autoencoder import load_autoencoder
+from reference.eager.model import load_world_model
+from reference.eager.session import Session
+
+
+class EagerAdapter:
+    """Drives `reference.eager`; see harness.adapter.Adapter. Its layouts are the official ones: no site transforms.
+
+    Raises UserError for `numerics.compiled`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        if numerics.compiled:
+            raise UserError(
+                "the eager reference does not compile",
+                found="compiled = True",
+                expected="compiled = False",
+                do="compile the other implementation only; the reference computes as it reads",
+            )
+        device, dtype = numerics.device, numerics.dtype
+        self._checkpoint = checkpoint
+        model = load_world_model(checkpoint.transformer, checkpoint.transformer_weights(), device=device, dtype=dtype)
+        autoencoder = load_autoencoder(checkpoint.autoencoder, checkpoint.autoencoder_weights(), device=device)
+        self._session = Session(model, autoencoder, device=device, dtype=dtype)
+
+    def describe(self) -> dict[str, str]:
+        """What else identifies a run of the reference."""
+        return {
+            "reproduces": "world_engine 208c909",
+            "attention": "explicit softmax over the visible tokens",
+            "autoencoder": "float32",
+        }
+
+    def sites(self) -> Mapping[str, Site]:
+        """Every site that this checkpoint's model has; a block without a part has no site for it."""
+        configs = self._checkpoint.transformer, self._checkpoint.autoencoder
+        return matching_sites(self._session, *configs) | matching_sites(self._session.model, *configs)
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        """Begin a session: clock 0, nothing written."""
+        return self._session.start(prompt, sigmas)
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        """Give a frame."""
+        return self._session.append_image(image)
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        """Generate a frame."""
+        return self._session.generate(noise, controls)

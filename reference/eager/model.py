@@ -1,0 +1,110 @@
+"""The world model: noisy latent, noise level, frame clock, prompt, controls and history -> velocity."""
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from harness.adapter import Controls
+from harness.config import TransformerConfig
+from reference.eager import rope
+from reference.eager.conditioning import ControlEmbedding, NoiseConditioner, NullEmbedding
+from reference.eager.context import PassContext
+from reference.eager.kv_cache import KVCache
+from reference.eager.layers import Block
+from reference.eager.math import rms_norm
+
+
+class Transformer(nn.Module):
+    """The stack of blocks."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+
+    def forward(self, x: Tensor, context: PassContext, kv_cache: KVCache) -> Tensor:
+        """`x` [1,T,M] -> [1,T,M]."""
+        for block, ring in zip(self.blocks, kv_cache.rings(), strict=True):
+            x = block(x, context, ring)
+        return x
+
+
+class OutNorm(nn.Module):
+    """The last norm, modulated by the noise level."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """`x` [1,T,M], `cond` [1,1,M] -> [1,T,M]."""
+        scale, bias = self.fc(silu(cond)).chunk(2, dim=-1)
+        modulated: Tensor = rms_norm(x) * (1 + scale) + bias
+        return modulated
+
+
+class WorldModel(nn.Module):
+    """Waypoint's transformer. Submodules bear the names of the checkpoint's keys."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.d_model
+        self.denoise_step_emb = NoiseConditioner(width)
+        self.ctrl_emb = ControlEmbedding(config.n_buttons, width * config.mlp_ratio, width)
+        self.ctrl_cfg = NullEmbedding(width) if config.ctrl_conditioning else None
+        self.prompt_cfg = NullEmbedding(config.prompt_embedding_dim or 0) if config.prompt_conditioning else None
+        self.patchify = nn.Conv2d(config.channels, width, config.patch, stride=config.patch, bias=False)
+        self.transformer = Transformer(config)
+        self.out_norm = OutNorm(width)
+        self.unpatchify = nn.Linear(width, config.channels * config.patch[0] * config.patch[1])
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        timestamp: Tensor,
+        prompt: Tensor | None,
+        controls: Controls,
+        kv_cache: KVCache,
+    ) -> Tensor:
+        """Velocity [1,1,C,h*ph,w*pw] of the latent `x` (same shape) at noise level `sigma` [1,1].
+
+        `timestamp` [1,1] int64 is the frame clock, `prompt` [1,P,E] as given. Keys and values of this frame are left in
+        the tail of `kv_cache`; only its `commit` keeps them.
+        """
+        frame = int(timestamp)
+        context = PassContext(
+            frame=frame,
+            angles=rope.angles(frame, self.config.height, self.config.width, self.config.head_dim),
+            cond=self.denoise_step_emb(sigma),
+            ctrl=self.ctrl_emb(controls.mouse, controls.button, controls.scroll),
+            prompt=prompt,
+        )
+        tokens = rearrange(self.patchify(x[:, 0]), "B M h w -> B (h w) M")
+        tokens = self.transformer(tokens, context, kv_cache)
+        tokens = silu(self.out_norm(tokens, context.cond))
+        return self._to_latent(self.unpatchify(tokens))
+
+    def _to_latent(self, patches: Tensor) -> Tensor:
+        """[1,T,C*ph*pw] -> [1,1,C,h*ph,w*pw]."""
+        h, (ph, pw) = self.config.height, self.config.patch
+        return rearrange(patches, "B (h w) (C ph pw) -> B 1 C (h ph) (w pw)", h=h, ph=ph, pw=pw)
+
+
+def load_world_model(
+    config: TransformerConfig, weights: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
+) -> WorldModel:
+    """The model of `config` with `weights`, for inference, in `dtype` on `device`.
+
+    The noise conditioner's weights go through `dtype` and back: it computes in fp32, with rounded values. The figure
+    stands at `NoiseConditioner.frequencies`.
+    """
+    with torch.device("meta"):  # without memory or initial values: every weight comes from the checkpoint
+        model = WorldModel(config)
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.to(device=device, dtype=dtype).requires_grad_(False)
+    model.denoise_step_emb.float()
+    return model

@@ -1,0 +1,123 @@
+"""A session: frames generated one after another, each denoised against the cached frames before it."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from harness.adapter import Controls, Pass, Prompt
+from harness.errors import UserError
+from reference.eager.autoencoder import Autoencoder
+from reference.eager.kv_cache import KVCache
+from reference.eager.model import WorldModel
+
+INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
+
+
+class Session(nn.Module):
+    """Owns the frame clock, the sampler and the caches. Its generators announce each pass just before running it.
+
+    What is observed and has no module of its own goes through a probe, an `nn.Identity` that bears the site's name;
+    what the probe returns is what the session goes on with.
+    """
+
+    def __init__(
+        self, model: WorldModel, autoencoder: Autoencoder, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.device, self.dtype = device, dtype
+        self.model = model
+        self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
+        self.kv_cache = KVCache(model.config)
+        self.input = nn.ModuleDict({name: nn.Identity() for name in INPUTS})
+        self.velocity = nn.Identity()
+        self.latent = nn.Identity()
+        self.frame = nn.Identity()
+        self.clock = 0
+        self.prompt: Tensor | None = None
+        self.sigmas: Tensor | None = None
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        """Begin: clock 0, nothing written. `sigmas` [S+1] fp32; they are rounded to the session's dtype.
+
+        Raises UserError where the model takes a prompt and none is given, or the other way round.
+        """
+        self._check_prompt(prompt)
+        self.clock = 0
+        self.sigmas = self._cast(sigmas)
+        self.kv_cache.reset(self.device, self.dtype)
+        self.prompt = None
+        if prompt is not None:
+            yield Pass("prompt")
+            self.prompt = self.input["prompt_emb"](self._cast(prompt.embedding))
+            self.input["prompt_pad_mask"](prompt.pad_mask.to(self.device))  # shown, and ignored as the model ignores it
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        """Take `image` [360,640,3] uint8 as the next frame: encode it, write it to the caches under idle controls."""
+        self._started()
+        yield Pass("image", sigma=0.0)
+        latent = self.latent(self._cast(self.encoder(self.input["image"](image.to(self.device)))))
+        idle = Controls(torch.zeros(self.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
+        self._cache_pass(latent.unsqueeze(1), self._take(idle))
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
+        x = noise
+        for step, (sigma, following) in enumerate(pairwise(self._started())):
+            yield Pass("denoise", step, sigma.item())
+            if step == 0:
+                x, controls = self.input["noise"](self._cast(noise)), self._take(controls)
+            sigma = self.input["sigma"](sigma.view(1, 1))
+            velocity = self.velocity(self._predict(x, sigma, controls))
+            x = self.latent(x + (following - sigma) * velocity)  # Euler
+        yield Pass("cache", sigma=0.0)
+        self._cache_pass(x, controls)
+        yield Pass("decode")
+        self.frame(self.decoder(x[:, 0]))
+
+    def _predict(self, x: Tensor, sigma: Tensor, controls: Controls) -> Tensor:
+        """One transformer pass at the present clock: velocity, in the shape of `x`."""
+        timestamp = self.input["timestamp"](torch.full((1, 1), self.clock, dtype=torch.int64, device=self.device))
+        velocity: Tensor = self.model(x, sigma, timestamp, self.prompt, controls, self.kv_cache)
+        return velocity
+
+    def _cache_pass(self, x: Tensor, controls: Controls) -> None:
+        """A pass of the clean latent, run for its keys and values; with it the frame is history."""
+        sigma = self.input["sigma"](torch.zeros(1, 1, dtype=self.dtype, device=self.device))
+        self._predict(x, sigma, controls)
+        self.kv_cache.commit(self.clock)
+        self.clock += 1
+
+    def _take(self, controls: Controls) -> Controls:
+        """The controls of a frame as the model consumes them."""
+        return Controls(
+            button=self.input["button"](self._cast(controls.button)),
+            mouse=self.input["mouse"](self._cast(controls.mouse)),
+            scroll=self.input["scroll"](self._cast(controls.scroll)),
+        )
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(device=self.device, dtype=self.dtype)
+
+    def _started(self) -> Tensor:
+        """The schedule of the running session. Raises UserError before `start`, and past the longest session."""
+        longest = self.model.config.n_frames
+        if self.sigmas is None or self.clock >= longest:
+            raise UserError(
+                "the session cannot take another frame",
+                found="a session that was not started" if self.sigmas is None else f"frame {self.clock}",
+                expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
+                do="run start() to its end and begin a new session",
+            )
+        return self.sigmas
+
+    def _check_prompt(self, prompt: Prompt | None) -> None:
+        wanted = self.model.config.prompt_conditioning
+        if (prompt is None) != (wanted is None):
+            raise UserError(
+                "the prompt does not fit the model",
+                found="no prompt" if prompt is None else f"a prompt of shape {list(prompt.embedding.shape)}",
+                expected=f"none (prompt_conditioning is {wanted!r})" if wanted is None else f"one, for {wanted!r}",
+                do="take a scenario that was recorded for this checkpoint",
+            )

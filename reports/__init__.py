@@ -1,0 +1,1 @@
+"""Documents made from a finished comparison. `reports/out/` is where runs land."""

@@ -1,0 +1,81 @@
+"""The summary of a parity run: a table for the terminal, and the Markdown file."""
+
+import pandas as pd
+
+from harness.comparison import Comparison, SiteResult
+from harness.metrics import SSIM_VARIANT
+from harness.parity import Summary
+from harness.render import comparison_lines
+
+
+def summary_table(summary: Summary) -> str:
+    """One row per variant, in Markdown that also lines up in a terminal."""
+    rows = [_variant_row(name, comparison) for name, comparison in summary.variants.items()]
+    return markdown_table(pd.DataFrame(rows))
+
+
+def summary_markdown(summary: Summary) -> str:
+    """The whole run: the verdict, one row per variant, then each variant with its frames."""
+    head = (
+        f"# Parity: {summary.verdict}\n\n"
+        f"`{summary.candidate}` against `{summary.reference}` on `{summary.checkpoint}` "
+        f"(digest {summary.checkpoint_digest[:12]}), {summary.numerics['dtype']} on {summary.numerics['device']}, "
+        f"{len(summary.variants)} variants in {summary.seconds:.0f} s.\nSSIM: {SSIM_VARIANT}.\n"
+    )
+    details = [_variant_details(name, comparison) for name, comparison in summary.variants.items()]
+    return "\n".join([head, summary_table(summary), "", *details])
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A Markdown table whose columns are padded to line up as plain text; every cell is a string already."""
+    widths = [max(map(len, [str(column), *frame[column]])) for column in frame.columns]
+    lines = [list(frame.columns), ["-" * width for width in widths], *frame.itertuples(index=False)]
+    return "\n".join(
+        "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def _variant_row(name: str, comparison: Comparison) -> dict[str, str]:
+    worst = comparison.worst
+    frames = _frames(comparison)
+    return {
+        "variant": name,
+        "verdict": comparison.verdict,
+        "first diverging site": comparison.reason or _where(comparison.first) or "none",
+        "worst site error": _scientific(worst.rel_l2) if worst else "",
+        "at": _where(worst),
+        "min SSIM": f"{frames['ssim'].min():.6f}" if len(frames) else "",
+        "max mean |d|": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
+    }
+
+
+def _variant_details(name: str, comparison: Comparison) -> str:
+    block = "\n".join(comparison_lines(comparison))
+    frames = _frames(comparison)
+    if frames.empty:
+        return f"## {name}\n\n```text\n{block}\n```\n"
+    table = pd.DataFrame(
+        {
+            "frame": frames["frame"].astype(str),
+            "SSIM": frames["ssim"].map("{:.6f}".format),
+            "mean |d| /255": frames["mean_abs"].map("{:.4f}".format),
+            "max |d| /255": frames["max_abs"].astype(str),
+            "PSNR dB": ["equal" if pd.isna(psnr) else f"{psnr:.1f}" for psnr in frames["psnr"]],
+        }
+    )
+    return f"## {name}\n\n```text\n{block}\n```\n\n{markdown_table(table)}\n"
+
+
+def _frames(comparison: Comparison) -> pd.DataFrame:
+    columns = ("frame", "ssim", "mean_abs", "max_abs", "psnr")
+    rows = [[getattr(metrics, column) for column in columns] for metrics in comparison.frames]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _where(result: SiteResult | None) -> str:
+    return f"{result.site} (f{result.frame} {result.phase}{result.step})" if result else ""
+
+
+def _scientific(value: float | None) -> str:
+    return "no distance" if value is None else f"{value:.1e}"

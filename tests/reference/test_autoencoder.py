@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import randomise
+
+from harness.checkpoint import Checkpoint
+from harness.inventory import autoencoder_keys
+from reference.eager.autoencoder import Autoencoder, stage_widths
+from reference.eager.autoencoder_layers import (
+    DecoderBlock,
+    DecoderResidual,
+    EncoderBlock,
+    EncoderResidual,
+    FromLatent,
+    ToLatent,
+    resize,
+    to_uint8,
+)
+from reference.eager.convolution import Convolution
+
+
+def silence(convolution: torch.nn.Module) -> None:
+    """Make a convolution return zeros, so that the shortcut beside it shows."""
+    convolution.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+
+
+@pytest.mark.parametrize("skip_logvar", [False, True])
+def test_module_names_are_the_checkpoints_keys(checkpoint: Checkpoint, skip_logvar: bool) -> None:
+    config = replace(checkpoint.autoencoder, skip_logvar=skip_logvar)
+    shapes = {key: tuple(tensor.shape) for key, tensor in Autoencoder(config).state_dict().items()}
+    assert shapes == autoencoder_keys(config)
+
+
+def test_widths_double_up_to_the_widest() -> None:
+    assert stage_widths(64, 256, 4) == [64, 128, 256, 256, 256]
+
+
+def test_resize_is_bicubic_without_antialiasing() -> None:
+    impulse = torch.zeros(1, 1, 4, 16)
+    impulse[..., 8] = 1
+    # Pixel i of the half samples at 2i + 0.5, with four taps of the cubic kernel (A = -0.75); a wider filter would spread.
+    expected = torch.tensor([0, 0, 0, -0.09375, 0.59375, 0, 0, 0])
+    torch.testing.assert_close(resize(impulse, 4, 8)[0, 0, 0], expected)
+
+
+@pytest.mark.parametrize(("width", "deeper"), [(8, 16), (16, 16)])
+def test_both_paths_of_a_stage_meet_in_shape(width: int, deeper: int) -> None:
+    shallow, deep = torch.randn(1, width, 8, 8), torch.randn(1, deeper, 4, 4)
+    down, up = [EncoderBlock(width, deeper, 2), EncoderResidual(width, deeper)], [DecoderBlock(deeper, width, 1)]
+    for path in [*down, *up, DecoderResidual(deeper, width)]:
+        randomise(path)
+        expects_shallow = isinstance(path, EncoderBlock | EncoderResidual)
+        result = path(shallow if expects_shallow else deep)
+        assert result.shape == (deep if expects_shallow else shallow).shape
+
+
+def test_an_up_step_projects_only_where_the_width_changes() -> None:
+    assert isinstance(DecoderBlock(16, 8, 1).up.proj, Convolution)
+    assert not isinstance(DecoderBlock(16, 16, 1).up.proj, Convolution)
+
+
+def test_the_latent_shortcut_is_the_scaled_mean_over_channel_groups() -> None:
+    head = ToLatent(width=8, latent_channels=2)
+    randomise(head)
+    silence(head.proj)
+    x = torch.randn(1, 8, 3, 3)
+    expected = torch.stack([x[:, 0::2].mean(1), x[:, 1::2].mean(1)], dim=1) * 4**0.5
+    torch.testing.assert_close(head(x), expected)
+
+
+def test_the_decoder_shortcut_repeats_each_channel_in_a_row() -> None:
+    stem = FromLatent(latent_channels=2, width=8)
+    randomise(stem)
+    silence(stem.proj)
+    latent = torch.randn(1, 2, 3, 3)
+    expected = torch.stack([latent[:, 0]] * 4 + [latent[:, 1]] * 4, dim=1) / 4**0.5
+    torch.testing.assert_close(stem(latent), expected)
+
+
+def test_pixels_are_shifted_clamped_and_rounded() -> None:
+    values = torch.tensor([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
+    image = to_uint8(values.expand(1, 4, 1, -1))
+    assert image.shape == (1, 7, 3)
+    assert image.dtype == torch.uint8
+    assert image[0, :, 0].tolist() == [0, 0, 64, 128, 191, 255, 255]
+
+
+def test_an_image_passes_through_the_square(autoencoder: Autoencoder, scenario: dict[str, torch.Tensor]) -> None:
+    seen: list[torch.Tensor] = []
+    autoencoder.encoder.conv_in.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
+    latent = autoencoder.encoder(scenario["image"])
+    pixels, features = seen
+    torch.testing.assert_close(pixels[0, 1], scenario["image"][..., 1] / 127.5 - 1)
+    assert features.shape[-2:] == (512, 512)
+    assert latent.shape == (1, 4, 8, 8)
+    assert autoencoder.decoder(latent).shape == (360, 640, 3)
+
+
+def test_a_bf16_latent_is_decoded_in_fp32(autoencoder: Autoencoder) -> None:
+    latent = torch.randn(1, 4, 8, 8).bfloat16()
+    assert autoencoder.decoder(latent).equal(autoencoder.decoder(latent.float()))

@@ -1,0 +1,134 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import CPU, randomise
+
+from harness.config import TransformerConfig
+from reference.eager import rope
+from reference.eager.context import PassContext
+from reference.eager.kv_cache import RingCache
+from reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
+from reference.eager.math import rms_norm
+
+
+@pytest.fixture
+def context(config: TransformerConfig) -> PassContext:
+    angles = rope.angles(0, config.height, config.width, config.head_dim)
+    width, prompt_width = config.d_model, config.prompt_embedding_dim or 0
+    prompt = torch.randn(1, 3, prompt_width)
+    return PassContext(0, angles, torch.randn(1, 1, width), torch.randn(1, 1, width), prompt)
+
+
+def ring(config: TransformerConfig) -> RingCache:
+    cache = RingCache(config, layer=1)
+    cache.reset(CPU, torch.float32)
+    return cache
+
+
+def tokens(config: TransformerConfig) -> torch.Tensor:
+    return torch.randn(1, config.tokens_per_frame, config.d_model)
+
+
+def test_tokens_of_a_frame_see_each_other_in_both_directions(config: TransformerConfig, context: PassContext) -> None:
+    attn, a = SelfAttention(config), tokens(config)
+    for changed, watched in ((0, -1), (-1, 0)):
+        other = a.clone()
+        other[:, changed] += 1
+        difference = attn(other, context, ring(config)) - attn(a, context, ring(config))
+        assert difference[:, watched].abs().max() > 1e-4
+
+
+def test_the_gate_reads_the_first_channels_of_the_input_and_scales_heads(
+    config: TransformerConfig, context: PassContext
+) -> None:
+    attn, a = SelfAttention(config), tokens(config)
+    assert attn.gate_proj is not None
+    torch.nn.init.zeros_(attn.gate_proj.weight)
+    half_open = attn(a, context, ring(config))
+    attn.gate_proj.register_forward_hook(lambda module, inputs, output: torch.full_like(output, 40.0))
+    torch.testing.assert_close(attn(a, context, ring(config)), 2 * half_open)
+    seen: list[torch.Tensor] = []
+    attn.gate_proj.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    attn(a, context, ring(config))
+    assert seen[0].equal(a[..., : config.n_heads])
+
+
+def test_values_are_neither_normed_nor_rotated(config: TransformerConfig, context: PassContext) -> None:
+    attn, a, cache = SelfAttention(config), tokens(config), ring(config)
+    context.angles = torch.full_like(context.angles, 0.5)
+    attn(a, context, cache)
+    raw = attn.v_proj(a).unflatten(-1, (config.n_kv_heads, config.head_dim)).transpose(1, 2)
+    assert cache.tail[1].equal(raw)
+
+
+def test_queries_and_keys_are_normed_before_they_are_rotated(config: TransformerConfig, context: PassContext) -> None:
+    attn, a, cache = SelfAttention(config), tokens(config), ring(config)
+    attn(a, context, cache)
+    raw = attn.k_proj(a).unflatten(-1, (config.n_kv_heads, config.head_dim)).transpose(1, 2)
+    torch.testing.assert_close(cache.tail[0], rope.rotate(rms_norm(raw), context.angles))
+
+
+def test_the_value_residual_always_reaches_back_to_layer_zero(config: TransformerConfig, context: PassContext) -> None:
+    residual = replace(config, value_residual=True)
+    layers = [SelfAttention(residual) for _ in range(3)]
+    a, cache = tokens(config), ring(config)
+    mixed = []
+    for layer in layers:
+        assert layer.v_lamb is not None
+        torch.nn.init.constant_(layer.v_lamb, 0.25)
+        layer(a, context, cache)
+        mixed.append(cache.tail[1])
+    raw = [layer.v_proj(a).unflatten(-1, (config.n_kv_heads, config.head_dim)).transpose(1, 2) for layer in layers]
+    for own, value in zip(raw, mixed, strict=True):
+        torch.testing.assert_close(value, 0.75 * own + 0.25 * raw[0])
+
+
+def test_padding_of_the_prompt_takes_its_share() -> None:
+    attn = CrossAttention(width=64, prompt_width=64, head_dim=32)
+    x, prompt = torch.randn(1, 5, 64), torch.randn(1, 2, 64)
+    padded = torch.cat([prompt, torch.zeros(1, 2, 64)], dim=1)
+    assert attn(x, padded).norm() < 0.9 * attn(x, prompt).norm()
+
+
+def test_the_prompt_is_attended_with_normed_queries_and_keys() -> None:
+    attn, x, prompt = (
+        CrossAttention(width=64, prompt_width=64, head_dim=32),
+        torch.randn(1, 5, 64),
+        torch.randn(1, 4, 64),
+    )
+    before = attn(x, prompt)
+    for projection in (attn.q_proj, attn.k_proj):
+        torch.nn.init.normal_(projection.weight).requires_grad_(False)
+    unscaled = attn(x, prompt)
+    attn.q_proj.weight.mul_(3)
+    attn.k_proj.weight.mul_(5)
+    torch.testing.assert_close(attn(x, prompt), unscaled)
+    assert not torch.allclose(before, unscaled)
+
+
+def test_fusion_is_an_mlp_over_token_then_control() -> None:
+    fusion, x, ctrl = ControlFusion(8), torch.randn(1, 3, 8), torch.randn(1, 1, 8)
+    torch.testing.assert_close(fusion(x, ctrl), fusion.mlp(torch.cat([x, ctrl.expand(1, 3, 8)], dim=-1)))
+
+
+def test_a_block_adds_attention_prompt_control_and_mlp_in_order(
+    config: TransformerConfig, context: PassContext
+) -> None:
+    block, x = Block(config, layer=0), tokens(config)
+    randomise(block.cond_head)
+    assert block.prompt_cross_attn is not None
+    assert block.ctrl_mlpfusion is not None
+    assert context.prompt is not None
+    s0, b0, g0, s1, b1, g1 = block.cond_head(context.cond)
+    y = x + g0 * block.attn(rms_norm(x) * (1 + s0) + b0, context, ring(config))
+    y = y + block.prompt_cross_attn(rms_norm(y), rms_norm(context.prompt))
+    y = y + block.ctrl_mlpfusion(rms_norm(y), rms_norm(context.ctrl))
+    y = y + g1 * block.mlp(rms_norm(y) * (1 + s1) + b1)
+    torch.testing.assert_close(block(x, context, ring(config)), y)
+
+
+def test_a_layer_off_the_period_has_neither_prompt_nor_control(config: TransformerConfig) -> None:
+    block = Block(config, layer=1)
+    assert block.prompt_cross_attn is None
+    assert block.ctrl_mlpfusion is None
