@@ -4,92 +4,115 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
-from candidate import session
 from candidate.autoencoder import Autoencoder
 from candidate.blocks import Block
 from candidate.config import AutoencoderConfig, WaypointConfig
+from candidate.engine import Engine
 from candidate.kv_cache import RingCache
+from candidate.session import Session, Step
 from candidate.weights import load_autoencoder, load_waypoint
+from harness.adapter import Controls, Numerics, Pass, Prompt, Site
+from harness.checkpoint import Checkpoint
+from harness.errors import UserError
 
 
 class CandidateAdapter:
     """The native implementation."""
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
-        geometry = _fields(WaypointConfig, checkpoint.transformer)
-        model = load_waypoint(
-            WaypointConfig(**geometry), checkpoint.transformer_weights(), numerics.dtype, numerics.device
-        )
+        geometry = WaypointConfig(**_fields(WaypointConfig, checkpoint.transformer))
         codec = AutoencoderConfig(**_fields(AutoencoderConfig, checkpoint.autoencoder))
-        autoencoder = load_autoencoder(codec, checkpoint.autoencoder_weights(), numerics.device)
-        self.session = session.Session(model, autoencoder, compiled=numerics.compiled)
+        self.engine = Engine(
+            load_waypoint(geometry, checkpoint.transformer_weights(), numerics.dtype, numerics.device),
+            load_autoencoder(codec, checkpoint.autoencoder_weights(), numerics.device),
+            compiled=numerics.compiled,
+        )
+        self._session: Session | None = None
 
     def describe(self) -> dict[str, str]:
         """What identifies this implementation besides its numerics."""
         return {
-            "version": f"native, torch {torch.__version__}",
-            "attention": "scaled_dot_product_attention over visible slots, grouped queries folded",
+            "version": "native",
+            "attention": "scaled_dot_product_attention over the visible slots, query heads folded",
             "weights": "merged QKV, split fusion, shared conditioning heads, baked weight norm",
         }
 
     def sites(self) -> Mapping[str, Site]:
         """Every site, by its official name."""
-        run = self.session
-        sites = {f"input.{name}": Site(probe) for name, probe in run.inputs.items()}
-        sites |= {
-            "denoise_step_emb": Site(run.denoise_step_emb),
-            "ctrl_emb": Site(run.ctrl_emb),
-            "patchify": Site(run.model.patchify),
-            "out_norm": Site(run.model.out_norm),
-            "velocity": Site(run.velocity),
-            "latent": Site(run.latent),
-            "frame": Site(run.autoencoder.decoder.frame),
+        engine = self.engine
+        modules: dict[str, nn.Module] = {f"input.{name}": probe for name, probe in engine.inputs.items()}
+        modules |= {
+            "denoise_step_emb": engine.denoise_step_emb,
+            "ctrl_emb": engine.ctrl_emb,
+            "patchify": engine.model.patchify,
+            "out_norm": engine.model.out_norm,
+            "velocity": engine.velocity,
+            "latent": engine.latent,
+            "frame": engine.autoencoder.decoder.frame,
         }
-        for layer, (block, cache) in enumerate(zip(run.model.blocks, run.rings, strict=True)):
-            sites |= {f"transformer.blocks.{layer}{name}": site for name, site in _block_sites(block).items()}
+        for layer, block in enumerate(engine.model.layers):
+            modules |= {f"transformer.blocks.{layer}{name}": module for name, module in _block_modules(block).items()}
+        sites = {name: Site(module) for name, module in (modules | _autoencoder_modules(engine.autoencoder)).items()}
+        for layer, cache in enumerate(engine.rings):
             sites |= {f"kv_cache.layers.{layer}.{name}": site for name, site in self._cache_sites(cache).items()}
-        return sites | _autoencoder_sites(run.autoencoder)
+        return sites
 
     def _cache_sites(self, cache: RingCache) -> dict[str, Site]:
-        """The sites of one layer's ring; its own layout becomes the official one by the clock of the session."""
+        """The sites of one layer's ring. Which slots hold what, and so the official layout, follows from the clock."""
         return {
             "kv": Site(cache.kv, lambda ring: cache.official_kv(ring, self.session.clock)),
             "written": Site(cache.written),
         }
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin a session: clock 0, nothing written."""
-        given = session.Prompt(prompt.embedding, prompt.pad_mask) if prompt else None
-        return _announce(self.session.start(given, sigmas))
+        """Begin a session: clock 0, nothing written.
+
+        Raises UserError where a prompt is given to a model that takes none, or none to a model that takes one.
+        """
+        takes_prompt = bool(self.engine.model.config.prompt_layers)
+        if takes_prompt != (prompt is not None):
+            raise UserError(
+                "the prompt does not suit the checkpoint",
+                found="no prompt" if prompt is None else "a prompt",
+                expected="a prompt: the model attends to one" if takes_prompt else "none: the model attends to none",
+                do="use a scenario that was recorded for this checkpoint",
+            )
+        self._session = Session(self.engine, sigmas)
+        return _announced(self._session.read_prompt(prompt.embedding, prompt.pad_mask) if prompt else iter(()))
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
         """Give the next frame."""
-        return _announce(self.session.append_image(image))
+        return _announced(self.session.append_image(image))
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Generate the next frame."""
-        given = session.Controls(controls.button, controls.mouse, controls.scroll)
-        return _announce(self.session.generate(noise, given))
+        return _announced(self.session.generate(noise, controls.button, controls.mouse, controls.scroll))
+
+    @property
+    def session(self) -> Session:
+        """The session in progress. Raises UserError before `start`."""
+        if self._session is None:
+            raise UserError(
+                "no session is running", found="a frame before start", expected="start first", do="call start"
+            )
+        return self._session
 
 
-def _announce(steps: Iterator[session.Step]) -> Iterator[Pass]:
+def _announced(steps: Iterator[Step]) -> Iterator[Pass]:
     """The steps in the harness's terms, each still announced before it runs."""
     for step in steps:
         yield Pass(step.phase, step.number, step.sigma)
 
 
 def _fields(native: type, given: Any) -> dict[str, Any]:
-    """The fields that a native config takes over from the harness's one of the same kind."""
+    """The values that a native config takes over from the harness's config of the same thing."""
     return {field.name: getattr(given, field.name) for field in dataclasses.fields(native)}
 
 
-def _block_sites(block: Block) -> dict[str, Site]:
-    """The sites of one block, by what follows its name."""
+def _block_modules(block: Block) -> dict[str, nn.Module]:
+    """The modules of one block whose outputs are sites, by what follows the block's name."""
     attn = block.attn
     modules = {
         ".cond_head": block.cond_head,
@@ -105,14 +128,14 @@ def _block_sites(block: Block) -> dict[str, Site]:
         ".mlp": block.mlp,
         "": block.out,
     }
-    return {name: Site(module) for name, module in modules.items() if module is not None}
+    return {name: module for name, module in modules.items() if module is not None}
 
 
-def _autoencoder_sites(autoencoder: Autoencoder) -> dict[str, Site]:
-    """The sites of the encoder and the decoder."""
-    sites: dict[str, Site] = {}
+def _autoencoder_modules(autoencoder: Autoencoder) -> dict[str, nn.Module]:
+    """The modules of the encoder and the decoder whose outputs are sites."""
+    modules: dict[str, nn.Module] = {}
     for name, half in (("encoder", autoencoder.encoder), ("decoder", autoencoder.decoder)):
-        sites |= {f"{name}.conv_in": Site(half.conv_in), f"{name}.conv_out": Site(half.conv_out)}
+        modules |= {f"{name}.conv_in": half.conv_in, f"{name}.conv_out": half.conv_out}
         for part in ("blocks", "residuals"):
-            sites |= {f"{name}.{part}.{i}": Site(module) for i, module in enumerate(getattr(half, part))}
-    return sites
+            modules |= {f"{name}.{part}.{i}": module for i, module in enumerate(getattr(half, part))}
+    return modules

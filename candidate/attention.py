@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from candidate.conditioning import rms_norm
 from candidate.config import WaypointConfig
@@ -14,23 +14,18 @@ from candidate.rope import Rotation, rotate
 
 def split_heads(x: Tensor, width: int) -> Tensor:
     """[1,T,heads*D] -> [1,heads,T,D], D = width."""
-    return x.unflatten(-1, (-1, width)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """[1,heads,T,D] -> [1,T,heads*D]."""
-    return x.transpose(1, 2).flatten(2)
+    return torch.unflatten(x, -1, (-1, width)).transpose(1, 2)
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v for q [1,H,T,D]; k, v [1,G,K,D]; query head j reads key/value head j // (H/G).
+    """softmax(q k^T / sqrt(D)) v for `q` [1,H,T,D] and `k`, `v` [1,G,K,D] -> [1,T,H,D].
 
-    Without a mask the query heads of a group are only more queries of the same keys: folded into one longer query, the
-    keys and values are read where they lie, once, not repeated per query head.
+    Query head j reads key/value head j // (H/G). Without a mask the query heads of a group are only more queries of the
+    same keys: folded into one longer query, keys and values are read where they lie, not repeated per query head.
     """
-    groups = k.shape[1]
-    folded = q.reshape(1, groups, -1, q.shape[-1])
-    return F.scaled_dot_product_attention(folded, k, v).view(q.shape)
+    _, _, tokens, width = q.shape
+    out = functional.scaled_dot_product_attention(q.reshape(1, k.shape[1], -1, width), k, v)
+    return torch.unflatten(out, 2, (-1, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 class SelfAttention(nn.Module):
@@ -52,7 +47,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, v_first: Tensor | None, rotation: Rotation, ring: Tensor, window: Window
     ) -> tuple[Tensor, Tensor]:
-        """x [1,T,M] -> the output [1,T,M], and the raw values [1,T,G*D]; those of layer 0 are the others' `v_first`."""
+        """`x` [1,T,M] -> the output [1,T,M] and the raw values [1,T,G*D]; layer 0's are the others' `v_first`."""
         q, k, v = self.qkv(x).split(self.widths, dim=-1)
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         values = v if self.v_lamb is None or v_first is None else torch.lerp(v, v_first, self.v_lamb)
@@ -60,9 +55,8 @@ class SelfAttention(nn.Module):
         k = self.k_rope(rotate(rms_norm(split_heads(k, self.head_dim)), rotation))
         out = grouped_attention(q, *remember(ring, k, split_heads(values, self.head_dim), window))
         if self.gate_proj is not None:
-            gate = self.gate_proj(x[..., : out.shape[1]]).sigmoid()  # [1,T,H]
-            out = out * gate.transpose(1, 2)[..., None]
-        return self.out_proj(merge_heads(out)), v
+            out = out * self.gate_proj(x[..., : out.shape[2]]).sigmoid()[..., None]
+        return self.out_proj(out.flatten(2)), v
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class PromptKeys:
 
 
 class PromptAttention(nn.Module):
-    """Attention of a frame's tokens to the prompt, in width E. Padding is not masked: the official model attends to it."""
+    """Attention of a frame's tokens to the prompt, in width E. Padding is not masked: it takes its share, as zeros."""
 
     def __init__(self, config: WaypointConfig) -> None:
         super().__init__()
@@ -90,7 +84,7 @@ class PromptAttention(nn.Module):
         return PromptKeys(rms_norm(split_heads(k, self.head_dim)), split_heads(v, self.head_dim).contiguous())
 
     def forward(self, x: Tensor, prompt: PromptKeys) -> Tensor:
-        """x [1,T,M] -> [1,T,M]."""
+        """`x` [1,T,M] -> [1,T,M]."""
         q = rms_norm(split_heads(self.q_proj(rms_norm(x)), self.head_dim))
-        out: Tensor = self.out_proj(merge_heads(F.scaled_dot_product_attention(q, prompt.k, prompt.v)))
+        out: Tensor = self.out_proj(grouped_attention(q, prompt.k, prompt.v).flatten(2))
         return out

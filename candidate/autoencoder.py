@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from candidate.config import AutoencoderConfig
 
@@ -14,7 +14,7 @@ SQUARE = (512, 512)
 
 def bicubic(x: Tensor, *, size: tuple[int, int] | None = None, scale: float | None = None) -> Tensor:
     """Resize x [1,c,H,W]: no antialiasing, corners not aligned."""
-    return F.interpolate(x, size=size, scale_factor=scale, mode="bicubic")
+    return functional.interpolate(x, size=size, scale_factor=scale, mode="bicubic")
 
 
 def stage_widths(first: int, most: int, stages: int) -> list[int]:
@@ -33,8 +33,8 @@ class ResBlock(nn.Module):
         self.conv3 = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,c,H,W] -> the same shape."""
-        hidden = F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x))))
+        """`x` [1,c,H,W] -> the same shape."""
+        hidden = functional.leaky_relu(self.conv2(functional.leaky_relu(self.conv1(x))))
         out: Tensor = x + self.conv3(hidden)
         return out
 
@@ -48,7 +48,7 @@ class DownBlock(nn.Module):
         self.proj = nn.Conv2d(width, deeper, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,c,H,W] -> [1,n,H/2,W/2]."""
+        """`x` [1,c,H,W] -> [1,n,H/2,W/2]."""
         out: Tensor = self.proj(bicubic(self.blocks(x), scale=0.5))
         return out
 
@@ -61,8 +61,8 @@ class DownResidual(nn.Module):
         self.proj = nn.Conv2d(width, deeper // 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,c,H,W] -> [1,n,H/2,W/2]."""
-        return F.pixel_unshuffle(self.proj(x), 2)
+        """`x` [1,c,H,W] -> [1,n,H/2,W/2]."""
+        return functional.pixel_unshuffle(self.proj(x), 2)
 
 
 class UpBlock(nn.Module):
@@ -74,7 +74,7 @@ class UpBlock(nn.Module):
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(count)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,n,H,W] -> [1,c,2H,2W]."""
+        """`x` [1,n,H,W] -> [1,c,2H,2W]."""
         out: Tensor = self.blocks(bicubic(self.proj(x), scale=2))
         return out
 
@@ -87,8 +87,8 @@ class UpResidual(nn.Module):
         self.proj = nn.Conv2d(deeper, 4 * width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,n,H,W] -> [1,c,2H,2W]."""
-        return F.pixel_shuffle(self.proj(x), 2)
+        """`x` [1,n,H,W] -> [1,c,2H,2W]."""
+        return functional.pixel_shuffle(self.proj(x), 2)
 
 
 class Encoder(nn.Module):
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         self.conv_out = EncoderHead(widths[-1], config.latent_channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image [360,640,3] uint8 -> [1,C,h,w] in the dtype of the weights."""
+        """`image` [360,640,3] uint8 -> [1,C,h,w] in the dtype of the weights."""
         pixels = image.to(self.conv_in.weight.dtype).permute(2, 0, 1)[None] / 255 * 2 - 1
         x = self.conv_in(bicubic(pixels, size=SQUARE))
         for block, residual in zip(self.blocks, self.residuals, strict=True):
@@ -124,8 +124,8 @@ class EncoderHead(nn.Module):
         self.groups = width // latent
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,c,h,w] -> [1,C,h,w]."""
-        shortcut = x.unflatten(1, (self.groups, -1)).mean(dim=1) * math.sqrt(self.groups)
+        """`x` [1,c,h,w] -> [1,C,h,w]."""
+        shortcut = torch.unflatten(x, 1, (self.groups, -1)).mean(dim=1) * math.sqrt(self.groups)
         out: Tensor = self.proj(x) + shortcut
         return out
 
@@ -139,7 +139,7 @@ class DecoderStem(nn.Module):
         self.repeats = width // latent
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,C,h,w] -> [1,c,h,w]."""
+        """`x` [1,C,h,w] -> [1,c,h,w]."""
         out: Tensor = self.proj(x) + x.repeat_interleave(self.repeats, dim=1) / math.sqrt(self.repeats)
         return out
 
@@ -153,8 +153,8 @@ class DecoderHead(nn.Module):
         self.size = config.sample_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [1,c,512,512] -> [1,channels,360,640]."""
-        return bicubic(self.proj(F.silu(x)), size=self.size)
+        """`x` [1,c,512,512] -> [1,channels,360,640]."""
+        return bicubic(self.proj(functional.silu(x)), size=self.size)
 
 
 class Decoder(nn.Module):
@@ -172,7 +172,7 @@ class Decoder(nn.Module):
         self.frame = nn.Identity()  # a site
 
     def forward(self, latent: Tensor) -> Tensor:
-        """latent [1,C,h,w] -> [360,640,3] uint8."""
+        """`latent` [1,C,h,w] -> [360,640,3] uint8."""
         x = self.conv_in(latent)
         for block, residual in zip(self.blocks, self.residuals, strict=True):
             x = block(x) + residual(x)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from candidate.attention import PromptAttention, PromptKeys, SelfAttention
 from candidate.conditioning import MLP, modulate, rms_norm
@@ -37,8 +37,8 @@ class ControlFusion(nn.Module):
         return bias
 
     def forward(self, x: Tensor, control: Tensor) -> Tensor:
-        """x [1,T,M], control = Wc c [1,1,M] -> [1,T,M]."""
-        out: Tensor = self.fc2(F.silu(self.x_proj(rms_norm(x)) + control))
+        """`x` [1,T,M], control = Wc c [1,1,M] -> [1,T,M]."""
+        out: Tensor = self.fc2(functional.silu(self.x_proj(rms_norm(x)) + control))
         return out
 
 
@@ -65,7 +65,7 @@ class Block(nn.Module):
         ring: Tensor,
         frame: FramePlan,
     ) -> tuple[Tensor, Tensor]:
-        """x [1,T,M], modulation `head` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
+        """`x` [1,T,M], modulation `head` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
         scale0, bias0, gate0, scale1, bias1, gate1 = self.cond_head(head).unbind(0)
         window = frame.dilated if self.dilated else frame.local
         attended, v = self.attn(modulate(x, scale0, bias0), v_first, frame.rotation, ring, window)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from candidate.config import WaypointConfig
 
@@ -21,8 +21,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., inputs] -> [..., outputs]."""
-        out: Tensor = self.fc2(F.silu(self.fc1(x)))
+        """`x` [..., inputs] -> [..., outputs]."""
+        out: Tensor = self.fc2(functional.silu(self.fc1(x)))
         return out
 
 
@@ -43,7 +43,7 @@ class NoiseConditioner(nn.Module):
         self.mlp = MLP(2 * SIGMA_FREQUENCIES, 4 * config.d_model, config.d_model)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """sigma [1,1] in the model's dtype -> cond [1,1,M] in that dtype."""
+        """`sigma` [1,1] in the model's dtype -> cond [1,1,M] in that dtype."""
         phase = sigma.float()[..., None] * 1000 * self.frequencies
         features = math.sqrt(2) * torch.cat((phase.sin(), phase.cos()), dim=-1)
         cond: Tensor = self.mlp(features)
@@ -52,8 +52,11 @@ class NoiseConditioner(nn.Module):
 
 @dataclass(frozen=True)
 class Modulation:
-    """What one cond vector does to the transformer: `blocks`, per block [6,1,1,M] in the order s0, b0, g0, s1, b1, g1;
-    `out_norm` [2,1,1,M]: scale and bias of the output norm."""
+    """What one cond vector does to the transformer.
+
+    `blocks`: per block [6,1,1,M], in the order s0, b0, g0 (attention), s1, b1, g1 (MLP): scale, bias and gate.
+    `out_norm` [2,1,1,M]: scale and bias.
+    """
 
     blocks: tuple[Tensor, ...]
     out_norm: Tensor
@@ -70,10 +73,10 @@ class Modulator(nn.Module):
         self.out_norm = nn.Linear(width, 2 * width, bias=False)
 
     def forward(self, cond: Tensor) -> Modulation:
-        """cond [1,1,M] -> the modulations of all blocks, from one product with the shared matrices."""
-        heads = self.cond_proj(F.silu(cond[0] + self.bias_in))  # [n_layers, 6*M]
-        blocks = heads.unflatten(-1, (6, 1, 1, -1)).unbind(0)
-        return Modulation(blocks, self.out_norm(F.silu(cond)).unflatten(-1, (2, -1)).movedim(2, 0))
+        """`cond` [1,1,M] -> the modulations of all blocks, from one product with the shared matrices."""
+        heads = self.cond_proj(functional.silu(cond[0] + self.bias_in))  # [n_layers, 6*M]
+        blocks = torch.unflatten(heads, -1, (6, 1, 1, -1)).unbind(0)
+        return Modulation(blocks, torch.unflatten(self.out_norm(functional.silu(cond)), -1, (2, -1)).movedim(2, 0))
 
 
 class ControlEmbedding(nn.Module):
@@ -84,16 +87,16 @@ class ControlEmbedding(nn.Module):
         self.mlp = MLP(config.n_buttons + 3, config.d_model * config.mlp_ratio, config.d_model)
 
     def forward(self, mouse: Tensor, button: Tensor, scroll: Tensor) -> Tensor:
-        """mouse [2], button [n_buttons], scroll [1] (only its sign counts) -> [1,1,M]."""
+        """`mouse` [2], button [n_buttons], scroll [1] (only its sign counts) -> [1,1,M]."""
         embedding: Tensor = self.mlp(torch.cat((mouse, button, scroll.sign()))[None, None])
         return embedding
 
 
 def modulate(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """rms_norm(x) * (1 + scale) + bias for x [1,T,M], scale and bias [1,1,M]."""
+    """rms_norm(x) * (1 + scale) + bias for `x` [1,T,M], `scale` and `bias` [1,1,M]."""
     return torch.addcmul(bias, rms_norm(x), 1 + scale)
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last axis, without weight, with the default epsilon."""
-    return F.rms_norm(x, x.shape[-1:])
+    return functional.rms_norm(x, x.shape[-1:])

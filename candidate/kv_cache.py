@@ -74,7 +74,7 @@ class WindowTable:
 
 
 def remember(ring: Tensor, k: Tensor, v: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Put a frame's k, v [1,G,T,D] into `ring` [2,1,G,(S+1)*T,D]; return all keys and values in sight, [1,G,length,D]."""
+    """Put a frame's k, v [1,G,T,D] into `ring` [2,1,G,(S+1)*T,D]; return keys and values in sight, [1,G,length,D]."""
     keys, values = ring.unbind(0)
     keys.index_copy_(2, window.rows, k)
     values.index_copy_(2, window.rows, v)
@@ -110,9 +110,11 @@ class RingCache(nn.Module):
         return frames.repeat_interleave(self.tokens)
 
     def official_kv(self, ring: Tensor, clock: int) -> Tensor:
-        """`ring` as the official cache holds it once frame `clock` is over, [2,1,G,L+T,D]: R slots in order, of which
-        those never written are zero, then the tail frame."""
-        frames = ring.unflatten(3, (-1, self.tokens))
+        """`ring` as the official cache holds it once frame `clock` is over, [2,1,G,L+T,D].
+
+        That is: R slots in order, of which those never written are zero, then the tail frame.
+        """
+        frames = torch.unflatten(ring, 3, (-1, self.tokens))
         official = frames.new_zeros(*frames.shape[:3], self.shape.frames + 1, *frames.shape[4:])
         kept = self.shape.written(clock + 1)
         official[:, :, :, :kept] = frames[:, :, :, :kept]

@@ -1,7 +1,9 @@
 """The world model: a frame's latent, at a noise level, to its velocity."""
 
+from typing import cast
+
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from candidate.attention import PromptKeys
 from candidate.blocks import Block, FramePlan
@@ -11,8 +13,10 @@ from candidate.rope import OrthoRoPE
 
 
 class Waypoint(nn.Module):
-    """The transformer pass is `forward`. All that it does not need to compute anew in every pass is given to it: the
-    modulations of a noise level, the prompt's keys and values, the controls' part of each fusion, the plan of a frame.
+    """The world model; one transformer pass is `forward`.
+
+    A pass is given all that need not be computed in every pass: the modulations of a noise level, the prompt's keys and
+    values, the controls' part of each fusion, the plan of a frame.
     """
 
     def __init__(self, config: WaypointConfig) -> None:
@@ -27,6 +31,11 @@ class Waypoint(nn.Module):
         self.unpatchify = nn.Linear(config.d_model, config.channels * config.patch[0] * config.patch[1])
         self.out_norm = nn.Identity()  # a site
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, as what they are."""
+        return cast(list[Block], list(self.blocks))
+
     def forward(
         self,
         latent: Tensor,
@@ -36,33 +45,33 @@ class Waypoint(nn.Module):
         rings: tuple[Tensor, ...],
         frame: FramePlan,
     ) -> Tensor:
-        """latent [1,1,C,h*ph,w*pw] -> velocity of the same shape. Writes the frame's keys and values into `rings`.
+        """`latent` [1,1,C,h*ph,w*pw] -> velocity of the same shape. Writes the frame's keys and values into `rings`.
 
         `prompt`, `control` and `rings` have one entry per block, None where the block has no use for it.
         """
         x = self.patchify(latent[:, 0]).flatten(2).transpose(1, 2).contiguous()  # [1,T,M]
         v_first = None
-        for block, *given in zip(self.blocks, modulation.blocks, prompt, control, rings, strict=True):
-            x, v = block(x, v_first, *given, frame)
+        for block, head, keys, bias, ring in zip(self.blocks, modulation.blocks, prompt, control, rings, strict=True):
+            x, v = block(x, v_first, head, keys, bias, ring, frame)
             v_first = v if v_first is None else v_first
         x = self.out_norm(modulate(x, *modulation.out_norm.unbind(0)))
-        return self._to_grid(self.unpatchify(F.silu(x)))
+        return self._to_grid(self.unpatchify(functional.silu(x)))
 
     def _to_grid(self, patches: Tensor) -> Tensor:
         """Patches [1,T,C*ph*pw] of row-major tokens -> [1,1,C,h*ph,w*pw]."""
         config = self.config
-        grid = patches.unflatten(-1, (config.channels, *config.patch)).unflatten(1, (config.height, config.width))
+        grid = patches.reshape(1, config.height, config.width, config.channels, *config.patch)
         return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)[:, None]
 
     def read_prompt(self, embedding: Tensor) -> tuple[PromptKeys | None, ...]:
         """Keys and values per block of the prompt [1,P,E]."""
         return tuple(
             None if block.prompt_cross_attn is None else block.prompt_cross_attn.read(embedding)
-            for block in self.blocks
+            for block in self.layers
         )
 
     def read_control(self, embedding: Tensor) -> tuple[Tensor | None, ...]:
         """Per block, its fusion's product with the control embedding [1,1,M]."""
         return tuple(
-            None if block.ctrl_mlpfusion is None else block.ctrl_mlpfusion.read(embedding) for block in self.blocks
+            None if block.ctrl_mlpfusion is None else block.ctrl_mlpfusion.read(embedding) for block in self.layers
         )

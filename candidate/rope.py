@@ -18,8 +18,11 @@ class Rotation:
 
 
 def axis_angles(length: int, pairs: int, highest: float) -> Tensor:
-    """Angles [length, pairs] of one spatial axis: pixel-centred coordinates in (-1, 1) times linearly spaced
-    frequencies from pi to pi * highest / 2, each frequency used for two consecutive pairs."""
+    """Angles [length, pairs] of one spatial axis: coordinates times frequencies.
+
+    The coordinates are those of cell centres in (-1, 1). The frequencies run linearly from pi to pi * highest / 2, each
+    used for two consecutive pairs.
+    """
     coordinates = torch.linspace(-1 + 1 / length, 1 - 1 / length, length)
     frequencies = math.pi * torch.linspace(1, highest / 2, pairs // 2)
     return torch.outer(coordinates, frequencies.repeat_interleave(2))
@@ -41,7 +44,7 @@ def spatial_angles(config: WaypointConfig) -> Tensor:
 
 
 class OrthoRoPE(nn.Module):
-    """Makes the rotation of a frame. Angles are fp32 whatever the dtype of the model; only cos and sin pass through it."""
+    """Makes the rotation of a frame. Angles are fp32 whatever the model's dtype; only cos and sin pass through it."""
 
     spatial: Tensor
     temporal: Tensor
@@ -59,7 +62,7 @@ class OrthoRoPE(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the consecutive pairs of x [..., T, D]; write all first components, then all second ones. fp32 inside."""
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    """Turn the consecutive pairs of `x` [..., T, D]; write all first components, then all second ones. fp32 inside."""
+    first, second = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
     cos, sin = rotation.cos, rotation.sin
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)

@@ -1,7 +1,7 @@
 """From the checkpoint's layout to the native one, once, when a model is loaded.
 
-Merged: q, k, v of each block, and k, v of each prompt attention. Split: the first matrix of each fusion. Stacked: the six
-conditioning matrices, which a checkpoint stores again for every block. Baked: weight normalisation.
+Merged: q, k, v of each block, and k, v of each prompt attention. Split: the first matrix of each fusion. Stacked: the
+six conditioning matrices, which a checkpoint stores again for every block. Baked: weight normalisation.
 """
 
 import re
@@ -47,8 +47,8 @@ def load_autoencoder(config: AutoencoderConfig, weights: Mapping[str, Tensor], d
     with torch.device("meta"):
         model = Autoencoder(config)
     native = {key: value.to(device, torch.float32) for key, value in autoencoder_layout(weights).items()}
-    model.load_state_dict(native, assign=True)
-    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    model.load_state_dict({key: channels_last(value) for key, value in native.items()}, assign=True)
+    return model.requires_grad_(False).eval()
 
 
 def waypoint_layout(config: WaypointConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +122,13 @@ def autoencoder_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def normalised(magnitude: Tensor, direction: Tensor) -> Tensor:
     """A weight-normalised kernel [out,in,k,k]: each output channel has the length `magnitude` [out,1,1,1]. In fp32."""
     kernel = direction.float()
-    return kernel * (magnitude.float() / kernel.flatten(1).norm(dim=1)[:, None, None, None])
+    length: Tensor = torch.linalg.vector_norm(kernel, dim=(1, 2, 3), keepdim=True)
+    return kernel * (magnitude.float() / length)
+
+
+def channels_last(value: Tensor) -> Tensor:
+    """A kernel in the memory format that convolutions run fastest in, here and on a GPU; a bias as it is."""
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

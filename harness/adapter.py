@@ -30,11 +30,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class Numerics:
-    """How an implementation is to compute; part of a run's identity."""
+    """How an implementation is to compute; part of a run's identity.
+
+    `options` are an implementation's own numerics, by name, as in `world-engine+patched`.
+    """
 
     dtype: torch.dtype
     device: torch.device
     compiled: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def dtype_name(self) -> str:
@@ -43,7 +47,12 @@ class Numerics:
 
     def to_json(self) -> dict[str, str]:
         """How a manifest holds it."""
-        return {"dtype": self.dtype_name, "device": str(self.device), "compiled": str(self.compiled).lower()}
+        return {
+            "dtype": self.dtype_name,
+            "device": str(self.device),
+            "compiled": str(self.compiled).lower(),
+            "options": "+".join(self.options),
+        }
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Adapter(Protocol):
     `start`, `append_image` and `generate` are generators: each yields every pass just before running it. So the harness
     knows to which frame, phase and step an observation belongs, and can run two implementations in lockstep. The frame
     clock, the sampler and the caches belong to the implementation.
+
+    A class with numerics of its own names them in a class attribute OPTIONS (see `Numerics.options`).
     """
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None: ...

@@ -64,7 +64,7 @@ def _dump(command: arguments.Dump) -> int:
     numerics = _numerics(command.numerics)
     checkpoint, scenario = open_checkpoint(command.checkpoint), read_scenario(command.scenario)
     scenario.check(checkpoint.transformer)
-    adapter = registry.find(command.implementation)(checkpoint, numerics)
+    adapter = registry.load(command.implementation, checkpoint, numerics)
     manifest = describe_run(command.implementation, adapter, numerics, checkpoint, scenario)
     writer = DumpWriter(command.out, manifest, keep=["*"] if command.tensors else [])
     with writer, Recorder(adapter.sites(), writer) as recorder:
@@ -78,27 +78,31 @@ def _diff(command: arguments.Diff) -> int:
     from harness.diff import diff
     from harness.records import read_manifest, to_json
     from harness.render import comparison_lines
+    from harness.storage import replacing
 
     dtype = read_manifest(command.reference).numerics["dtype"]
     comparison = diff(command.reference, command.candidate, _judgement(command.judging, dtype))
     print("\n".join(comparison_lines(comparison)))
     if command.json is not None:
-        command.json.write_bytes(to_json(comparison))
+        with replacing(command.json) as partial:
+            partial.write_bytes(to_json(comparison))
     return _exit_code(comparison.verdict)
 
 
 @execute.register
 def _parity(command: arguments.Parity) -> int:
     from harness.parity import ParityRun, plan, run_parity
+    from harness.storage import replacing
     from reports.summary import summary_markdown, summary_table
 
-    checkpoint, swept = _sweep(command)
+    checkpoint, swept = sweep(command)
     cells = plan(checkpoint, swept)
     judgement = _judgement(command.judging, command.numerics.dtype)
     numerics = _numerics(command.numerics)
     run = ParityRun(command.reference, command.candidate, checkpoint, numerics, judgement, command.out)
     summary = run_parity(run, cells, _progress)
-    (command.out / "summary.md").write_text(summary_markdown(summary), "utf-8")
+    with replacing(command.out / "summary.md") as partial:
+        partial.write_text(summary_markdown(summary), "utf-8")
     print(summary_table(summary))
     print(f"{summary.verdict}: {len(summary.variants)} variants in {summary.seconds:.0f} s, details in {command.out}")
     return _exit_code(summary.verdict)
@@ -162,7 +166,7 @@ def _numerics(chosen: arguments.Numerics) -> "Numerics":
     from harness.adapter import DTYPES, Numerics
 
     if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
+        _set_threads(chosen.threads)
     try:
         device = torch.device(chosen.device)
         torch.empty(1, device=device)
@@ -176,6 +180,16 @@ def _numerics(chosen: arguments.Numerics) -> "Numerics":
     return Numerics(DTYPES[chosen.dtype], device, chosen.compiled)
 
 
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if threads < 1:
+        raise UserError(
+            "threads cannot be set", found=str(threads), expected="at least 1", do="correct --threads, or leave it out"
+        )
+    torch.set_num_threads(threads)
+
+
 def _judgement(judging: arguments.Judging, dtype: str) -> "Judgement":
     from harness.judgement import Judgement, Tolerance, fixed_tolerance
 
@@ -184,7 +198,7 @@ def _judgement(judging: arguments.Judging, dtype: str) -> "Judgement":
     return Judgement(tolerance, judging.accept_inputs, judging.allow_missing)
 
 
-def _sweep(command: arguments.Parity) -> "tuple[Checkpoint, list[tuple[Scenario, Sequence[Variant]]]]":
+def sweep(command: arguments.Parity) -> "tuple[Checkpoint, list[tuple[Scenario, Sequence[Variant]]]]":
     """The checkpoint, and each scenario with its variants. What is not given comes from fixtures/."""
     from harness.checkpoint import open_checkpoint
     from harness.scenario import read_scenario

@@ -33,7 +33,7 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     if actual.shape != expected.shape:
         return _no_distance(f"shape {list(actual.shape)}, not {list(expected.shape)}")
     actual = actual.to(expected.device)
-    if actual.dtype == expected.dtype and torch.equal(actual, expected):
+    if _same_bits(actual, expected):
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0, max_abs=0.0)
     left, right = actual.double().flatten(), expected.double().flatten()
     # Where both sides have the same special value there is nothing to measure; where one has, no distance exists.
@@ -46,6 +46,13 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
     max_abs = float(difference.abs().max()) if difference.numel() else 0.0
     return _error(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
+
+
+def _same_bits(actual: Tensor, expected: Tensor) -> bool:
+    """Whether every bit is the same; between dtypes every value. As with records: NaN is NaN, and 0 is not -0."""
+    if actual.dtype != expected.dtype:
+        return torch.equal(actual.double(), expected.double())
+    return torch.equal(actual.reshape(-1).view(torch.uint8), expected.reshape(-1).view(torch.uint8))
 
 
 def record_error(actual: Record, expected: Record) -> Error:
@@ -61,6 +68,8 @@ def record_error(actual: Record, expected: Record) -> Error:
     if same_values(actual, expected):
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     left, right = _projection(actual), _projection(expected)
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return _no_distance("the values are too large for a sketch")
     finite = math.prod(expected.shape) - sum(expected.non_finite)
     norms = ((actual.rms or 0.0) * math.sqrt(finite), (expected.rms or 0.0) * math.sqrt(finite))
     distance = float(np.linalg.norm(left - right))

@@ -50,8 +50,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type `hint`: a JSON list becomes a tuple, an int where a float belongs becomes a float."""
     if typing.get_origin(hint) is types.UnionType:
         return None if value is None else _typed(value, typing.get_args(hint)[0], where)
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+    if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise _mistyped(value, "a list", where)
         if element[1] is not Ellipsis and len(value) != len(element):
             raise _mistyped(value, f"{len(element)} values", where)
         return tuple(_typed(item, element[0], where) for item in value)
@@ -156,6 +158,11 @@ class TransformerConfig(_Config):
                 self.prompt_conditioning is None or bool(self.prompt_conditioning_period and self.prompt_embedding_dim),
                 "prompt_conditioning_period and prompt_embedding_dim given where there is a prompt",
                 f"{self.prompt_conditioning_period} and {self.prompt_embedding_dim}",
+            ),
+            (
+                self.prompt_conditioning is None or (self.prompt_embedding_dim or 0) % head_dim == 0,
+                "prompt_embedding_dim a multiple of the head width",
+                f"{self.prompt_embedding_dim} and {head_dim}",
             ),
             (
                 self.ctrl_conditioning is None or bool(self.ctrl_conditioning_period),

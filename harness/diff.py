@@ -37,20 +37,22 @@ def diff(reference: Path, candidate: Path, judgement: Judgement | None = None) -
     if reason := broken_contract(actual, expected, judgement.accepted_inputs):
         return incomparable(*names, reason, tolerance=judgement.tolerance, evidence=EVIDENCE)
     ledger = Ledger(judgement)
-    for match in align(read_records(candidate), read_records(reference)):
-        _enter(ledger, match)
+    _judge(ledger, align(read_records(candidate), read_records(reference)))
     frames = list(_frames(candidate, reference))
     return ledger.close(*names, evidence=EVIDENCE, expected=expected.expected, frames=frames)
 
 
-def _enter(ledger: Ledger, match: Match) -> None:
-    order, candidate, reference = match
-    if candidate is not None and reference is not None:
-        ledger.pair(order, reference.key, record_error(candidate, reference))
-    elif reference is not None:
-        ledger.missing(order, reference.key, lacking="candidate")
-    elif candidate is not None:
-        ledger.missing(order, candidate.key, lacking="reference")
+def _judge(ledger: Ledger, matches: Iterator[Match]) -> None:
+    """Enter every match into the ledger. Those without a partner come last, when all sites of both sides are known."""
+    common: set[str] = set()
+    for order, candidate, reference in matches:
+        if candidate is not None and reference is not None:
+            common.add(reference.site)
+            ledger.pair(order, reference.key, record_error(candidate, reference))
+        elif reference is not None:
+            ledger.missing(order, reference.key, lacking="candidate", seen_elsewhere=reference.site in common)
+        elif candidate is not None:
+            ledger.missing(order, candidate.key, lacking="reference", seen_elsewhere=candidate.site in common)
 
 
 def align(candidate: Iterator[Record], reference: Iterator[Record]) -> Iterator[Match]:
@@ -74,5 +76,7 @@ def _frames(candidate: Path, reference: Path) -> Iterator[FrameMetrics]:
     """The metrics of every frame that both dumps have."""
     frame = 0
     while frame_path(reference, frame).is_file() and frame_path(candidate, frame).is_file():
-        yield frame_metrics(frame, read_pixels(frame_path(candidate, frame)), read_pixels(frame_path(reference, frame)))
+        actual, expected = read_pixels(frame_path(candidate, frame)), read_pixels(frame_path(reference, frame))
+        if actual.shape == expected.shape:
+            yield frame_metrics(frame, actual, expected)
         frame += 1

@@ -1,7 +1,6 @@
 """Writing a dump: records, frames, perhaps full tensors, and the manifest that vouches for them."""
 
 import base64
-import errno
 import fnmatch
 import os
 import platform
@@ -9,7 +8,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +23,11 @@ from harness.checkpoint import Checkpoint
 from harness.digest import fast_digest
 from harness.errors import UserError
 from harness.recorder import Observation
-from harness.records import DUMP_SCHEMA, MANIFEST_NAME, RECORDS_NAME, Manifest, Record, encode, to_json
+from harness.records import DUMP_SCHEMA, MANIFEST_NAME, RECORDS_NAME, Manifest, Record, encode, is_dump, to_json
 from harness.scenario import Scenario
 from harness.sites import Key, pass_sites, session_passes
 from harness.statistics import Summary, measure
+from harness.storage import replacing, writing
 
 TENSORS_NAME = "tensors.safetensors"
 
@@ -58,7 +57,7 @@ class DumpWriter:
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
         self._pending: list[tuple[_Header, Tensor]] = []
-        with _reporting_full_disk(folder):
+        with writing(folder):
             _clear(folder)
             (folder / "frames").mkdir(parents=True)
             self._write_manifest()
@@ -71,7 +70,8 @@ class DumpWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._records:
+        # Closing writes what is still buffered.
+        with writing(self._folder), self._records:
             if error is None:
                 self._finish()
 
@@ -84,7 +84,7 @@ class DumpWriter:
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if seen.key.site == "frame":
-            with _reporting_full_disk(self._folder):
+            with writing(self._folder):
                 write_frame(self._folder, seen.key.frame, tensor)
 
     def end_pass(self) -> None:
@@ -98,24 +98,22 @@ class DumpWriter:
         ]
         self._pending.clear()
         self._manifest.observed += len(lines)
-        with _reporting_full_disk(self._folder):
+        with writing(self._folder):
             self._records.writelines(lines)
 
     def _finish(self) -> None:
         self.end_pass()
-        with _reporting_full_disk(self._folder):
-            if self._tensors:
-                save_file(self._tensors, self._folder / TENSORS_NAME)
-            self._records.flush()
-            os.fsync(self._records.fileno())
-            self._manifest.seconds = time.perf_counter() - self._started
-            self._manifest.complete = True
-            self._write_manifest()
+        if self._tensors:
+            save_file(self._tensors, self._folder / TENSORS_NAME)
+        self._records.flush()
+        os.fsync(self._records.fileno())
+        self._manifest.seconds = time.perf_counter() - self._started
+        self._manifest.complete = True
+        self._write_manifest()
 
     def _write_manifest(self) -> None:
-        partial = self._folder / f"{MANIFEST_NAME}.partial"
-        partial.write_bytes(to_json(self._manifest))
-        partial.replace(self._folder / MANIFEST_NAME)
+        with replacing(self._folder / MANIFEST_NAME) as partial:
+            partial.write_bytes(to_json(self._manifest))
 
 
 def describe_run(
@@ -200,7 +198,7 @@ def _clear(folder: Path) -> None:
     """Empty `folder`; only an earlier dump is ever removed. Raises UserError for a folder that holds other things."""
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not (folder / MANIFEST_NAME).is_file():
+    if not is_dump(folder):
         raise UserError(
             f"{folder}: is not empty",
             found="files that are not a dump",
@@ -208,21 +206,6 @@ def _clear(folder: Path) -> None:
             do="name another folder with --out",
         )
     shutil.rmtree(folder)
-
-
-@contextmanager
-def _reporting_full_disk(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into a message. What is on disk then stays marked incomplete."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise UserError(
-            f"{folder}: cannot be written",
-            found=error.strerror or str(error),
-            expected="a writable folder with room for the dump",
-            do="free space, or name another folder with --out" if full else "name another folder with --out",
-        ) from error
 
 
 def _source_revision() -> str | None:

@@ -40,15 +40,16 @@ class Ledger:
         verdict = Verdict.IDENTICAL if error.identical else Verdict.WITHIN_NOISE if noise else Verdict.DIVERGED
         self._add(self._result(order, key, verdict, error))
 
-    def missing(self, order: int, key: Key, *, lacking: str) -> None:
-        """Only one side saw `key`; `lacking` names the side that did not."""
-        absent = Error(identical=False, rel_l2=math.inf, note=f"the {lacking} has no record of it")
-        if any(fnmatch.fnmatchcase(key.site, pattern) for pattern in self._allowed_missing):
+    def missing(self, order: int, key: Key, *, lacking: str, seen_elsewhere: bool) -> None:
+        """Only one side saw `key`; `lacking` names the side that did not. Never a pass, an input as little as a site.
+
+        `seen_elsewhere`: that side showed the site in other passes. Then it is not one that it may lack by name.
+        """
+        if not seen_elsewhere and any(fnmatch.fnmatchcase(key.site, pattern) for pattern in self._allowed_missing):
             self._counts[ALLOWED_MISSING] += 1
-        elif is_input(key.site):
-            self._input(order, key, absent)
-        else:
-            self._add(self._result(order, key, Verdict.MISSING, absent))
+            return
+        absent = Error(identical=False, rel_l2=math.inf, note=f"the {lacking} has no record of it")
+        self._add(self._result(order, key, Verdict.MISSING, absent))
 
     def close(
         self, reference: str, candidate: str, *, evidence: str, expected: int, frames: Sequence[FrameMetrics]
@@ -118,8 +119,8 @@ class Ledger:
         if not result.verdict.passes:
             insort(self._failures, result, key=lambda failure: failure.order)
             del self._failures[MOST_FAILURES:]
-        # A frame has metrics of its own; a missing site has no error to be the worst.
-        activation = result.verdict is not Verdict.MISSING and result.site != "frame"
+        # A frame has metrics of its own, an input is equal or nothing is scored, and a missing site has no error.
+        activation = result.verdict is not Verdict.MISSING and result.site != "frame" and not is_input(result.site)
         if activation and (self._worst is None or result.distance > self._worst.distance):
             self._worst = result
         self._climb(result)

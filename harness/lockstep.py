@@ -66,6 +66,7 @@ class _Pairing:
         self.frames: list[FrameMetrics] = []
         self._ledger = ledger
         self._common = common
+        self._paired: set[str] = set()
         self._order = count()
         self._references: dict[Key, tuple[int, Tensor]] = {}
         self._candidates: dict[Key, tuple[int, Tensor]] = {}
@@ -73,7 +74,7 @@ class _Pairing:
     def reference(self, seen: Observation) -> None:
         order = next(self._order)
         if seen.key.site not in self._common:
-            self._ledger.missing(order, seen.key, lacking="candidate")
+            self._ledger.missing(order, seen.key, lacking="candidate", seen_elsewhere=False)
         elif waiting := self._candidates.pop(seen.key, None):
             self._enter(order, seen.key, waiting[1], seen.tensor)
         else:
@@ -82,7 +83,7 @@ class _Pairing:
 
     def candidate(self, seen: Observation) -> None:
         if seen.key.site not in self._common:
-            self._ledger.missing(next(self._order), seen.key, lacking="reference")
+            self._ledger.missing(next(self._order), seen.key, lacking="reference", seen_elsewhere=False)
         elif waiting := self._references.pop(seen.key, None):
             self._enter(waiting[0], seen.key, seen.tensor, waiting[1])
         else:
@@ -91,11 +92,12 @@ class _Pairing:
     def close(self) -> None:
         """Whatever still waits has no partner."""
         for key, (order, _) in self._references.items():
-            self._ledger.missing(order, key, lacking="candidate")
+            self._ledger.missing(order, key, lacking="candidate", seen_elsewhere=key.site in self._paired)
         for key, (order, _) in self._candidates.items():
-            self._ledger.missing(order, key, lacking="reference")
+            self._ledger.missing(order, key, lacking="reference", seen_elsewhere=key.site in self._paired)
 
     def _enter(self, order: int, key: Key, actual: Tensor, expected: Tensor) -> None:
+        self._paired.add(key.site)
         self._ledger.pair(order, key, tensor_error(actual, expected))
         if key.site == "frame" and actual.shape == expected.shape:
             self.frames.append(frame_metrics(key.frame, actual.cpu().numpy(), expected.cpu().numpy()))

@@ -17,6 +17,7 @@ from harness.judgement import Judgement
 from harness.lockstep import Side, lockstep
 from harness.records import to_json
 from harness.scenario import Scenario, write_scenario
+from harness.storage import replacing, writing
 from harness.variant import Variant
 
 SUMMARY_SCHEMA = "waypoint-parity/summary/1"
@@ -97,9 +98,13 @@ def run_parity(
     `progress` wraps the iteration over cells, as tqdm does.
     """
     started = time.perf_counter()
-    (run.out / SUMMARY_NAME).unlink(missing_ok=True)
-    adapters = {name: registry.find(name)(run.checkpoint, run.numerics) for name in (run.reference, run.candidate)}
-    comparisons = {cell.name: _run_cell(run, cell, adapters) for cell in progress(cells)}
+    with writing(run.out):
+        (run.out / SUMMARY_NAME).unlink(missing_ok=True)
+    # One each, also where both have the same name: an adapter drives one session at a time.
+    reference, candidate = (
+        registry.load(name, run.checkpoint, run.numerics) for name in (run.reference, run.candidate)
+    )
+    comparisons = {cell.name: _run_cell(run, cell, reference, candidate) for cell in progress(cells)}
     summary = Summary(
         schema=SUMMARY_SCHEMA,
         reference=run.reference,
@@ -110,19 +115,21 @@ def run_parity(
         seconds=time.perf_counter() - started,
         variants=comparisons,
     )
-    (run.out / SUMMARY_NAME).write_bytes(to_json(summary))
+    with replacing(run.out / SUMMARY_NAME) as partial:
+        partial.write_bytes(to_json(summary))
     return summary
 
 
-def _run_cell(run: ParityRun, cell: Cell, adapters: dict[str, Adapter]) -> Comparison:
+def _run_cell(run: ParityRun, cell: Cell, reference: Adapter, candidate: Adapter) -> Comparison:
     folder = run.out / cell.name
 
-    def side(role: str, name: str) -> Side:
-        manifest = describe_run(name, adapters[name], run.numerics, run.checkpoint, cell.scenario, cell.variant.name)
-        return Side(name, adapters[name], DumpWriter(folder / role, manifest))
+    def side(role: str, name: str, adapter: Adapter) -> Side:
+        manifest = describe_run(name, adapter, run.numerics, run.checkpoint, cell.scenario, cell.variant.name)
+        return Side(name, adapter, DumpWriter(folder / role, manifest))
 
-    reference, candidate = side("reference", run.reference), side("candidate", run.candidate)
+    sides = side("reference", run.reference, reference), side("candidate", run.candidate, candidate)
     write_scenario(cell.scenario, folder / "scenario.safetensors")
-    comparison = lockstep(reference, candidate, run.checkpoint, cell.scenario, run.judgement)
-    (folder / COMPARISON_NAME).write_bytes(to_json(comparison))
+    comparison = lockstep(*sides, run.checkpoint, cell.scenario, run.judgement)
+    with replacing(folder / COMPARISON_NAME) as partial:
+        partial.write_bytes(to_json(comparison))
     return comparison

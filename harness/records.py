@@ -87,6 +87,15 @@ _decoder = msgspec.json.Decoder(Record)
 encode = msgspec.json.Encoder().encode
 
 
+def is_dump(folder: Path) -> bool:
+    """Whether `folder` holds a dump, of whatever schema version, finished or not."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return str(manifest.get("schema")).startswith(DUMP_SCHEMA.rpartition("/")[0])
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run."""
     path = folder / MANIFEST_NAME
@@ -117,17 +126,28 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """The records of a dump in file order, one at a time. Raises UserError, naming file and line, for a broken one."""
-    path = folder / RECORDS_NAME
+    """The records of a dump in file order, one at a time. Raises UserError, naming file and line, for a broken one.
+
+    A file that ends before or after the record that its manifest promises as the last raises UserError too.
+    """
+    path, promised = folder / RECORDS_NAME, read_manifest(folder).observed
     try:
         file = path.open("rb")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read", found=str(error), expected="the records of a dump", do="dump again"
         ) from error
+    number = 0
     with file:
         for number, line in enumerate(file, start=1):
             yield _decoded(line, f"{path}, line {number}")
+    if number != promised:
+        raise UserError(
+            f"{path}, line {number}: the last one, too early or too late",
+            found=f"{number} records",
+            expected=f"the {promised} records that the manifest promises",
+            do="dump again; a file cut short gives no verdict",
+        )
 
 
 def _decoded(line: bytes, where: str) -> Record:

@@ -1,5 +1,6 @@
 """Implementations by name: registered entry points, a file, or a module."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -9,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from harness.adapter import Adapter
+from harness.adapter import Adapter, Numerics
+from harness.checkpoint import Checkpoint
 from harness.errors import UserError, listed
 
 GROUP = "waypoint_parity.implementations"
@@ -19,6 +21,24 @@ _METHODS = ("describe", "sites", "start", "append_image", "generate")
 def registered() -> dict[str, EntryPoint]:
     """Every implementation that an installed distribution registers under GROUP, by name."""
     return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
+    """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
+
+    Raises UserError where there is no such implementation, and for an option that it does not have.
+    """
+    name, *options = implementation.split("+")
+    adapter = find(name)
+    available: tuple[str, ...] = getattr(adapter, "OPTIONS", ())
+    if unknown := [option for option in options if option not in available]:
+        raise UserError(
+            f"{implementation}: {name} has no such option",
+            found=listed(unknown),
+            expected=f"one of {listed(list(available))}" if available else "no option",
+            do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
+        )
+    return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
 
 
 def find(implementation: str) -> type[Adapter]:

@@ -15,6 +15,7 @@ from harness.adapter import Controls, Prompt
 from harness.config import TransformerConfig
 from harness.digest import values_digest
 from harness.errors import UserError, listed
+from harness.storage import replacing
 
 SCHEMA = "waypoint-parity/scenario/1"
 IMAGE_SHAPE = (360, 640, 3)
@@ -75,7 +76,8 @@ class Scenario:
 
     def check(self, config: TransformerConfig) -> None:
         """Raise UserError, naming every tensor that does not fit, where the scenario is not one for `config`."""
-        frames = self.frames
+        # A session without frames would agree with every other.
+        frames = max(1, self.frames)
         expected: dict[str, tuple[int, ...]] = {
             "noise": (frames, 1, 1, *config.latent_shape),
             "button": (frames, config.n_buttons),
@@ -136,10 +138,11 @@ def read_scenario(path: Path) -> Scenario:
             expected=SCHEMA,
             do="make the scenario again, or use a release of waypoint-parity that knows its schema",
         )
-    _check_tensors(path, tensors)
+    seed = metadata.get("seed", "0")
+    _check_content(path, seed, tensors)
     return Scenario(
         name=metadata.get("name", path.stem),
-        seed=int(metadata.get("seed", "0")),
+        seed=int(seed),
         noise_policy=metadata.get("noise_policy", "unknown"),
         **tensors,
     )
@@ -159,9 +162,11 @@ _DTYPES = {
 _REQUIRED = tuple(_DTYPES)[:4]
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """The names and dtypes that a scenario file holds; shapes are a matter between it and a checkpoint."""
+def _check_content(path: Path, seed: str, tensors: Mapping[str, Tensor]) -> None:
+    """The seed, names and dtypes that a scenario file holds; shapes are a matter between it and a checkpoint."""
     problems = [f"lacks {name}" for name in _REQUIRED if name not in tensors]
+    problems += [] if seed.removeprefix("-").isdecimal() else [f"seed {seed} is no whole number"]
+    problems += [f"{name} is a single number" for name, tensor in tensors.items() if tensor.ndim == 0]
     problems += [f"unknown {name}" for name in sorted(tensors.keys() - _DTYPES.keys())]
     problems += [
         f"{name} is {tensor.dtype}, not {_DTYPES[name]}"
@@ -185,13 +190,12 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_scenario(scenario: Scenario, path: Path) -> None:
-    """Write `scenario` so that a reader never sees half a file."""
+    """Write `scenario` as a whole. Raises UserError where that is impossible."""
     metadata = {
         "schema": SCHEMA,
         "name": scenario.name,
         "seed": str(scenario.seed),
         "noise_policy": scenario.noise_policy,
     }
-    partial = path.with_suffix(".partial")
-    save_file(scenario.tensors, partial, metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(scenario.tensors, partial, metadata)

@@ -54,7 +54,7 @@ def pass_sites(config: TransformerConfig, autoencoder: AutoencoderConfig, at: Pa
     if at.phase == "denoise":
         return [*sites, "velocity", "latent"]
     caches = (f"kv_cache.layers.{layer}" for layer in range(config.n_layers))
-    return sites + [f"{cache}.{part}" for cache in caches for part in ("kv", "written")]
+    return sites + [f"{cache}.{part}" for cache in caches for part in ("written", "kv")]
 
 
 def _block_sites(config: TransformerConfig, layer: int) -> list[str]:

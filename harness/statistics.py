@@ -61,7 +61,8 @@ class Summary:
             posinf=int(posinf),
             neginf=int(neginf),
             sample=[value if math.isfinite(value) else None for value in sample],
-            sketch=measured[len(_COLUMNS) + SAMPLES :].numpy().astype("<f4").tobytes(),
+            # Infinite, without a warning, where a projection of huge values leaves fp32.
+            sketch=measured[len(_COLUMNS) + SAMPLES :].float().numpy().astype("<f4").tobytes(),
         )
 
 
@@ -82,7 +83,9 @@ def measure(tensor: Tensor) -> Tensor:
     if whole < size:
         blocks.append(flat[whole:][None])
     if not blocks:
-        return flat.new_zeros(len(_COLUMNS) + SAMPLES + SKETCH_SIZE, dtype=torch.float64)
+        nothing = flat.new_zeros(len(_COLUMNS) + SAMPLES + SKETCH_SIZE, dtype=torch.float64)
+        nothing[len(_COLUMNS) :][:SAMPLES] = math.nan
+        return nothing
     within, across = _signs(-(-size // CHUNK), flat.device)
     reduced, sketches = zip(*(_reduce(block.float(), within) for block in blocks), strict=True)
     sketch = (torch.cat(sketches) * across[:, None]).sum(0)
@@ -127,8 +130,8 @@ def _is_plain(low: Tensor, high: Tensor) -> bool:
 def _tame(rows: Tensor) -> _Tame:
     finite = torch.isfinite(rows)
     values = rows.masked_fill(~finite, 0.0)
-    # Dividing by a power of two is exact.
-    scale = torch.exp2(torch.frexp(values.abs().amax(1, keepdim=True))[1].float())
+    # Dividing by a power of two is exact. The largest values have the exponent 128, whose power is no fp32 any more.
+    scale = torch.exp2(torch.frexp(values.abs().amax(1, keepdim=True))[1].clamp(max=127).float())
     return _Tame(values / scale, scale, finite)
 
 

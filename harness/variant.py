@@ -89,6 +89,13 @@ def _masked_prompt(scenario: Scenario, mask: PromptMask) -> dict[str, Tensor]:
             do="leave --prompt-masks out",
         )
     tokens = scenario.prompt_emb.shape[1]
+    if tokens < 2:
+        raise UserError(
+            f"scenario {scenario.name}: its prompt is too short to be padded",
+            found=f"{tokens} tokens",
+            expected="at least two, one to keep and one to pad",
+            do="make a scenario with a longer prompt",
+        )
     padding = scenario.prompt_pad_mask[0]
     if not padding.any() or padding.all():
         padding = torch.arange(tokens) >= tokens - max(1, tokens // 4)

@@ -45,6 +45,7 @@ def _variant_row(name: str, comparison: Comparison) -> dict[str, str]:
         "first diverging site": comparison.reason or _where(comparison.first) or "none",
         "worst site error": _scientific(worst.rel_l2) if worst else "",
         "at": _where(worst),
+        "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": f"{frames['ssim'].min():.6f}" if len(frames) else "",
         "max mean |d|": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
     }

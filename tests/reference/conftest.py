@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def randomise(module: nn.Module) -> None:
-    """Give every weight a value; the modules leave theirs to the checkpoint."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter.requires_grad_(False), std=0.3)
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[nn.Module], None]:
+    """Give every weight of a module a value: some modules leave theirs to the checkpoint."""
+
+    def fill(module: nn.Module) -> None:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter.requires_grad_(False), std=0.3)
+
+    return fill

@@ -3,7 +3,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import CPU
 from torch import Tensor, nn
 
 from harness.adapter import Controls, Numerics, Pass, Prompt
@@ -11,6 +10,8 @@ from harness.checkpoint import Checkpoint
 from harness.errors import UserError
 from harness.sites import every_site, pass_sites
 from reference.eager.adapter import EagerAdapter
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import randomise
+from torch import nn
+from torch.nn.functional import leaky_relu, silu
 
 from harness.checkpoint import Checkpoint
 from harness.inventory import autoencoder_keys
@@ -13,7 +15,9 @@ from reference.eager.autoencoder_layers import (
     EncoderBlock,
     EncoderResidual,
     FromLatent,
+    ResBlock,
     ToLatent,
+    ToPixels,
     resize,
     to_uint8,
 )
@@ -39,20 +43,34 @@ def test_widths_double_up_to_the_widest() -> None:
 def test_resize_is_bicubic_without_antialiasing() -> None:
     impulse = torch.zeros(1, 1, 4, 16)
     impulse[..., 8] = 1
-    # Pixel i of the half samples at 2i + 0.5, with four taps of the cubic kernel (A = -0.75); a wider filter would spread.
+    # Pixel i samples at 2i + 0.5 with the four taps of the cubic kernel (A = -0.75); antialiasing would widen it.
     expected = torch.tensor([0, 0, 0, -0.09375, 0.59375, 0, 0, 0])
     torch.testing.assert_close(resize(impulse, 4, 8)[0, 0, 0], expected)
 
 
 @pytest.mark.parametrize(("width", "deeper"), [(8, 16), (16, 16)])
-def test_both_paths_of_a_stage_meet_in_shape(width: int, deeper: int) -> None:
+def test_both_paths_of_a_stage_meet_in_shape(width: int, deeper: int, randomise: Callable[[nn.Module], None]) -> None:
     shallow, deep = torch.randn(1, width, 8, 8), torch.randn(1, deeper, 4, 4)
     down, up = [EncoderBlock(width, deeper, 2), EncoderResidual(width, deeper)], [DecoderBlock(deeper, width, 1)]
     for path in [*down, *up, DecoderResidual(deeper, width)]:
-        randomise(path)
         expects_shallow = isinstance(path, EncoderBlock | EncoderResidual)
+        randomise(path)
         result = path(shallow if expects_shallow else deep)
         assert result.shape == (deep if expects_shallow else shallow).shape
+
+
+def test_a_residual_block_widens_mixes_in_groups_of_sixteen_and_adds(randomise: Callable[[nn.Module], None]) -> None:
+    block, x = ResBlock(16), torch.randn(1, 16, 4, 4)
+    randomise(block)
+    hidden = leaky_relu(block.conv2(leaky_relu(block.conv1(x), 0.01)), 0.01)
+    torch.testing.assert_close(block(x), x + block.conv3(hidden))
+    assert block.conv2.parametrizations["weight"]().shape == (32, 16, 3, 3)
+
+
+def test_pixels_come_from_a_convolution_of_the_silu_resized_last(randomise: Callable[[nn.Module], None]) -> None:
+    head, x = ToPixels(width=8, channels=3, frame_size=(6, 10)), torch.randn(1, 8, 8, 8)
+    randomise(head)
+    torch.testing.assert_close(head(x), resize(head.proj(silu(x)), 6, 10))
 
 
 def test_an_up_step_projects_only_where_the_width_changes() -> None:
@@ -60,7 +78,7 @@ def test_an_up_step_projects_only_where_the_width_changes() -> None:
     assert not isinstance(DecoderBlock(16, 16, 1).up.proj, Convolution)
 
 
-def test_the_latent_shortcut_is_the_scaled_mean_over_channel_groups() -> None:
+def test_the_latent_shortcut_is_the_scaled_mean_over_channel_groups(randomise: Callable[[nn.Module], None]) -> None:
     head = ToLatent(width=8, latent_channels=2)
     randomise(head)
     silence(head.proj)
@@ -69,7 +87,7 @@ def test_the_latent_shortcut_is_the_scaled_mean_over_channel_groups() -> None:
     torch.testing.assert_close(head(x), expected)
 
 
-def test_the_decoder_shortcut_repeats_each_channel_in_a_row() -> None:
+def test_the_decoder_shortcut_repeats_each_channel_in_a_row(randomise: Callable[[nn.Module], None]) -> None:
     stem = FromLatent(latent_channels=2, width=8)
     randomise(stem)
     silence(stem.proj)
@@ -88,8 +106,10 @@ def test_pixels_are_shifted_clamped_and_rounded() -> None:
 
 def test_an_image_passes_through_the_square(autoencoder: Autoencoder, scenario: dict[str, torch.Tensor]) -> None:
     seen: list[torch.Tensor] = []
-    autoencoder.encoder.conv_in.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
+    conv_in = autoencoder.encoder.conv_in
+    handle = conv_in.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
     latent = autoencoder.encoder(scenario["image"])
+    handle.remove()
     pixels, features = seen
     torch.testing.assert_close(pixels[0, 1], scenario["image"][..., 1] / 127.5 - 1)
     assert features.shape[-2:] == (512, 512)

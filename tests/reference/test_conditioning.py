@@ -1,8 +1,9 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import randomise
+from torch import nn
 from torch.nn.functional import silu
 
 from reference.eager.conditioning import ConditioningHead, ControlEmbedding, NoiseConditioner
@@ -28,7 +29,9 @@ def test_frequencies_pass_through_the_dtype_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3205108940601349, 1.0])
-def test_noise_level_becomes_sines_then_cosines_of_a_thousandfold(sigma: float) -> None:
+def test_noise_level_becomes_sines_then_cosines_of_a_thousandfold(
+    sigma: float, randomise: Callable[[nn.Module], None]
+) -> None:
     conditioner = NoiseConditioner(8)
     randomise(conditioner)
     phases = [torch.tensor(sigma) * 1000 * frequency for frequency in NoiseConditioner.frequencies(torch.float32)]
@@ -64,7 +67,7 @@ def test_idle_controls_embed_to_zero() -> None:
     assert embedding(torch.zeros(2), torch.zeros(2), torch.zeros(1)).eq(0).all()
 
 
-def test_head_projects_the_biased_condition_six_times_in_order() -> None:
+def test_head_projects_the_biased_condition_six_times_in_order(randomise: Callable[[nn.Module], None]) -> None:
     head, cond = ConditioningHead(4), torch.randn(1, 1, 4)
     randomise(head)
     biased = silu(cond + head.bias_in)

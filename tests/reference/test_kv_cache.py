@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CPU
 
 from harness.config import TransformerConfig
 from reference.eager.kv_cache import RingCache
+
+CPU = torch.device("cpu")
 
 GLOBAL, LOCAL = 0, 1
 

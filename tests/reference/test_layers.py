@@ -1,15 +1,18 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CPU, randomise
+from torch import nn
 
 from harness.config import TransformerConfig
 from reference.eager import rope
 from reference.eager.context import PassContext
 from reference.eager.kv_cache import RingCache
 from reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
-from reference.eager.math import rms_norm
+from reference.eager.math import attention, rms_norm
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -54,6 +57,16 @@ def test_the_gate_reads_the_first_channels_of_the_input_and_scales_heads(
     assert seen[0].equal(a[..., : config.n_heads])
 
 
+def test_heads_are_joined_in_order_and_projected(config: TransformerConfig, context: PassContext) -> None:
+    attn, a, cache = SelfAttention(replace(config, gated_attn=False)), tokens(config), ring(config)
+    shown: list[torch.Tensor] = []
+    attn.q_rope.register_forward_hook(lambda module, inputs, output: shown.append(output))
+    out = attn(a, context, cache)
+    keys, values = cache.tail
+    heads = attention(shown[0], keys, values)
+    torch.testing.assert_close(out, attn.out_proj(torch.cat(list(heads.unbind(dim=1)), dim=-1)))
+
+
 def test_values_are_neither_normed_nor_rotated(config: TransformerConfig, context: PassContext) -> None:
     attn, a, cache = SelfAttention(config), tokens(config), ring(config)
     context.angles = torch.full_like(context.angles, 0.5)
@@ -63,10 +76,13 @@ def test_values_are_neither_normed_nor_rotated(config: TransformerConfig, contex
 
 
 def test_queries_and_keys_are_normed_before_they_are_rotated(config: TransformerConfig, context: PassContext) -> None:
-    attn, a, cache = SelfAttention(config), tokens(config), ring(config)
-    attn(a, context, cache)
-    raw = attn.k_proj(a).unflatten(-1, (config.n_kv_heads, config.head_dim)).transpose(1, 2)
-    torch.testing.assert_close(cache.tail[0], rope.rotate(rms_norm(raw), context.angles))
+    attn, a = SelfAttention(config), tokens(config)
+    for project, probe in ((attn.q_proj, attn.q_rope), (attn.k_proj, attn.k_rope)):
+        shown: list[torch.Tensor] = []
+        probe.register_forward_hook(lambda module, inputs, output, shown=shown: shown.append(output))
+        attn(a, context, ring(config))
+        raw = project(a).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+        torch.testing.assert_close(shown[0], rope.rotate(rms_norm(raw), context.angles))
 
 
 def test_the_value_residual_always_reaches_back_to_layer_zero(config: TransformerConfig, context: PassContext) -> None:
@@ -91,20 +107,14 @@ def test_padding_of_the_prompt_takes_its_share() -> None:
     assert attn(x, padded).norm() < 0.9 * attn(x, prompt).norm()
 
 
-def test_the_prompt_is_attended_with_normed_queries_and_keys() -> None:
-    attn, x, prompt = (
-        CrossAttention(width=64, prompt_width=64, head_dim=32),
-        torch.randn(1, 5, 64),
-        torch.randn(1, 4, 64),
-    )
-    before = attn(x, prompt)
-    for projection in (attn.q_proj, attn.k_proj):
-        torch.nn.init.normal_(projection.weight).requires_grad_(False)
+def test_the_prompt_is_attended_with_normed_queries_and_keys(randomise: Callable[[nn.Module], None]) -> None:
+    attn = CrossAttention(width=64, prompt_width=64, head_dim=32)
+    randomise(attn)
+    x, prompt = torch.randn(1, 5, 64), torch.randn(1, 4, 64)
     unscaled = attn(x, prompt)
     attn.q_proj.weight.mul_(3)
     attn.k_proj.weight.mul_(5)
     torch.testing.assert_close(attn(x, prompt), unscaled)
-    assert not torch.allclose(before, unscaled)
 
 
 def test_fusion_is_an_mlp_over_token_then_control() -> None:
@@ -112,11 +122,11 @@ def test_fusion_is_an_mlp_over_token_then_control() -> None:
     torch.testing.assert_close(fusion(x, ctrl), fusion.mlp(torch.cat([x, ctrl.expand(1, 3, 8)], dim=-1)))
 
 
-def test_a_block_adds_attention_prompt_control_and_mlp_in_order(
-    config: TransformerConfig, context: PassContext
+def test_a_block_adds_attention_prompt_control_mlp_in_order(
+    config: TransformerConfig, context: PassContext, randomise: Callable[[nn.Module], None]
 ) -> None:
     block, x = Block(config, layer=0), tokens(config)
-    randomise(block.cond_head)
+    randomise(block)
     assert block.prompt_cross_attn is not None
     assert block.ctrl_mlpfusion is not None
     assert context.prompt is not None

@@ -1,5 +1,7 @@
+from collections.abc import Callable
+
 import torch
-from conftest import CPU, randomise
+from torch import nn
 
 from harness.adapter import Controls, Prompt
 from harness.checkpoint import Checkpoint
@@ -8,6 +10,8 @@ from harness.inventory import transformer_keys
 from reference.eager.kv_cache import KVCache
 from reference.eager.math import rms_norm
 from reference.eager.model import OutNorm, WorldModel, load_world_model
+
+CPU = torch.device("cpu")
 
 
 def shapes(model: WorldModel) -> dict[str, tuple[int, ...]]:
@@ -65,7 +69,9 @@ def test_history_counts_once_it_is_committed(model: WorldModel, prompt: Prompt) 
     assert not torch.allclose(predict(model, kv_cache, second, 1, prompt.embedding), alone)
 
 
-def test_a_model_without_prompt_gate_or_fusion_runs(bare_config: TransformerConfig) -> None:
+def test_a_model_without_prompt_gate_or_fusion_runs(
+    bare_config: TransformerConfig, randomise: Callable[[nn.Module], None]
+) -> None:
     model, kv_cache = WorldModel(bare_config), KVCache(bare_config)
     randomise(model)
     kv_cache.reset(CPU, torch.float32)

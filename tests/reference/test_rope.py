@@ -11,7 +11,7 @@ X, Y, T = slice(0, D // 8), slice(D // 8, D // 4), slice(D // 4, D // 2)
 
 def grid(frame: int) -> torch.Tensor:
     """Angles as [h,w,D/2]."""
-    return rope.angles(frame, HEIGHT, WIDTH, D).unflatten(0, (HEIGHT, WIDTH))  # type: ignore[no-untyped-call]
+    return rope.angles(frame, HEIGHT, WIDTH, D).view(HEIGHT, WIDTH, D // 2)
 
 
 def test_pairs_are_x_then_y_then_time() -> None:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CPU
 from torch import Tensor, nn
 
 from harness.adapter import Controls, Pass, Prompt
@@ -14,7 +13,7 @@ from reference.eager.autoencoder import Autoencoder
 from reference.eager.model import WorldModel, load_world_model
 from reference.eager.session import Session
 
-DENOISE = [Pass("denoise", 0, 1.0), Pass("denoise", 1), Pass("denoise", 2), Pass("denoise", 3)]
+CPU = torch.device("cpu")
 
 
 def exhaust(passes: Iterable[Pass]) -> None:

@@ -1,0 +1,34 @@
+"""Collects what the benchmarks measured into reports/out/bench.json."""
+
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+OUT = Path(__file__).parents[2] / "reports" / "out" / "bench.json"
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Write the figures of every row, from whichever benchmarks. Called when pytest-benchmark writes its own JSON."""
+    rows: dict[str, dict[str, Any]] = {}
+    for measured in output_json["benchmarks"]:
+        figures = dict(measured["extra_info"])
+        rows.setdefault(figures.pop("row"), {}).update(figures)
+    machine = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "platform": platform.platform(),
+    }
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

@@ -1,0 +1,112 @@
+"""The two sizes that are measured: the golden pack's checkpoint, and the real width with random weights."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness import inventory
+from harness.adapter import Controls, Prompt
+from harness.checkpoint import Checkpoint, Weights, open_checkpoint
+from harness.config import AutoencoderConfig, TransformerConfig
+
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
+PROMPT_TOKENS = 512
+
+REAL_WIDTH = TransformerConfig(
+    d_model=2560,
+    n_heads=40,
+    n_kv_heads=20,
+    n_layers=4,  # of 22: one global and three local layers, two of them with prompt and control
+    mlp_ratio=5,
+    channels=16,
+    height=16,
+    width=16,
+    patch=(2, 2),
+    tokens_per_frame=256,
+    n_frames=4096,
+    local_window=16,
+    global_window=128,
+    global_attn_period=4,
+    global_pinned_dilation=8,
+    gated_attn=True,
+    n_buttons=256,
+    ctrl_conditioning="mlp_fusion",
+    ctrl_conditioning_period=3,
+    prompt_conditioning="cross_attention",
+    prompt_conditioning_period=3,
+    prompt_embedding_dim=2048,
+    noise_conditioning="wan",
+    scheduler_sigmas=(1.0, 0.8609585762023926, 0.729332447052002, 0.3205108940601349, 0.0),
+    base_fps=60,
+)
+REAL_AUTOENCODER = AutoencoderConfig(
+    channels=3,
+    latent_channels=16,
+    encoder_ch_0=64,
+    encoder_ch_max=256,
+    encoder_blocks_per_stage=(1, 1, 1, 1),
+    decoder_ch_0=128,
+    decoder_ch_max=1024,
+    decoder_blocks_per_stage=(1, 1, 1, 1),
+)
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint(Checkpoint):
+    """Weights drawn in memory; every block is given the same six conditioning matrices, as in a real checkpoint."""
+
+    def transformer_weights(self) -> dict[str, Tensor]:
+        return dict(self._transformer)
+
+    def autoencoder_weights(self) -> dict[str, Tensor]:
+        return dict(draw(inventory.autoencoder_keys(self.autoencoder)))
+
+    @cached_property
+    def _transformer(self) -> dict[str, Tensor]:
+        """Drawn once: two implementations and two dtypes are loaded from it."""
+        keys = inventory.transformer_keys(self.transformer)
+        shared = {key: shape for key, shape in keys.items() if ".cond_proj." not in key or ".blocks.0." in key}
+        drawn = dict(draw(shared))
+        return {key: drawn[key if key in drawn else _of_block_0(key)] for key in keys}
+
+    @property
+    def digest(self) -> str:
+        return "random"
+
+
+def _of_block_0(key: str) -> str:
+    return "transformer.blocks.0." + key.split(".", 3)[3]
+
+
+def draw(shapes: dict[str, inventory.Shape]) -> Iterator[tuple[str, Tensor]]:
+    """Weights that keep the variance of what they multiply; magnitudes of weight normalisation are 1."""
+    generator = torch.Generator().manual_seed(0)
+    for key, shape in shapes.items():
+        if key.endswith(".original0"):
+            yield key, torch.ones(shape)
+        else:
+            yield key, torch.empty(shape).normal_(std=prod(shape[1:]) ** -0.5, generator=generator)
+
+
+def checkpoint_of(size: str) -> Checkpoint:
+    """The checkpoint called `size`: tiny or real-width."""
+    if size == "tiny":
+        return open_checkpoint(GOLDEN)
+    nowhere = Weights({})
+    return RandomCheckpoint("random", REAL_WIDTH, REAL_AUTOENCODER, nowhere, nowhere)
+
+
+def inputs_of(config: TransformerConfig) -> tuple[Prompt, Tensor, Controls]:
+    """Random inputs of a session: its prompt, and noise and controls for every frame."""
+    generator = torch.Generator().manual_seed(1)
+    prompt = Prompt(
+        torch.randn(1, PROMPT_TOKENS, config.prompt_embedding_dim or 0, generator=generator),
+        torch.zeros(1, PROMPT_TOKENS, dtype=torch.bool),
+    )
+    noise = torch.randn(1, 1, *config.latent_shape, generator=generator)
+    return prompt, noise, Controls(torch.zeros(config.n_buttons), torch.ones(2), torch.zeros(1))

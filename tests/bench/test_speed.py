@@ -1,0 +1,111 @@
+"""Seconds of a denoise pass in steady state, of what is recorded of a frame, and of decoding.
+
+Every ratio is taken within one run, from the least time of each side, so that a busy machine does not decide it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from candidate.engine import Engine
+from harness.adapter import DTYPES, Numerics
+from harness.checkpoint import Checkpoint
+from harness.dump import DumpWriter, describe_run
+from harness.recorder import Recorder
+from harness.scenario import read_scenario
+from tests.bench.geometry import GOLDEN, checkpoint_of
+from tests.bench.matmul_floor import matmul_floor
+from tests.bench.memory import peak_growth
+from tests.bench.steady import DenoisePasses, candidate_at, eager_at, seconds, steady_clock, whole_frame
+
+CPU = torch.device("cpu")
+# Rounds of (candidate, reference): each at least one of the four noise levels, after one that is not counted.
+ROUNDS = {"tiny": (60, 30), "real-width": (3, 2)}
+SCENARIO = GOLDEN / "scenario.safetensors"
+
+
+both_sizes = pytest.mark.parametrize("sized", ["tiny", "real-width"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def sized(request: pytest.FixtureRequest) -> tuple[str, Checkpoint]:
+    """(size, checkpoint). Of module scope: the weights of the real width are drawn once."""
+    return request.param, checkpoint_of(request.param)
+
+
+def stored_bytes(engine: Engine) -> dict[str, int]:
+    """What the engine holds between passes."""
+    weights = sum(tensor.nbytes for tensor in engine.model.state_dict().values())
+    return {"weights_bytes": weights, "rings_bytes": sum(cache.ring.nbytes for cache in engine.rings)}
+
+
+@pytest.mark.benchmark(group="pass")
+@pytest.mark.parametrize(
+    ("sized", "dtype"), [("tiny", "fp32"), ("real-width", "fp32"), ("real-width", "bf16")], indirect=["sized"]
+)
+def test_denoise_pass(sized: tuple[str, Checkpoint], dtype: str, benchmark: Any) -> None:
+    size, checkpoint = sized
+    numerics, clock = Numerics(DTYPES[dtype], CPU), steady_clock(checkpoint)
+    rounds, reference_rounds = ROUNDS[size]
+
+    adapter = candidate_at(checkpoint, numerics, clock)
+    candidate = DenoisePasses(adapter, checkpoint)
+    growth = peak_growth(candidate)
+    floor = matmul_floor(candidate)
+    # The floor is measured between the candidate's rounds: whatever else the machine does, it does to both.
+    floors: list[float] = []
+    benchmark.pedantic(candidate, setup=lambda: floors.append(seconds(floor)), rounds=rounds)
+    reference = DenoisePasses(eager_at(checkpoint, numerics, clock), checkpoint)
+    references = [seconds(reference) for _ in range(1 + reference_rounds)][1:]
+
+    candidate_seconds = benchmark.stats.stats.min
+    benchmark.extra_info |= {
+        "row": f"{size}-{dtype}",
+        "reference_seconds": min(references),
+        "candidate_seconds": candidate_seconds,
+        "reference_over_candidate": min(references) / candidate_seconds,
+        "matmul_floor_seconds": min(floors),
+        "candidate_over_matmul_floor": candidate_seconds / min(floors),
+        "candidate_peak_growth_bytes": growth,
+        **stored_bytes(adapter.engine),
+    }
+
+
+@pytest.mark.benchmark(group="recording")
+@both_sizes
+def test_recording(sized: tuple[str, Checkpoint], benchmark: Any, tmp_path: Path) -> None:
+    size, checkpoint = sized
+    numerics = Numerics(torch.float32, CPU)
+    adapter = candidate_at(checkpoint, numerics, steady_clock(checkpoint))
+    manifest = describe_run("candidate", adapter, numerics, checkpoint, read_scenario(SCENARIO))
+    whole_frame(adapter, checkpoint)
+    plain: list[float] = []
+    with DumpWriter(tmp_path / "dump", manifest) as writer:
+
+        def recorded() -> None:
+            with Recorder(adapter.sites(), writer) as recorder:
+                whole_frame(adapter, checkpoint, recorder.begin)
+
+        def unrecorded() -> None:
+            plain.append(seconds(lambda: whole_frame(adapter, checkpoint)))
+
+        benchmark.pedantic(recorded, setup=unrecorded, rounds=10 if size == "tiny" else 2)
+        writer.end_pass()
+    benchmark.extra_info |= {
+        "row": f"{size}-fp32",
+        "plain_seconds_per_frame": min(plain),
+        "recording_seconds_per_frame": benchmark.stats.stats.min,
+        "recording_over_plain": benchmark.stats.stats.min / min(plain),
+    }
+
+
+@pytest.mark.benchmark(group="decode")
+@both_sizes
+def test_decode(sized: tuple[str, Checkpoint], benchmark: Any) -> None:
+    size, checkpoint = sized
+    adapter = candidate_at(checkpoint, Numerics(torch.float32, CPU), steady_clock(checkpoint))
+    latent = torch.randn(1, *checkpoint.transformer.latent_shape)
+    benchmark.pedantic(adapter.engine.autoencoder.decoder, args=(latent,), warmup_rounds=1, rounds=2)
+    benchmark.extra_info |= {"row": f"{size}-fp32", "decode_seconds_per_frame": benchmark.stats.stats.min}

@@ -1,0 +1,77 @@
+"""The adapter: every site, under its official name, in the passes where it belongs; and the bf16 roundings."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from candidate.adapter import CandidateAdapter
+from harness.adapter import Numerics, Pass
+from harness.checkpoint import Checkpoint
+from harness.recorder import Observation, Recorder
+from harness.scenario import Scenario, read_scenario
+from harness.session import passes
+from harness.sites import pass_sites
+from tests.candidate.conftest import CPU, GOLDEN
+
+
+class Shapes:
+    """A sink that keeps the names seen per pass, and the tensors of the last one."""
+
+    def __init__(self) -> None:
+        self.names: defaultdict[tuple[int, str, int], list[str]] = defaultdict(list)
+        self.tensors: dict[str, Tensor] = {}
+
+    def observe(self, seen: Observation) -> None:
+        self.names[seen.key.frame, seen.key.phase, seen.key.step].append(seen.key.site)
+        self.tensors[str(seen.key)] = seen.tensor.clone()
+
+    def end_pass(self) -> None:
+        pass
+
+
+def watch(adapter: CandidateAdapter, scenario: Scenario, checkpoint: Checkpoint, last: Pass) -> Shapes:
+    """Run a session up to and including the first pass like `last`."""
+    sink = Shapes()
+    with torch.inference_mode(), Recorder(adapter.sites(), sink) as recorder:
+        seen_last = False
+        for _, at in passes(adapter, scenario, checkpoint.transformer, recorder):
+            if seen_last:
+                break
+            seen_last = (at.phase, at.step) == (last.phase, last.step)
+    return sink
+
+
+def test_each_pass_shows_exactly_its_sites(checkpoint: Checkpoint) -> None:
+    scenario = read_scenario(GOLDEN / "image" / "scenario.safetensors")
+    adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
+    sink = watch(adapter, scenario, checkpoint, Pass("decode"))
+    assert [phase for _, phase, _ in sink.names] == ["prompt", "image", *["denoise"] * 4, "cache", "decode"]
+    for (_, phase, step), names in sink.names.items():
+        expected = pass_sites(checkpoint.transformer, checkpoint.autoencoder, Pass(phase, step))  # type: ignore[arg-type]
+        assert sorted(names) == sorted(expected), phase
+
+
+def test_bf16_conditioning_and_rotation_equal_the_official_ones_bit_for_bit(checkpoint: Checkpoint) -> None:
+    """Sites that come before any sum whose order an implementation may choose."""
+    golden = load_file(GOLDEN / "bf16" / "activations.safetensors")
+    adapter = CandidateAdapter(checkpoint, Numerics(torch.bfloat16, CPU))
+    scenario = read_scenario(GOLDEN / "bf16" / "scenario.safetensors")
+    seen = watch(adapter, scenario, checkpoint, Pass("cache")).tensors
+    for at in ("denoise0", "denoise1", "denoise2", "denoise3", "cache0"):
+        assert torch.equal(seen[f"f0/{at}/denoise_step_emb"], golden[f"f0/{at}/denoise_step_emb"])
+        assert torch.equal(seen[f"f0/{at}/ctrl_emb"], golden[f"f0/{at}/ctrl_emb"])
+
+
+def test_a_prompt_where_none_belongs_or_none_where_one_does_is_refused(checkpoint: Checkpoint) -> None:
+    adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
+    with pytest.raises(ValueError, match=r"prompt does not suit[\s\S]*found:\s+no prompt"):
+        adapter.start(None, torch.tensor([1.0, 0.0]))
+
+
+def test_a_frame_before_the_start_is_refused(checkpoint: Checkpoint, scenario: Scenario) -> None:
+    adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
+    with pytest.raises(ValueError, match=r"no session is running[\s\S]*call start"):
+        adapter.generate(scenario.noise[0], scenario.controls(0))

@@ -1,0 +1,107 @@
+"""The ring against the specification's rules, followed literally frame by frame."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from candidate.config import WaypointConfig
+from candidate.kv_cache import RingCache, WindowTable, remember, ring_shape
+
+RINGS = [(4, 1), (1, 1), (8, 2), (6, 3), (8, 8), (12, 4)]
+FRAMES = 30
+
+
+class LiteralRing:
+    """The official cache in the specification's words: slots of frame numbers, a tail, and which slots are hidden."""
+
+    def __init__(self, frames: int, dilation: int) -> None:
+        self.frames, self.dilation = frames, dilation
+        self.slots: list[int | None] = [None] * frames
+
+    def slot(self, t: int) -> int:
+        return -(-t // self.dilation) % (self.frames // self.dilation)
+
+    def visible(self, t: int) -> set[int]:
+        """Frames seen by frame `t`: itself, and every slot written, but on a write frame the one to be replaced."""
+        hidden = self.slot(t) if t % self.dilation == 0 else None
+        return {t} | {frame for i, frame in enumerate(self.slots) if frame is not None and i != hidden}
+
+    def cache_pass(self, t: int) -> None:
+        if t % self.dilation == 0:
+            self.slots[self.slot(t)] = t
+
+
+def stamp(config: WaypointConfig, clock: int, noise: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Keys and values [1,G,T,D] that tell their frame (and how noisy the pass was); values are the keys negated."""
+    k = torch.full((1, config.n_kv_heads, config.tokens, config.head_dim), clock + 1 + noise)
+    return k, -k
+
+
+def session(config: WaypointConfig, cache: RingCache) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(clock, keys in sight, values in sight) in the cache pass of each frame; a noisy pass comes before it."""
+    windows = WindowTable(cache.shape, config.tokens, torch.device("cpu"))
+    for clock in range(FRAMES):
+        remember(cache.ring, *stamp(config, clock, noise=0.5), windows.at(clock))
+        yield clock, *remember(cache.ring, *stamp(config, clock), windows.at(clock))
+
+
+@pytest.fixture(params=RINGS, ids=str)
+def ring(request: pytest.FixtureRequest, config: WaypointConfig) -> tuple[LiteralRing, RingCache]:
+    frames, dilation = request.param
+    geometry = dataclasses.replace(config, global_window=frames, global_pinned_dilation=dilation)
+    cache = RingCache(geometry, 0, torch.float32, torch.device("cpu"))
+    cache.ring.fill_(torch.nan)  # what an earlier session left behind: nobody may see it
+    return LiteralRing(frames, dilation), cache
+
+
+def test_a_frame_sees_exactly_what_the_rules_show_it(
+    ring: tuple[LiteralRing, RingCache], config: WaypointConfig
+) -> None:
+    literal, cache = ring
+    for clock, keys, values in session(config, cache):
+        frames = keys[0, 0, :: config.tokens, 0] - 1
+        assert sorted(frames.tolist()) == sorted(literal.visible(clock)), clock
+        assert torch.equal(values, -keys)
+        literal.cache_pass(clock)
+
+
+def test_keys_and_values_in_sight_are_views_of_the_ring(
+    ring: tuple[LiteralRing, RingCache], config: WaypointConfig
+) -> None:
+    _, cache = ring
+    for _, keys, values in session(config, cache):
+        assert keys.data_ptr() == cache.ring[0].data_ptr()
+        assert values.data_ptr() == cache.ring[1].data_ptr()
+
+
+def test_the_official_layout_has_slots_in_order_zeros_and_the_tail(
+    ring: tuple[LiteralRing, RingCache], config: WaypointConfig
+) -> None:
+    literal, cache = ring
+    for clock, _, _ in session(config, cache):
+        literal.cache_pass(clock)
+        official = cache.official_kv(cache.ring, clock)
+        assert official.shape == (2, 1, config.n_kv_heads, (literal.frames + 1) * config.tokens, config.head_dim)
+        stamps = [0 if frame is None else frame + 1 for frame in [*literal.slots, clock]]
+        assert official[0, 0, 0, :: config.tokens, 0].tolist() == stamps
+        assert torch.equal(official[1], -official[0])
+        written = [frame is not None for frame in literal.slots] + [True]
+        assert cache.official_written(clock).view(-1, config.tokens).all(1).tolist() == written
+        assert cache.official_written(clock).view(-1, config.tokens).any(1).tolist() == written
+
+
+def test_lengths_settle_once_the_ring_is_full(config: WaypointConfig) -> None:
+    for dilated, settled in ((False, {4}), (True, {4, 5})):
+        table = WindowTable(ring_shape(config, dilated=dilated), config.tokens, torch.device("cpu"))
+        assert {table.at(clock).length // config.tokens for clock in range(16, 40)} == settled
+
+
+def test_what_the_kv_probe_hands_back_becomes_the_ring(config: WaypointConfig) -> None:
+    cache = RingCache(config, 0, torch.float32, torch.device("cpu"))
+    other = torch.ones_like(cache.ring)
+    cache.kv.register_forward_hook(lambda module, inputs, output: other)
+    cache.observe(0)
+    assert cache.ring is other

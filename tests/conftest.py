@@ -1,0 +1,61 @@
+"""What all tests share: where the golden packs lie, a checkpoint of each kind, and one thread for everything."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures import tiny as tiny_checkpoint
+from harness.adapter import Numerics
+from harness.checkpoint import Checkpoint, open_checkpoint
+from harness.make_scenario import make_scenario
+from harness.scenario import Scenario
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads contend on small machines, and cost these small tensors more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the golden packs."""
+    return Path(__file__).parents[1] / "fixtures" / "golden"
+
+
+@pytest.fixture(scope="session")
+def base(golden: Path) -> Checkpoint:
+    """The checkpoint of the golden packs."""
+    return open_checkpoint(golden / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny checkpoint; copy it before changing anything in it."""
+    return tiny_checkpoint.write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Checkpoint:
+    """The tiny checkpoint, opened."""
+    return open_checkpoint(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_scenario(tiny: Checkpoint) -> Scenario:
+    """A session of two frames on the tiny checkpoint."""
+    return make_scenario(tiny.transformer, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
+
+
+@pytest.fixture(scope="session")
+def fp32_on_cpu() -> Numerics:
+    """The numerics of most tests."""
+    return Numerics(torch.float32, torch.device("cpu"))

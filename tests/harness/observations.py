@@ -1,0 +1,90 @@
+"""What the tests of the instrument share: observations, records and dumps made of given tensors."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.compare import Error
+from harness.dump import DumpWriter
+from harness.judgement import Judgement, Tolerance
+from harness.recorder import Observation
+from harness.records import DUMP_SCHEMA, Manifest, Record, read_records
+from harness.sites import Key
+
+JUDGEMENT = Judgement(Tolerance(activations=1e-5, frame=1e-3))
+LATENT = Key(0, "denoise", 0, "latent")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def key(site: str, frame: int = 0, step: int = 0, call: int = 0) -> Key:
+    return Key(frame, "denoise", step, site, call)
+
+
+def manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "schema": DUMP_SCHEMA,
+        "implementation": "eager",
+        "numerics": {"dtype": "fp32", "device": "cpu", "compiled": "false"},
+        "description": {},
+        "checkpoint_digest": "c0ffee",
+        "checkpoint_origin": "fixtures/golden/base",
+        "scenario_digest": "5ce7a",
+        "scenario_name": "walk",
+        "variant": None,
+        "sigmas": [1.0, 0.5, 0.0],
+        "torch": str(torch.__version__),
+        "threads": 1,
+        "platform": "any",
+        "source_revision": None,
+        "expected": 0,
+        "observed": 0,
+        "seconds": 0.0,
+        "complete": False,
+    }
+    return Manifest(**values | changes)
+
+
+def write_dump(folder: Path, observations: Iterable[tuple[Key, Tensor]], **changes: Any) -> Path:
+    """A finished dump of `observations`; `changes` go to its manifest."""
+    seen = list(observations)
+    with DumpWriter(folder, manifest(**{"expected": len(seen), **changes})) as writer:
+        for at, tensor in seen:
+            writer.observe(Observation(at, 1.0, tensor))
+    return folder
+
+
+def record(folder: Path, tensor: Tensor, at: Key = LATENT) -> Record:
+    """The record that a dump has of `tensor`; `folder` is where the dump goes."""
+    return next(read_records(write_dump(folder, [(at, tensor)])))
+
+
+def off_by(rel_l2: float) -> Error:
+    return Error(identical=False, rel_l2=rel_l2)
+
+
+SAME = Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
+
+
+@dataclass
+class Seen:
+    """A sink that keeps everything; `ends` has, for every end of a pass, how much had been seen by then."""
+
+    observations: list[Observation] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def observe(self, seen: Observation) -> None:
+        self.observations.append(seen)
+
+    def end_pass(self) -> None:
+        self.ends.append(len(self.observations))
+
+    @property
+    def keys(self) -> list[Key]:
+        return [seen.key for seen in self.observations]

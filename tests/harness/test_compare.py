@@ -1,0 +1,153 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from harness.compare import Error, record_error, same_values, tensor_error
+from harness.records import Record
+from tests.harness.observations import normal, record
+
+Measure = Callable[[Tensor, Tensor], Error]
+
+
+@pytest.fixture
+def by_records(tmp_path: Path) -> Measure:
+    """The error between two tensors by the records that dumps have of them."""
+
+    def measure(actual: Tensor, expected: Tensor) -> Error:
+        return record_error(record(tmp_path / "actual", actual), record(tmp_path / "expected", expected))
+
+    return measure
+
+
+@pytest.fixture(params=["tensors", "records"])
+def error(request: pytest.FixtureRequest, by_records: Measure) -> Measure:
+    return tensor_error if request.param == "tensors" else by_records
+
+
+def test_the_error_of_tensors_is_that_of_their_definitions() -> None:
+    expected = normal(3, 5)
+    actual = expected + 1e-2 * normal(3, 5, seed=1)
+    found = tensor_error(actual, expected)
+    a, b = actual.double(), expected.double()
+    assert found.rel_l2 == pytest.approx(float((a - b).norm() / b.norm()))
+    assert found.cosine == pytest.approx(float((a * b).sum() / a.norm() / b.norm()))
+    assert found.norm_ratio == pytest.approx(float(a.norm() / b.norm()))
+    assert found.max_abs == pytest.approx(float((a - b).abs().max()))
+    assert not found.identical
+
+
+def test_records_alone_tell_the_error_up_to_that_of_a_sketch(by_records: Measure) -> None:
+    expected = normal(64, 256)
+    actual = 1.01 * expected + 1e-2 * normal(64, 256, seed=1)
+    exact, estimated = tensor_error(actual, expected), by_records(actual, expected)
+    assert estimated.rel_l2 == pytest.approx(exact.rel_l2, rel=0.3)
+    assert estimated.norm_ratio == pytest.approx(exact.norm_ratio, rel=1e-6)
+    assert estimated.cosine == pytest.approx(exact.cosine, abs=1e-4)
+    assert estimated.max_abs is None
+
+
+def test_equal_tensors_are_identical(error: Measure) -> None:
+    found = error(normal(7, 9), normal(7, 9))
+    assert (found.identical, found.rel_l2, found.cosine, found.norm_ratio) == (True, 0.0, 1.0, 1.0)
+
+
+def test_a_single_bit_ends_identity(error: Measure) -> None:
+    expected = normal(1000)
+    actual = expected.clone()
+    actual[500] = torch.nextafter(actual[500], torch.tensor(9.0))
+    found = error(actual, expected)
+    assert not found.identical
+    assert found.rel_l2 < 1e-6
+
+
+def test_a_sign_of_zero_ends_identity_and_is_no_distance(error: Measure) -> None:
+    found = error(-torch.zeros(4), torch.zeros(4))
+    assert (found.identical, found.rel_l2) == (False, 0.0)
+
+
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+def test_the_same_special_values_in_the_same_places_are_identical(error: Measure, special: float) -> None:
+    values = normal(100)
+    values[::9] = special
+    assert error(values.clone(), values).identical
+
+
+def test_special_values_in_the_same_places_are_left_out_of_the_distance() -> None:
+    expected = normal(100)
+    actual = expected + 1e-3
+    clean = tensor_error(actual[1:], expected[1:])
+    expected[0] = actual[0] = math.nan
+    assert tensor_error(actual, expected) == clean
+
+
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+def test_a_special_value_on_one_side_leaves_no_distance(error: Measure, special: float) -> None:
+    broken = normal(100)
+    broken[3] = special
+    found = error(broken, normal(100))
+    assert found.rel_l2 == math.inf
+    assert found.note is not None
+    assert error(normal(100), broken).rel_l2 == math.inf
+
+
+def test_infinities_of_unlike_signs_leave_no_distance(error: Measure) -> None:
+    assert error(torch.tensor([math.inf, 1.0]), torch.tensor([-math.inf, 1.0])).rel_l2 == math.inf
+
+
+def test_other_shapes_have_no_distance_though_their_values_agree(error: Measure) -> None:
+    found = error(torch.ones(2, 3), torch.ones(3, 2))
+    assert (found.identical, found.rel_l2) == (False, math.inf)
+    assert found.note == "shape [2, 3], not [3, 2]"
+
+
+def test_the_same_values_in_another_dtype_are_the_same(error: Measure) -> None:
+    values = normal(50).bfloat16()
+    assert error(values, values.float()).identical
+    assert not error(values, normal(50)).identical
+
+
+def test_a_distance_from_zero_is_infinite_and_has_no_cosine(error: Measure) -> None:
+    found = error(normal(10), torch.zeros(10))
+    assert (found.rel_l2, found.cosine, found.norm_ratio) == (math.inf, None, None)
+
+
+def test_the_opposite_has_the_opposite_cosine(error: Measure) -> None:
+    assert error(-normal(4096), normal(4096)).cosine == pytest.approx(-1.0, abs=0.5)
+
+
+def test_values_too_large_for_a_sketch_have_no_distance(by_records: Measure) -> None:
+    huge = torch.full((100_000,), 3e38)
+    assert by_records(huge, huge).identical
+    assert by_records(huge, huge * 0.5).rel_l2 == math.inf
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(0, 3), torch.tensor(2.0), torch.ones(1, dtype=torch.bool)])
+def test_tensors_of_any_size_and_kind_can_be_compared(error: Measure, tensor: Tensor) -> None:
+    assert error(tensor.clone(), tensor).identical
+
+
+def test_an_error_is_measured_where_the_expected_tensor_lies() -> None:
+    assert tensor_error(normal(4).T, normal(4)).identical
+
+
+def without_digest(found: Record) -> Record:
+    return msgspec.structs.replace(found, digest=None)
+
+
+def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: Path) -> None:
+    first = without_digest(record(tmp_path / "a", normal(100)))
+    again = without_digest(record(tmp_path / "b", normal(100)))
+    other = without_digest(record(tmp_path / "c", normal(100).flip(0)))
+    assert same_values(first, again)
+    assert not same_values(first, other)
+
+
+def test_an_error_compares_by_value() -> None:
+    error = tensor_error(normal(3), normal(3))
+    assert error == replace(error)

@@ -1,0 +1,182 @@
+import math
+
+import pytest
+
+from harness.compare import Error
+from harness.comparison import Comparison, Verdict
+from harness.judgement import Judgement, Tolerance
+from harness.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, MOST_FAILURES, Ledger
+from harness.sites import Key
+from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+
+NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")
+
+
+def close(ledger: Ledger, expected: int = 1) -> Comparison:
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+
+
+def judged(*errors: Error, judgement: Judgement = JUDGEMENT) -> Comparison:
+    ledger = Ledger(judgement)
+    for order, error in enumerate(errors):
+        ledger.pair(order, key("latent", frame=order), error)
+    return close(ledger)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (SAME, Verdict.IDENTICAL),
+        (off_by(0.0), Verdict.WITHIN_NOISE),
+        (off_by(1e-5), Verdict.WITHIN_NOISE),
+        (off_by(1.1e-5), Verdict.DIVERGED),
+        (NO_DISTANCE, Verdict.DIVERGED),
+        (off_by(math.nan), Verdict.DIVERGED),
+    ],
+    ids=str,
+)
+def test_a_site_is_judged_by_the_tolerance(error: Error, verdict: Verdict) -> None:
+    comparison = judged(error)
+    assert comparison.verdict is verdict
+    assert bool(comparison) is verdict.passes
+    assert comparison.counts == {verdict: 1}
+
+
+def test_a_run_is_as_good_as_its_worst_observation() -> None:
+    assert judged(SAME, SAME).verdict is Verdict.IDENTICAL
+    assert judged(SAME, off_by(1e-7), SAME).verdict is Verdict.WITHIN_NOISE
+    assert judged(SAME, off_by(1.0), off_by(1e-7)).verdict is Verdict.DIVERGED
+
+
+def test_no_observation_at_all_is_no_pass() -> None:
+    assert not judged()
+
+
+def test_nothing_but_inputs_is_no_pass() -> None:
+    """Two implementations that show no site of their own were given the same, and did nothing to compare."""
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("input.noise"), SAME)
+    assert not close(ledger)
+
+
+def test_a_frame_has_a_tolerance_of_its_own() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.sites[0].rel_l2 == 5e-4
+
+
+def test_the_first_failure_is_the_first_in_execution_order_however_the_pairs_arrive() -> None:
+    ledger = Ledger(JUDGEMENT)
+    for order in (5, 2, 9, 3):
+        ledger.pair(order, key(f"transformer.blocks.{order}"), off_by(float(order)))
+    comparison = close(ledger)
+    assert comparison.first is not None
+    assert (comparison.first.order, comparison.first.block) == (2, 2)
+    assert [failure.order for failure in comparison.failures] == [2, 3, 5, 9]
+
+
+def test_the_worst_is_the_largest_error_of_an_activation() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("patchify"), off_by(1e-7))
+    ledger.pair(1, key("out_norm"), off_by(3e-6))
+    ledger.pair(2, key("velocity"), off_by(2e-6))
+    ledger.pair(3, Key(0, "decode", 0, "frame"), off_by(9e-4))
+    comparison = close(ledger)
+    assert comparison.worst is not None
+    assert comparison.worst.site == "out_norm"
+
+
+def test_a_failure_without_a_distance_is_worse_than_any_distance_and_says_why() -> None:
+    worst = judged(off_by(1e9), NO_DISTANCE, off_by(1e9)).worst
+    assert worst is not None
+    assert (worst.rel_l2, worst.distance, worst.note) == (None, math.inf, "shape [2], not [3]")
+    assert "shape [2], not [3]" in str(worst)
+
+
+def test_a_failure_says_where_how_far_and_what_would_have_passed() -> None:
+    first = judged(off_by(2e-4)).first
+    assert str(first) == (
+        "latent at frame 0, denoise step 0: DIVERGED, relative L2 2.00e-04, tolerance 1e-05; would have passed at 2.00e-04"
+    )
+
+
+def test_failures_are_kept_up_to_a_limit_and_counted_beyond_it() -> None:
+    comparison = judged(*[off_by(1.0)] * (MOST_FAILURES + 50))
+    assert [failure.order for failure in comparison.failures] == list(range(MOST_FAILURES))
+    assert comparison.counts[Verdict.DIVERGED] == MOST_FAILURES + 50
+
+
+def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_frame() -> None:
+    ledger = Ledger(JUDGEMENT)
+    for frame, size in enumerate((1e-7, 3e-2, 2e-2)):
+        for step in range(2):
+            ledger.pair(2 * frame + step, key("latent", frame, step), off_by(size))
+    rungs = close(ledger).sites
+    assert [(rung.site, rung.step) for rung in rungs] == [("latent", 0), ("latent", 1)]
+    assert [(rung.rel_l2, rung.frame, rung.failed, rung.observations) for rung in rungs] == [(3e-2, 1, 2, 3)] * 2
+
+
+def missing(site: str, *, allowed: tuple[str, ...] = (), seen_elsewhere: bool = False) -> Comparison:
+    ledger = Ledger(Judgement(JUDGEMENT.tolerance, allowed_missing=allowed))
+    ledger.pair(0, key("patchify"), SAME)
+    ledger.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
+    return close(ledger, expected=2)
+
+
+def test_a_missing_site_is_never_a_pass() -> None:
+    comparison = missing("velocity")
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.note == "the candidate has no record of it"
+    assert (comparison.compared, comparison.expected) == (1, 2)
+
+
+def test_a_missing_input_is_never_a_pass() -> None:
+    assert not missing("input.noise")
+
+
+def test_a_site_may_be_missing_by_name() -> None:
+    comparison = missing("decoder.conv_in", allowed=("encoder.*", "decoder.*"))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert comparison.counts[ALLOWED_MISSING] == 1
+    assert comparison.compared == 1
+
+
+def test_a_site_that_was_seen_in_other_passes_may_not_be_missing_in_one() -> None:
+    assert not missing("decoder.conv_in", allowed=("decoder.*",), seen_elsewhere=True)
+
+
+def test_a_run_of_nothing_but_allowed_missing_sites_is_no_pass() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.tolerance, allowed_missing=("*",)))
+    ledger.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
+    assert not close(ledger)
+
+
+@pytest.mark.parametrize("error", [off_by(1e-9), NO_DISTANCE])
+def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(3, key("input.sigma", frame=1), error)
+    ledger.pair(1, key("input.noise"), error)
+    ledger.pair(4, key("latent"), SAME)
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    assert comparison.reason == "input.noise differs at frame 0, denoise step 0"
+    assert (comparison.counts, comparison.failures, comparison.worst, comparison.sites) == ({}, [], None, [])
+    assert not comparison
+
+
+def test_an_input_may_differ_by_name() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.tolerance, accepted_inputs=("noise",)))
+    ledger.pair(0, key("input.noise"), off_by(1.0))
+    ledger.pair(1, key("latent"), off_by(1e-6))
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 1}
+
+
+def test_a_wider_tolerance_judges_the_same_error_otherwise() -> None:
+    wide = Judgement(Tolerance(activations=1e-2, frame=1e-2))
+    assert judged(off_by(1e-3), judgement=wide)
+    assert not judged(off_by(1e-3))

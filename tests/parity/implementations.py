@@ -1,0 +1,58 @@
+"""What the parity tests share: capturing every tensor of a session, and the golden packs to hold them against."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness import registry
+from harness.adapter import DTYPES, Numerics
+from harness.checkpoint import open_checkpoint
+from harness.recorder import Observation, Recorder
+from harness.scenario import read_scenario
+from harness.session import run
+
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
+IMPLEMENTATIONS = ("eager", "candidate")
+DTYPE_OF_PACK = {"base": "fp32", "image": "fp32", "bf16": "bf16"}
+
+
+@dataclass
+class Capture:
+    """A sink that keeps every tensor, by its name in a golden pack."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def observe(self, seen: Observation) -> None:
+        self.tensors[str(seen.key)] = seen.tensor.clone()
+
+    def end_pass(self) -> None:
+        pass
+
+
+def run_pack(implementation: str, pack: str) -> dict[str, Tensor]:
+    """Every tensor that `implementation` shows on the scenario of a golden pack."""
+    checkpoint = open_checkpoint(GOLDEN / "base")
+    numerics = Numerics(DTYPES[DTYPE_OF_PACK[pack]], torch.device("cpu"))
+    adapter = registry.find(implementation)(checkpoint, numerics)
+    capture = Capture()
+    with Recorder(adapter.sites(), capture) as recorder:
+        run(adapter, read_scenario(GOLDEN / pack / "scenario.safetensors"), checkpoint.transformer, recorder)
+    return capture.tensors
+
+
+def golden_activations(pack: str) -> dict[str, Tensor]:
+    """The official tensors of a pack by name; latents under the name of the step that made them."""
+    golden = load_file(GOLDEN / pack / "activations.safetensors")
+    named = {f"f{frame}/denoise3/latent": latent for frame, latent in enumerate(golden.pop("latents"))}
+    if "image/latent" in golden:
+        named["f0/image0/latent"] = golden.pop("image/latent")
+    return golden | named
+
+
+def golden_frames(pack: str) -> dict[str, Tensor]:
+    """The official decoded frames of a pack, [360,640,3] uint8, by name."""
+    frames = load_file(GOLDEN / pack / "frames.safetensors")
+    return {name.replace("/frame", "/decode0/frame"): frame for name, frame in frames.items()}

@@ -1,0 +1,51 @@
+"""The candidate against the eager reference over every default variant, in fp32, by full tensors."""
+
+import pytest
+import torch
+
+from harness import registry
+from harness.adapter import Adapter, Numerics
+from harness.arguments import Parity
+from harness.cli import sweep
+from harness.comparison import Comparison, Verdict
+from harness.judgement import Judgement, fixed_tolerance
+from harness.lockstep import Side, lockstep
+from harness.parity import Cell, plan
+
+CHECKPOINT, SWEEP = sweep(Parity())
+CELLS = {cell.name: cell for cell in plan(CHECKPOINT, SWEEP)}
+
+
+@pytest.fixture(scope="module")
+def adapters() -> dict[str, Adapter]:
+    numerics = Numerics(torch.float32, torch.device("cpu"))
+    return {name: registry.find(name)(CHECKPOINT, numerics) for name in ("eager", "candidate")}
+
+
+@pytest.fixture(scope="module", params=CELLS)
+def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> Comparison:
+    reference, candidate = (Side(name, adapter) for name, adapter in adapters.items())
+    cell: Cell = CELLS[request.param]
+    return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance("fp32")))
+
+
+def test_the_sweep_is_schedules_by_seeds_by_masks_and_one_photograph() -> None:
+    assert len(CELLS) == 3 * 2 * 3 + 1
+    assert {cell.scenario.frames for cell in CELLS.values()} == {8}
+    assert sum(cell.scenario.image is not None for cell in CELLS.values()) == 1
+
+
+def test_the_worst_site_is_within_5e_6(comparison: Comparison) -> None:
+    assert comparison.worst is not None
+    assert comparison.worst.distance <= 5e-6
+
+
+def test_every_expected_observation_was_compared_and_passes(comparison: Comparison) -> None:
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.compared == comparison.expected
+
+
+def test_every_frame_looks_the_same(comparison: Comparison) -> None:
+    assert len(comparison.frames) == 8
+    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
+    assert max(metrics.mean_abs for metrics in comparison.frames) <= 0.02

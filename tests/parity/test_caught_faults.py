@@ -1,0 +1,78 @@
+"""A deliberate change to the candidate is caught: exit code, site, frame and step are the right ones."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.checkpoint import open_checkpoint
+from harness.comparison import Comparison, Verdict, read_comparison
+from harness.make_scenario import make_scenario
+from harness.scenario import write_scenario
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+class Caught(msgspec.Struct):
+    """A finished run: how it ended, what it printed, what it wrote."""
+
+    status: int
+    printed: str
+    comparison: Comparison
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five frames: one more than the local ring holds."""
+    path = tmp_path_factory.mktemp("scenario") / "five.safetensors"
+    config = open_checkpoint(ROOT / "fixtures/golden/base").transformer
+    write_scenario(make_scenario(config, name="five", frames=config.local_window + 1, seed=11), path)
+    return path
+
+
+def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
+    command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:{candidate}"]
+    sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
+    files = ["--scenario", scenario, "--out", out]
+    finished = subprocess.run([*command, *sweep, *files], capture_output=True, text=True, check=False)
+    (folder,) = (entry for entry in out.iterdir() if entry.is_dir())
+    return Caught(finished.returncode, finished.stdout + finished.stderr, read_comparison(folder / "comparison.json"))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "key"),
+    [
+        # Scaled by 1.001, so that its relative error is 1e-3 and nothing before it differs.
+        ("VelocityScaled", "f0/denoise0/velocity"),
+        ("RotationLeftOut", "f0/denoise0/transformer.blocks.0.attn.q_rope"),
+        # Block 1 is the first local layer; its ring of 4 frames is full from frame 4 on.
+        ("StaleSlotVisible", "f4/denoise0/transformer.blocks.1.attn"),
+    ],
+)
+def test_a_fault_is_named_by_the_first_site_that_shows_it(
+    candidate: str, key: str, scenario: Path, tmp_path: Path
+) -> None:
+    caught = run_parity(candidate, scenario, tmp_path / "out")
+    assert caught.status == 1
+    assert caught.comparison.verdict is Verdict.DIVERGED
+    first = caught.comparison.first
+    assert first is not None
+    assert str(first.key) == key
+    assert first.rel_l2 is not None
+    assert first.rel_l2 > first.tolerance
+    assert f"{first.site} (f{first.frame} {first.phase}{first.step})" in caught.printed
+
+
+def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: Path, tmp_path: Path) -> None:
+    caught = run_parity("CachePassSkipped", scenario, tmp_path / "out")
+    assert caught.status == 1
+    first = caught.comparison.first
+    assert first is not None
+    assert str(first.key) == "f0/cache0/input.sigma"
+    assert first.verdict is Verdict.MISSING
+    # What the skipped pass should have left behind is told too.
+    kv = next(failure for failure in caught.comparison.failures if failure.site == "kv_cache.layers.0.kv")
+    assert (kv.verdict, kv.frame, kv.phase) == (Verdict.DIVERGED, 0, "cache")
