@@ -218,5 +218,15 @@ class AutoencoderConfig(_Config):
     decoder_blocks_per_stage: tuple[int, ...]
     sample_size: tuple[int, int] = (360, 640)
     skip_logvar: bool = False
+    # No published autoencoder scales or shifts its latents, and no implementation here does.
     scale_factor: float = 1.0
     shift_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.scale_factor, self.shift_factor) != (1.0, 0.0):
+            raise UserError(
+                "autoencoder config: latents are neither scaled nor shifted",
+                found=f"scale_factor {self.scale_factor}, shift_factor {self.shift_factor}",
+                expected="scale_factor 1.0, shift_factor 0.0",
+                do="correct the config; 0.18215 belongs to another model's autoencoder",
+            )

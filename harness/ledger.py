@@ -81,9 +81,10 @@ class Ledger:
         )
 
     def _verdict(self) -> Verdict:
-        """The worst verdict of any observation; no observation at all is no pass."""
+        """The worst verdict of any observation; to have observed nothing, or nothing but inputs, is no pass."""
+        computed = any(not is_input(rung.site) for rung in self._ladder.values())
         for verdict in (Verdict.DIVERGED, Verdict.MISSING, Verdict.WITHIN_NOISE, Verdict.IDENTICAL):
-            if self._counts[verdict]:
+            if computed and self._counts[verdict]:
                 return verdict
         return Verdict.MISSING
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, zip_longest
 
-import torch
 from torch import Tensor
 
 from harness.adapter import Adapter
@@ -18,7 +17,7 @@ from harness.ledger import Ledger
 from harness.metrics import FrameMetrics, frame_metrics
 from harness.recorder import Observation, Recorder
 from harness.scenario import Scenario
-from harness.session import passes
+from harness.session import exact_arithmetic, passes
 from harness.sites import Key
 
 EVIDENCE = "tensors"
@@ -33,7 +32,7 @@ class Side:
     writer: DumpWriter | None = None
 
 
-@torch.inference_mode()
+@exact_arithmetic()
 def lockstep(
     reference: Side,
     candidate: Side,

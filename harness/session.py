@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,7 +15,7 @@ from harness.scenario import Scenario
 def passes(
     adapter: Adapter, scenario: Scenario, config: TransformerConfig, recorder: Recorder
 ) -> Iterator[tuple[int, Pass]]:
-    """(frame, pass) of a session of `adapter`, each yielded just before it runs; advance it under inference mode.
+    """(frame, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`.
 
     A seed image is clock 0; generated frames are numbered from 0 whether or not an image came first.
     """
@@ -31,7 +32,14 @@ def _announced(adapter: Adapter, scenario: Scenario, config: TransformerConfig) 
         yield from ((frame, at) for at in adapter.generate(scenario.noise[frame], scenario.controls(frame)))
 
 
-@torch.inference_mode()
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """No gradients, and fp32 convolutions in fp32: by default cuDNN rounds their inputs to TF32."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+@exact_arithmetic()
 def run(adapter: Adapter, scenario: Scenario, config: TransformerConfig, recorder: Recorder) -> None:
     """Run the whole session."""
     deque(passes(adapter, scenario, config, recorder), maxlen=0)

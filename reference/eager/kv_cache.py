@@ -65,10 +65,10 @@ class RingCache(nn.Module):
             self.ring, self.ring_written = self.ring.clone(), self.ring_written.clone()
             self.ring[..., rows, :] = self.tail
             self.ring_written[rows] = True
-        kv = self.kv(torch.cat([self.ring, self.tail], dim=3))
-        self.ring, self.tail = kv[..., : self.capacity, :], kv[..., self.capacity :, :]
         tail_written = self.ring_written.new_ones(self.tokens)
         self.ring_written = self.written(torch.cat([self.ring_written, tail_written]))[: self.capacity]
+        kv = self.kv(torch.cat([self.ring, self.tail], dim=3))
+        self.ring, self.tail = kv[..., : self.capacity, :], kv[..., self.capacity :, :]
 
     def _rows(self, frame: int) -> slice:
         first = self.slot(frame) * self.tokens

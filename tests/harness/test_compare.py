@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -83,7 +82,8 @@ def test_special_values_in_the_same_places_are_left_out_of_the_distance() -> Non
     actual = expected + 1e-3
     clean = tensor_error(actual[1:], expected[1:])
     expected[0] = actual[0] = math.nan
-    assert tensor_error(actual, expected) == clean
+    found = tensor_error(actual, expected)
+    assert (found.rel_l2, found.max_abs, found.note) == (pytest.approx(clean.rel_l2), clean.max_abs, None)
 
 
 @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
@@ -132,8 +132,8 @@ def test_tensors_of_any_size_and_kind_can_be_compared(error: Measure, tensor: Te
     assert error(tensor.clone(), tensor).identical
 
 
-def test_an_error_is_measured_where_the_expected_tensor_lies() -> None:
-    assert tensor_error(normal(4).T, normal(4)).identical
+def test_the_layout_in_memory_makes_no_difference() -> None:
+    assert tensor_error(normal(4, 6).T.contiguous().T, normal(4, 6)).identical
 
 
 def without_digest(found: Record) -> Record:
@@ -146,8 +146,3 @@ def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: P
     other = without_digest(record(tmp_path / "c", normal(100).flip(0)))
     assert same_values(first, again)
     assert not same_values(first, other)
-
-
-def test_an_error_compares_by_value() -> None:
-    error = tensor_error(normal(3), normal(3))
-    assert error == replace(error)

@@ -81,7 +81,7 @@ def test_state_is_shown_after_a_commit_with_unused_slots_empty_and_the_tail_last
         probe.register_forward_hook(lambda module, inputs, output: shown.append(output))
     run(cache, 0)
     run(cache, 1)
-    kv, written = shown[2:]
+    written, kv = shown[2:]
     assert kv.shape == (2, 1, cache.n_kv_heads, 6 * 2 + 2, cache.head_dim)
     assert kv[0, 0, 0, :, 0].tolist() == [1, 1, *[0] * 10, 2, 2]
     assert written.tolist() == [True, True, *[False] * 10, True, True]
