@@ -49,6 +49,18 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def official(session: nox.Session) -> None:
+    """Run the official package and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
+
+    The variable holds the folders that contain `world_engine` and `fastvideo`, separated as in PYTHONPATH. What is not
+    there is skipped, with the reason.
+    """
+    install(session, "test", "official")
+    path = session.env.get("WAYPOINT_OFFICIAL_PATH", "")
+    session.run("pytest", "tests/official", "-rs", *session.posargs, env={"PYTHONPATH": path})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed and memory by ratios within one run; writes reports/out/bench.json."""
     install(session, "test")

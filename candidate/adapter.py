@@ -62,8 +62,8 @@ class CandidateAdapter:
     def _cache_sites(self, cache: RingCache) -> dict[str, Site]:
         """The sites of one layer's ring. Which slots hold what, and so the official layout, follows from the clock."""
         return {
-            "kv": Site(cache.kv, lambda ring: cache.official_kv(ring, self.session.clock)),
             "written": Site(cache.written),
+            "kv": Site(cache.kv, lambda ring: cache.official_kv(ring, self.session.clock)),
         }
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:

@@ -87,7 +87,7 @@ class ControlEmbedding(nn.Module):
         self.mlp = MLP(config.n_buttons + 3, config.d_model * config.mlp_ratio, config.d_model)
 
     def forward(self, mouse: Tensor, button: Tensor, scroll: Tensor) -> Tensor:
-        """`mouse` [2], button [n_buttons], scroll [1] (only its sign counts) -> [1,1,M]."""
+        """`mouse` [2], `button` [n_buttons], `scroll` [1] (only its sign counts) -> [1,1,M]."""
         embedding: Tensor = self.mlp(torch.cat((mouse, button, scroll.sign()))[None, None])
         return embedding
 

@@ -39,15 +39,15 @@ class RingShape:
         return clock // self.dilation % self.slots if self.writes(clock) else self.written(clock)
 
     def visible(self, clock: int) -> int:
-        """How many slots, counted from the first, frame `clock` sees: those written, and the one it occupies."""
+        """How many slots, counted from the first, frame `clock` sees: the written ones and the one it occupies."""
         return max(self.written(clock), self.slot(clock) + 1)
 
 
 def ring_shape(config: WaypointConfig, *, dilated: bool) -> RingShape:
     """The ring of a dilated (global) or of a local layer."""
-    return (
-        RingShape(config.global_window, config.global_pinned_dilation) if dilated else RingShape(config.local_window, 1)
-    )
+    if dilated:
+        return RingShape(config.global_window, config.global_pinned_dilation)
+    return RingShape(config.local_window, dilation=1)
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,15 @@ class RingCache(nn.Module):
         capacity = (self.shape.slots + 1) * config.tokens
         self.ring = torch.zeros(2, 1, config.n_kv_heads, capacity, config.head_dim, dtype=dtype, device=device)
         # Sites, observed after a frame's cache pass.
-        self.kv = nn.Identity()
-        self.written = nn.Identity()
+        self.written, self.kv = nn.Identity(), nn.Identity()
 
     def observe(self, clock: int) -> None:
         """Show the sites as frame `clock` leaves them.
 
         What the `kv` probe hands back is the ring from then on; `written` is only shown: it follows from the clock.
         """
-        self.ring = self.kv(self.ring)
         self.written(self.official_written(clock))
+        self.ring = self.kv(self.ring)
 
     def official_written(self, clock: int) -> Tensor:
         """[L+T] bool: the tokens of the official ring that are written once frame `clock` is over, and the tail."""

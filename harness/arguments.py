@@ -103,13 +103,39 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Describe a checkpoint, or list the registered implementations.
+    """Inspect a checkpoint, whole or not, or list the registered implementations.
 
-    Example: waypoint-parity info fixtures/golden/base
+    Example: waypoint-parity info fixtures/golden/base --implementation candidate
     """
 
     checkpoint: tyro.conf.Positional[str | None] = None
-    """Checkpoint folder or hub id with its revision."""
+    """Checkpoint folder, its name in official_weights/ or converted_weights/, or hub id with its revision."""
+    implementation: str | None = None
+    """Load the checkpoint with this one, and find what that leaves uninitialised."""
+    against: str | None = None
+    """Another checkpoint, whose configs are laid beside this one's."""
+    keys: bool = False
+    """List every tensor by itself."""
+    json: Path | None = None
+    """Write everything found here too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a checkpoint in another layout, bit for bit.
+
+    Example: waypoint-parity convert official_weights/Waypoint-1-Small --to diffusers --out
+    converted_weights/Waypoint-1-Small
+    """
+
+    source: tyro.conf.Positional[str]
+    """Checkpoint folder, its name in official_weights/ or converted_weights/, or hub id with its revision."""
+    to: Literal["diffusers", "package"]
+    """Layout: of diffusers (transformer/, vae/), or the official package's own (config.yaml, model.safetensors)."""
+    out: Path
+    """Folder to write; one that holds this model already is left as it is."""
+    force: bool = False
+    """Replace another checkpoint in that folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +157,14 @@ class ScenarioMake:
     """How the start noise is drawn: a generator per frame, one for the session, or one draw sliced."""
     controls: Literal["idle", "random"] = "random"
     """Buttons, mouse and scroll of each frame."""
-    prompt_tokens: int = 16
-    """P, the length of the prompt, padding included."""
+    prompt: str | None = None
+    """Text to encode with UMT5 (needs the extra `prompt`); else the prompt is drawn from the seed."""
+    text_encoder: str | None = None
+    """Folder or hub id with its revision of another UMT5 than google/umt5-xl."""
+    prompt_tokens: int | None = None
+    """P, the length of the prompt, padding included; 512 for a text, 16 for a drawn one if not given."""
     prompt_padding: int = 4
-    """How many of the prompt's last tokens are padding."""
+    """How many of a drawn prompt's last tokens are padding."""
     image: Path | None = None
     """Picture that seeds the session; resized to 360 x 640."""
 
@@ -154,10 +184,10 @@ class ScenarioShow:
 class Scenario:
     """Make or inspect the recorded inputs of a session."""
 
-    action: (
+    action: tyro.conf.OmitArgPrefixes[
         Annotated[ScenarioMake, tyro.conf.subcommand("make", prefix_name=False)]
         | Annotated[ScenarioShow, tyro.conf.subcommand("show", prefix_name=False)]
-    )
+    ]
 
 
 Command = (
@@ -165,6 +195,7 @@ Command = (
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Scenario, tyro.conf.subcommand("scenario")]
 )
 

@@ -15,7 +15,7 @@ from harness import arguments
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.adapter import Numerics
+    from harness.adapter import Numerics, Prompt
     from harness.checkpoint import Checkpoint
     from harness.comparison import Verdict
     from harness.judgement import Judgement
@@ -113,12 +113,33 @@ def _info(command: arguments.Info) -> int:
     from harness import registry
     from harness.checkpoint import open_checkpoint
     from harness.info import checkpoint_lines
+    from harness.inspection import inspect_checkpoint
+    from harness.records import to_json
+    from harness.storage import replacing
 
     if command.checkpoint is None:
         for name, point in sorted(registry.registered().items()):
             print(f"{name:16} {point.value}")
         return HOLDS
-    print("\n".join(checkpoint_lines(open_checkpoint(command.checkpoint))))
+    checkpoint = open_checkpoint(command.checkpoint, check=False)
+    against = None if command.against is None else open_checkpoint(command.against, check=False)
+    inspection = inspect_checkpoint(checkpoint, command.implementation, against)
+    print("\n".join(checkpoint_lines(checkpoint, inspection, all_keys=command.keys)))
+    if command.json is not None:
+        with replacing(command.json) as partial:
+            partial.write_bytes(to_json(inspection.to_json()))
+    return HOLDS if inspection else FAILS
+
+
+@execute.register
+def _convert(command: arguments.Convert) -> int:
+    from harness.checkpoint import open_checkpoint
+    from harness.convert import convert
+
+    checkpoint = open_checkpoint(command.source)
+    written = convert(checkpoint, command.to, command.out, force=command.force)
+    outcome = f"{command.to} layout of" if written else "left as it is, holds already"
+    print(f"{command.out}: {outcome} {checkpoint.origin}, digest {checkpoint.digest}")
     return HOLDS
 
 
@@ -131,7 +152,7 @@ def _scenario(command: arguments.Scenario) -> int:
 def _scenario_make(command: arguments.ScenarioMake) -> int:
     from harness.checkpoint import open_checkpoint
     from harness.info import scenario_lines
-    from harness.make_scenario import make_scenario, read_image
+    from harness.make_scenario import DRAWN_TOKENS, make_scenario, read_image
     from harness.scenario import write_scenario
 
     scenario = make_scenario(
@@ -141,13 +162,31 @@ def _scenario_make(command: arguments.ScenarioMake) -> int:
         seed=command.seed,
         noise_policy=command.noise_policy,
         controls=command.controls,
-        prompt_tokens=command.prompt_tokens,
+        prompt_tokens=DRAWN_TOKENS if command.prompt_tokens is None else command.prompt_tokens,
         prompt_padding=command.prompt_padding,
+        prompt=_encoded_prompt(command),
         image=None if command.image is None else read_image(command.image),
     )
     write_scenario(scenario, command.out)
     print("\n".join(scenario_lines(scenario)))
     return HOLDS
+
+
+def _encoded_prompt(command: arguments.ScenarioMake) -> "Prompt | None":
+    """The prompt of the text that was given, encoded. Raises UserError for an encoder without a text."""
+    from harness.prompt_encoder import TEXT_ENCODER, TOKENS, encode_prompt
+
+    if command.prompt is None:
+        if command.text_encoder is not None:
+            raise UserError(
+                "there is nothing to encode",
+                found=f"--text-encoder {command.text_encoder} alone",
+                expected="a text for it",
+                do="add --prompt, or leave --text-encoder out",
+            )
+        return None
+    tokens = TOKENS if command.prompt_tokens is None else command.prompt_tokens
+    return encode_prompt(command.prompt, command.text_encoder or TEXT_ENCODER, tokens)
 
 
 @execute.register
@@ -191,10 +230,12 @@ def _set_threads(threads: int) -> None:
 
 
 def _judgement(judging: arguments.Judging, dtype: str) -> "Judgement":
-    from harness.judgement import Judgement, Tolerance, fixed_tolerance
+    from harness.judgement import FIXED, Judgement, Tolerance, fixed_tolerance
 
-    fixed = fixed_tolerance(dtype)
-    tolerance = fixed if judging.tolerance is None else Tolerance(judging.tolerance, fixed.frame)
+    if judging.tolerance is None:
+        tolerance = fixed_tolerance(dtype)
+    else:
+        tolerance = Tolerance(judging.tolerance, FIXED[dtype].frame if dtype in FIXED else judging.tolerance)
     return Judgement(tolerance, judging.accept_inputs, judging.allow_missing)
 
 

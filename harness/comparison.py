@@ -60,13 +60,19 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         return math.inf if self.rel_l2 is None else self.rel_l2
 
     def __str__(self) -> str:
-        """One line: where, how far, and what would have passed."""
+        """One line: where, how far, and the tolerance that would have passed."""
         where = f"{self.site} at frame {self.frame}, {self.phase} step {self.step}"
         if self.rel_l2 is None:
-            return f"{where}: {self.verdict}, {self.note}"
-        return f"{where}: {self.verdict}, relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.0e}" + (
-            "" if self.verdict.passes else f"; would have passed at {self.rel_l2:.2e}"
-        )
+            return f"{where}: {self.note}"
+        distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.0e}"
+        return distance if self.verdict.passes else f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
+
+
+def rounded_up(value: float) -> str:
+    """`value` to three digits, never below it: a tolerance that is printed must hold when it is used."""
+    text = f"{value:.2e}"
+    exponent = int(text.partition("e")[2])
+    return text if float(text) >= value else f"{float(text) + 10.0 ** (exponent - 2):.2e}"
 
 
 class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from harness.compare import record_error
 from harness.comparison import Comparison
 from harness.contract import broken_contract
 from harness.dump import frame_path
+from harness.errors import UserError
 from harness.judgement import Judgement, fixed_tolerance
 from harness.ledger import Ledger, incomparable
 from harness.metrics import FrameMetrics, frame_metrics, read_pixels
@@ -61,15 +62,26 @@ def align(candidate: Iterator[Record], reference: Iterator[Record]) -> Iterator[
     waiting_references: dict[Key, tuple[int, Record]] = {}
     for order, (actual, expected) in enumerate(zip_longest(candidate, reference)):
         if expected is not None:
-            waiting_references[expected.key] = (order, expected)
+            _wait(waiting_references, order, expected)
         if actual is not None:
-            waiting_candidates[actual.key] = (order, actual)
-        for key in {record.key for record in (expected, actual) if record is not None}:
+            _wait(waiting_candidates, order, actual)
+        for key in dict.fromkeys(record.key for record in (expected, actual) if record is not None):
             if key in waiting_references and key in waiting_candidates:
                 place, record = waiting_references.pop(key)
                 yield Match(place, waiting_candidates.pop(key)[1], record)
     yield from (Match(order, None, record) for order, record in waiting_references.values())
     yield from (Match(order, record, None) for order, record in waiting_candidates.values())
+
+
+def _wait(waiting: dict[Key, tuple[int, Record]], order: int, record: Record) -> None:
+    if record.key in waiting:
+        raise UserError(
+            f"{record.key}: comes twice in a dump",
+            found="a second record of the same frame, phase, step, site and call",
+            expected="one record of each; `call` counts repeats within a pass",
+            do="correct what wrote the dump",
+        )
+    waiting[record.key] = (order, record)
 
 
 def _frames(candidate: Path, reference: Path) -> Iterator[FrameMetrics]:

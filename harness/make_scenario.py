@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from harness.adapter import Prompt
 from harness.config import TransformerConfig
 from harness.errors import UserError
 from harness.scenario import IMAGE_SHAPE, NoisePolicy, Scenario
 
 ControlStyle = Literal["idle", "random"]
+DRAWN_TOKENS = 16
 
 
 def image_tensor(picture: Image.Image) -> Tensor:
@@ -83,22 +85,29 @@ def make_scenario(
     seed: int,
     noise_policy: NoisePolicy = "per-frame",
     controls: ControlStyle = "random",
-    prompt_tokens: int = 16,
+    prompt_tokens: int = DRAWN_TOKENS,
     prompt_padding: int = 4,
+    prompt: Prompt | None = None,
     image: Tensor | None = None,
 ) -> Scenario:
     """A scenario for `config` from seeds alone, the same on every machine with the same torch.
 
-    Raises UserError where the padding is longer than the prompt, and for a session without frames.
+    An encoded `prompt` takes the place of the one drawn. Raises UserError where the padding is longer than the prompt,
+    for a session without frames, and for an encoded prompt that the model does not take.
     """
-    if not 0 <= prompt_padding <= prompt_tokens or frames < 1:
+    if (prompt is None and not 0 <= prompt_padding <= prompt_tokens) or frames < 1:
         raise UserError(
             "scenario cannot be made",
             found=f"{prompt_padding} of {prompt_tokens} prompt tokens padding, {frames} frames",
             expected="padding within the prompt, and at least one frame",
             do="correct the call",
         )
-    prompt = draw_prompt(config.prompt_embedding_dim or 0, prompt_tokens, prompt_padding, seed)
+    if prompt is not None:
+        conditioning = {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}
+    elif config.prompt_conditioning:
+        conditioning = draw_prompt(config.prompt_embedding_dim or 0, prompt_tokens, prompt_padding, seed)
+    else:
+        conditioning = {}
     scenario = Scenario(
         name=name,
         seed=seed,
@@ -106,7 +115,7 @@ def make_scenario(
         noise=draw_noise(config.latent_shape, frames, seed, noise_policy),
         image=image,
         **draw_controls(config.n_buttons, frames, seed, controls),
-        **(prompt if config.prompt_conditioning else {}),
+        **conditioning,
     )
     scenario.check(config)
     return scenario

@@ -28,7 +28,10 @@ def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Ada
 
     Raises UserError where there is no such implementation, and for an option that it does not have.
     """
-    name, *options = implementation.split("+")
+    # A path may have a "+" of its own.
+    location, colon, rest = implementation.rpartition(":")
+    name, *options = rest.split("+")
+    name = location + colon + name
     adapter = find(name)
     available: tuple[str, ...] = getattr(adapter, "OPTIONS", ())
     if unknown := [option for option in options if option not in available]:
@@ -70,17 +73,21 @@ def find(implementation: str) -> type[Adapter]:
 
 
 def _from_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under its path: under its stem a file called `candidate.py` or `json.py` would take that package's place.
+    name = str(path.resolve())
+    spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise _unknown(str(path), "no such file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickling look a class's module up by name.
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
 def _from_name(name: str) -> ModuleType:
+    if not name or name.startswith("."):
+        raise _unknown(name or "no module", "not a full module name")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -8,14 +8,15 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     """A comparison in a few lines, the verdict first."""
     lines = [f"{comparison.verdict}: {comparison.candidate} against {comparison.reference}"]
     if comparison.reason is not None:
-        return [*lines, f"  {comparison.reason}", "  no score is given: the two runs did not see the same inputs"]
+        return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
     if comparison.first is not None:
         lines.append(f"  first divergence: {comparison.first}")
     if comparison.worst is not None:
         lines.append(f"  worst site:       {comparison.worst}")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
-    lines.append(f"  judged by:        fixed tolerances {comparison.tolerance}, errors from {comparison.evidence}")
+    bounds = ", ".join(f"{kind} {bound:.0e}" for kind, bound in comparison.tolerance.items())
+    lines.append(f"  judged by:        fixed tolerances ({bounds}), errors from {comparison.evidence}")
     return lines
 
 

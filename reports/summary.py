@@ -47,7 +47,7 @@ def _variant_row(name: str, comparison: Comparison) -> dict[str, str]:
         "at": _where(worst),
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": f"{frames['ssim'].min():.6f}" if len(frames) else "",
-        "max mean |d|": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
+        "max mean abs d": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
     }
 
 
@@ -60,8 +60,8 @@ def _variant_details(name: str, comparison: Comparison) -> str:
         {
             "frame": frames["frame"].astype(str),
             "SSIM": frames["ssim"].map("{:.6f}".format),
-            "mean |d| /255": frames["mean_abs"].map("{:.4f}".format),
-            "max |d| /255": frames["max_abs"].astype(str),
+            "mean abs d /255": frames["mean_abs"].map("{:.4f}".format),
+            "max abs d /255": frames["max_abs"].astype(str),
             "PSNR dB": ["equal" if pd.isna(psnr) else f"{psnr:.1f}" for psnr in frames["psnr"]],
         }
     )

@@ -31,7 +31,12 @@ def test_an_absent_key_takes_its_documented_default() -> None:
     absent = ("n_kv_heads", "patch", "value_residual", "gated_attn", "global_attn_offset")
     config = TransformerConfig.read(without(*absent), source="config.json")
     assert config.n_kv_heads == config.n_heads == 2
-    assert (config.patch, config.value_residual, config.gated_attn, config.global_attn_offset) == ((1, 1), False, False, 0)
+    assert (config.patch, config.value_residual, config.gated_attn, config.global_attn_offset) == (
+        (1, 1),
+        False,
+        False,
+        0,
+    )
 
 
 def test_keys_that_begin_with_an_underscore_are_ignored() -> None:

@@ -37,7 +37,12 @@ def test_a_record_says_what_was_seen(tmp_path: Path) -> None:
     found = record(tmp_path / "dump", tensor)
     expected = summarise(tensor)
     assert (found.key, found.shape, found.dtype, found.sigma) == (LATENT, [2, 3], "bfloat16", 1.0)
-    assert (found.mean, found.std, found.rms, found.sample) == (expected.mean, expected.std, expected.rms, expected.sample)
+    assert (found.mean, found.std, found.rms, found.sample) == (
+        expected.mean,
+        expected.std,
+        expected.rms,
+        expected.sample,
+    )
     assert found.projection().tobytes() == expected.sketch
 
 
@@ -79,9 +84,13 @@ def test_the_manifest_is_complete_only_after_the_last_record(tmp_path: Path) -> 
 
 
 def test_a_run_that_fails_leaves_an_incomplete_dump(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), DumpWriter(tmp_path / "dump", manifest()) as writer:
-        writer.observe(observed(normal(4)))
-        raise KeyError
+    def fail() -> None:
+        with DumpWriter(tmp_path / "dump", manifest()) as writer:
+            writer.observe(observed(normal(4)))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     with pytest.raises(UserError, match="incomplete"):
         read_manifest(tmp_path / "dump")
 
@@ -135,7 +144,9 @@ def test_a_folder_that_cannot_be_made_is_the_callers_error(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def described(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def described(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A dump of the reference, as the command line makes it."""
     folder = tmp_path_factory.mktemp("dumps") / "reference"
     adapter = find("eager")(tiny, fp32_on_cpu)
@@ -145,11 +156,17 @@ def described(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, 
     return folder
 
 
-def test_a_manifest_is_the_identity_of_the_run(described: Path, tiny: Checkpoint, tiny_scenario: Scenario) -> None:
+def test_a_manifest_is_the_identity_of_the_run(
+    described: Path, tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
     found = read_manifest(described)
-    assert (found.implementation, found.numerics) == ("eager", {"dtype": "fp32", "device": "cpu", "compiled": "false"})
+    assert (found.implementation, found.numerics) == ("eager", fp32_on_cpu.to_json())
     assert (found.checkpoint_digest, found.scenario_digest) == (tiny.digest, tiny_scenario.digest)
-    assert (found.sigmas, found.torch, found.threads) == ([1.0, 0.5, 0.0], str(torch.__version__), torch.get_num_threads())
+    assert (found.sigmas, found.torch, found.threads) == (
+        [1.0, 0.5, 0.0],
+        str(torch.__version__),
+        torch.get_num_threads(),
+    )
     assert found.description["attention"]
 
 

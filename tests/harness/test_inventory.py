@@ -48,7 +48,9 @@ def test_a_part_has_keys_only_where_the_config_has_the_part(
 def test_key_and_value_projections_are_as_wide_as_their_heads() -> None:
     keys = inventory.transformer_keys(transformer_config())
     assert keys["transformer.blocks.0.attn.q_proj.weight"] == (64, 64)
-    assert keys["transformer.blocks.0.attn.k_proj.weight"] == keys["transformer.blocks.0.attn.v_proj.weight"] == (32, 64)
+    assert (
+        keys["transformer.blocks.0.attn.k_proj.weight"] == keys["transformer.blocks.0.attn.v_proj.weight"] == (32, 64)
+    )
 
 
 def test_a_stage_has_a_projection_up_only_where_the_width_changes() -> None:

@@ -93,7 +93,13 @@ def test_a_field_of_the_wrong_type_is_refused(dump: Path, changes: dict[str, Any
 
 @pytest.mark.parametrize(
     "sketch",
-    ["", "AAAA", base64.b64encode(bytes(4 * (SKETCH_SIZE + 1))).decode(), "#" * 328, base64.b64encode(b"\0" * 243).decode()],
+    [
+        "",
+        "AAAA",
+        base64.b64encode(bytes(4 * (SKETCH_SIZE + 1))).decode(),
+        "#" * 328,
+        base64.b64encode(b"\0" * 243).decode(),
+    ],
     ids=["none", "three bytes", "one too many", "not base64", "not whole floats"],
 )
 def test_a_sketch_of_another_length_is_refused(dump: Path, sketch: str) -> None:

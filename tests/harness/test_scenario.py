@@ -85,7 +85,7 @@ def test_a_file_that_was_cut_short_is_refused_by_name(file: Path, kept: int) -> 
 
 
 def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent.safetensors: cannot be read as a scenario"):
+    with pytest.raises(UserError, match=r"absent\.safetensors: cannot be read as a scenario"):
         read_scenario(tmp_path / "absent.safetensors")
 
 
@@ -154,7 +154,9 @@ def test_a_prompt_where_the_checkpoint_takes_none_is_refused_and_the_other_way_r
     assert (caught.value.found, caught.value.expected) == ("a prompt", "no prompt")
 
 
-@pytest.mark.parametrize("sigmas", [[0.0], [1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [[1.0, 0.0]]])
+@pytest.mark.parametrize(
+    "sigmas", [[0.0], [1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [[1.0, 0.0]]]
+)
 def test_sigmas_must_fall_to_zero(tiny_scenario: Scenario, sigmas: list[float]) -> None:
     assert "not a sigma schedule" in refusal(dataclasses.replace(tiny_scenario, sigmas=torch.tensor(sigmas))).what
 

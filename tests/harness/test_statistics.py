@@ -135,9 +135,7 @@ def with_threads() -> Iterator[Callable[[int, Tensor], Tensor]]:
 
 @pytest.mark.parametrize("kind", ["normal", "bf16", "huge", "some infinite, some NaN"])
 @pytest.mark.parametrize("size", [1000, CHUNK, 1_000_003])
-def test_the_thread_count_changes_no_bit(
-    with_threads: Callable[[int, Tensor], Tensor], kind: str, size: int
-) -> None:
+def test_the_thread_count_changes_no_bit(with_threads: Callable[[int, Tensor], Tensor], kind: str, size: int) -> None:
     tensor = KINDS[kind](size, 5)
     alone = with_threads(1, tensor)
     for threads in (2, 4):
@@ -167,7 +165,9 @@ def test_the_sketch_keeps_the_square_of_the_norm_in_the_mean() -> None:
 def test_the_estimated_distance_is_good_to_the_documented_9_percent() -> None:
     pairs = [(normal(65_536, seed), normal(65_536, seed) + 1e-3 * normal(65_536, seed + 1000)) for seed in range(200)]
     errors = np.array([estimated_distance(a, b) / float((a - b).double().norm()) - 1 for a, b in pairs])
-    print(f"relative error of the estimated distance: {errors.std():.4f}, {1 / math.sqrt(2 * SKETCH_SIZE):.4f} in theory")
+    print(
+        f"relative error of the estimated distance: {errors.std():.4f}, {1 / math.sqrt(2 * SKETCH_SIZE):.4f} in theory"
+    )
     assert errors.std() == pytest.approx(1 / math.sqrt(2 * SKETCH_SIZE), rel=0.25)
     assert np.abs(errors).max() < 0.4
 

@@ -1,0 +1,1 @@
+"""Waypoint as a modular pipeline of diffusers, driven through the pipeline's own call."""

@@ -1,0 +1,1 @@
+"""The official `world_engine` package behind the harness's adapter: driven, not re-implemented."""

@@ -1,0 +1,77 @@
+"""The driver of the official package: builds its engine, runs sessions, says where to watch."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from harness.adapter import Controls, Numerics, Pass, Prompt, Site
+from harness.checkpoint import Checkpoint
+from harness.errors import UserError
+from harness.sites import matching_sites
+from reference.process_settings import ProcessSettings, preserved_settings
+from reference.world_engine.engine import build_engine
+from reference.world_engine.package import UNTESTED, import_package
+from reference.world_engine.session import Session
+from reference.world_engine.taps import Taps
+
+PATCHED = "patched"
+
+
+class WorldEngineAdapter:
+    """Drives `world_engine.WorldEngine`; see harness.adapter.Adapter.
+
+    `patched` runs the modules as the package's engine runs them, after apply_inference_patches; without it they run as
+    they were trained. Compiled passes show what lies between them and no site inside.
+
+    Raises UserError where the package is not installed or not the tested revision, and for patches in fp32.
+    """
+
+    OPTIONS = (PATCHED, UNTESTED)
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        self._checkpoint, self._numerics = checkpoint, numerics
+        self._patched = PATCHED in numerics.options
+        if self._patched and numerics.dtype is not torch.bfloat16:
+            raise UserError(
+                "the patches of world_engine look bf16 values up in tables",
+                found=f"world-engine+{PATCHED} in {numerics.dtype_name}",
+                expected="bf16",
+                do=f"give --dtype bf16, or leave +{PATCHED} out",
+            )
+        self._package = import_package(untested=UNTESTED in numerics.options)
+        # Building draws initial weights, and warns that tables keep fp32.
+        with preserved_settings(), warnings.catch_warnings(action="ignore"):
+            self._engine, conditioning = build_engine(self._package, checkpoint, numerics, patched=self._patched)
+        self._taps = Taps(self._engine.model, inside=not numerics.compiled)
+        self._session = Session(self._package, self._engine, self._taps, conditioning, compiled=numerics.compiled)
+
+    def describe(self) -> dict[str, str]:
+        """What else identifies a run of the package."""
+        return {
+            "version": self._package.version,
+            "sources": self._package.sources,
+            "modules": "apply_inference_patches" if self._patched else "raw",
+            "attention": f"flex_attention, {'compiled' if self._numerics.compiled else 'eager'}",
+            "passes": "WorldEngine._denoise_pass over two sigmas at a time, WorldEngine._cache_pass",
+            "autoencoder": "float32, weight norm baked, eager, no autocast",
+            "float32_matmul_precision": ProcessSettings.read().matmul_precision,
+        }
+
+    def sites(self) -> Mapping[str, Site]:
+        """Every site that this checkpoint's model has; compiled, those between the passes."""
+        configs = self._checkpoint.transformer, self._checkpoint.autoencoder
+        return self._taps.sites() | matching_sites(self._engine.vae.ae_model, *configs)
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        """Begin a session: clock 0, nothing written."""
+        return self._session.start(prompt, sigmas)
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        """Give a frame."""
+        return self._session.append_image(image)
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        """Generate a frame."""
+        return self._session.generate(noise, controls)

@@ -1,0 +1,159 @@
+"""A session of the official engine, announced pass by pass."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch._dynamo.config
+from torch import Tensor
+
+from harness.adapter import Controls, Pass, Prompt
+from harness.errors import UserError
+from reference.process_settings import preserved_settings
+from reference.world_engine.engine import Conditioning
+from reference.world_engine.package import Package
+from reference.world_engine.taps import CACHE, Taps
+
+
+class Session:
+    """Drives the engine's own passes. Model, sampler, caches, frame clock and autoencoder are the package's."""
+
+    def __init__(
+        self, package: Package, engine: Any, taps: Taps, conditioning: Conditioning, *, compiled: bool
+    ) -> None:
+        self._package = package
+        self._engine = engine
+        self._taps = taps
+        self._conditioning = conditioning
+        self._compiled = compiled
+        self._inputs: dict[str, Tensor] = {}
+        self._sigmas: Tensor | None = None
+        # Without the decorators of the package, which compile it and on a GPU round it to bf16.
+        self._decode: Callable[[Any, Tensor], Tensor] = inspect.unwrap(type(engine.vae).decode)
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        """Begin: clock 0, nothing written. Raises UserError where a prompt does not fit the model."""
+        engine, show = self._engine, self._taps.show
+        self._check_prompt(prompt)
+        engine.reset()
+        self._sigmas = self._cast(sigmas)
+        self._conditioning.tabulate(self._sigmas)
+        self._taps.tap_conditioning()
+        if prompt is not None:
+            yield Pass("prompt")
+            engine._prompt_ctx = {
+                "prompt_emb": show("input.prompt_emb", self._cast(prompt.embedding)),
+                "prompt_pad_mask": show("input.prompt_pad_mask", prompt.pad_mask.to(engine.device)),
+            }
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        """Take `image` [360,640,3] uint8 as the next frame: encoded, and written to the caches under idle controls."""
+        self._started()
+        yield Pass("image", sigma=0.0)
+        pixels = self._taps.show("input.image", image.to(self._engine.device))
+        latent = self._taps.show("latent", self._cast(self._engine.vae.encode(pixels)))
+        config = self._engine.model_cfg
+        x = latent.unsqueeze(1)
+        self._take(x, Controls(torch.zeros(config.n_buttons), torch.zeros(2), torch.zeros(1)))
+        self._cache_pass(x)
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
+        x = noise
+        for step, pair in enumerate(pairwise(self._started())):
+            yield Pass("denoise", step, pair[0].item())
+            if step == 0:
+                x = self._cast(noise)
+                self._take(x, controls)
+                x = self._taps.show("input.noise", x)
+            x = self._taps.show("latent", self._denoise_pass(x, torch.stack(pair)))
+        yield Pass("cache", sigma=0.0)
+        self._cache_pass(x)
+        yield Pass("decode")
+        self._taps.show("frame", self._decode(self._engine.vae, x.squeeze(1).float()))
+
+    def _take(self, x: Tensor, controls: Controls) -> None:
+        """Hand the controls of a frame to the engine, whose clock moves on with them."""
+        show = self._taps.show
+        control = self._package.engine.CtrlInput(
+            button=_pressed(show("input.button", self._cast(controls.button))),
+            mouse=tuple(show("input.mouse", self._cast(controls.mouse)).tolist()),
+            scroll_wheel=show("input.scroll", self._cast(controls.scroll)).item(),
+        )
+        with self._in_force():
+            self._inputs = self._engine.prep_inputs(x=x, ctrl=control)
+
+    def _denoise_pass(self, x: Tensor, pair: Tensor) -> Tensor:
+        """One Euler step: the engine's whole loop, over a schedule of two sigmas."""
+        self._engine.scheduler_sigmas = pair
+        self._taps.denoising = True
+        with self._in_force():
+            latent: Tensor = self._engine._denoise_pass(x, self._inputs, self._engine.kv_cache)
+        self._taps.denoising = False
+        # A compiled pass reuses what it hands out.
+        return latent.clone()
+
+    def _cache_pass(self, x: Tensor) -> None:
+        """A pass of the clean latent, run for its keys and values; then the caches are shown."""
+        with self._in_force():
+            self._engine._cache_pass(x, self._inputs, self._engine.kv_cache)
+        for index, layer in enumerate(self._engine.kv_cache.layers):
+            for part in CACHE:
+                buffer = getattr(layer, part)
+                shown = self._taps.show(f"kv_cache.layers.{index}.{part}", buffer)
+                if shown is not buffer:
+                    buffer.copy_(shown)
+
+    @contextmanager
+    def _in_force(self) -> Iterator[None]:
+        """What a call of the engine needs of the process; between calls the process is as its owner left it."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.compiler.set_stance("default" if self._compiled else "force_eager"))
+            stack.enter_context(warnings.catch_warnings())
+            # What eager flex_attention says of its speed.
+            warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+            if self._compiled:
+                stack.enter_context(preserved_settings())  # the compiler leaves variables in the environment
+                stack.enter_context(torch._dynamo.config.patch(dict(self._package.compiler)))
+            yield
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(device=self._engine.device, dtype=self._engine.dtype)
+
+    def _started(self) -> Tensor:
+        """The schedule of the running session. Raises UserError before `start`, and past the longest session."""
+        longest, clock = self._engine.model_cfg.n_frames, int(self._engine.frame_ts)
+        if self._sigmas is None or clock >= longest:
+            raise UserError(
+                "the session cannot take another frame",
+                found="a session that was not started" if self._sigmas is None else f"frame {clock}",
+                expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
+                do="run start() to its end and begin a new session",
+            )
+        return self._sigmas
+
+    def _check_prompt(self, prompt: Prompt | None) -> None:
+        wanted = self._engine.model_cfg.prompt_conditioning
+        if (prompt is None) != (wanted is None):
+            raise UserError(
+                "the prompt does not fit the model",
+                found="no prompt" if prompt is None else f"a prompt of shape {list(prompt.embedding.shape)}",
+                expected=f"none (prompt_conditioning is {wanted!r})" if wanted is None else f"one, for {wanted!r}",
+                do="take a scenario that was recorded for this checkpoint",
+            )
+
+
+def _pressed(button: Tensor) -> set[int]:
+    """The buttons that are down, as the engine takes them. Raises UserError for one that is neither down nor up."""
+    if partial := sorted(set(button.tolist()) - {0.0, 1.0}):
+        raise UserError(
+            "world_engine takes buttons that are down or up",
+            found=f"button values {partial}",
+            expected="0 or 1",
+            do="use a scenario with whole button presses",
+        )
+    return set(button.nonzero().flatten().tolist())

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+
+from harness.checkpoint import Checkpoint
+from harness.comparison import Verdict, read_comparison
+from harness.diff import diff
+from harness.parity import Summary
+from harness.records import read_manifest, read_records
+from harness.scenario import Scenario, read_scenario
+from tests.cli.conftest import ROOT, run, script
+from tests.harness import implementations
+
+COMMANDS = [["dump"], ["diff"], ["parity"], ["info"], ["scenario", "make"], ["scenario", "show"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_shows_an_example(command: list[str]) -> None:
+    outcome = script(*command, "--help")
+    assert outcome.code == 0
+    assert f"Example: waypoint-parity {' '.join(command)}" in " ".join(outcome.out.split())
+
+
+def test_the_help_lists_every_command() -> None:
+    outcome = script("--help")
+    assert outcome.code == 0
+    assert all(command[0] in outcome.out for command in COMMANDS)
+
+
+def test_the_module_is_the_same_command_as_the_console_script() -> None:
+    command = [sys.executable, "-m", "harness.cli", "--help"]
+    assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout == script("--help").out
+
+
+def test_info_lists_the_registered_implementations() -> None:
+    names = [line.split()[0] for line in script("info").out.splitlines()]
+    assert {"candidate", "eager"} <= set(names)
+    assert names == sorted(names)
+
+
+def test_info_describes_a_checkpoint(tiny_folder: Path, tiny: Checkpoint) -> None:
+    outcome = run("info", tiny_folder)
+    assert outcome.code == 0, outcome
+    assert tiny.digest in outcome.out
+    assert (
+        "3 layers of width 64, 2 query and 1 key/value heads of width 32, 4 tokens a frame, latent 4 x 2 x 2"
+        in outcome.out
+    )
+    assert "0: 4/2, 1: 2/1, 2: 4/2" in outcome.out
+
+
+def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_path: Path) -> None:
+    file, image = tmp_path / "made.safetensors", tmp_path / "seed.png"
+    Image.new("RGB", (32, 18), (10, 20, 30)).save(image)
+    made = run(
+        "scenario", "make", "--checkpoint", tiny_folder, "--out", file, "--frames", 3, "--seed", 7,
+        "--noise-policy", "sliced", "--controls", "idle", "--prompt-tokens", 5, "--prompt-padding", 1, "--image", image,
+    )  # fmt: skip
+    assert made.code == 0
+    shown = run("scenario", "show", file)
+    assert (shown.code, shown.out) == (0, made.out)
+    scenario = read_scenario(file)
+    scenario.check(tiny.transformer)
+    assert (scenario.name, scenario.frames, scenario.seed, scenario.noise_policy) == ("made", 3, 7, "sliced")
+    assert scenario.digest in shown.out
+
+
+def test_a_dump_is_whole_and_identified(dumps: Path, tiny: Checkpoint, tiny_scenario: Scenario) -> None:
+    for role, implementation in (("reference", "eager"), ("candidate", "candidate")):
+        manifest = read_manifest(dumps / role)
+        assert (manifest.implementation, manifest.numerics["dtype"]) == (implementation, "fp32")
+        assert (manifest.checkpoint_digest, manifest.scenario_digest) == (tiny.digest, tiny_scenario.digest)
+        assert manifest.observed == manifest.expected == sum(1 for _ in read_records(dumps / role))
+        assert [path.name for path in sorted((dumps / role / "frames").iterdir())] == ["000000.png", "000001.png"]
+
+
+def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tmp_path: Path) -> None:
+    outcome = script("diff", dumps / "reference", dumps / "candidate", "--json", tmp_path / "diff.json")
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith("WITHIN_NOISE: candidate against eager\n")
+    assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate")
+
+
+def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:
+    outcome = run("diff", dumps / "reference", dumps / "candidate", "--tolerance", 1e-12)
+    assert outcome.code == 1
+    comparison = diff(dumps / "reference", dumps / "candidate")
+    first = next(rung for rung in comparison.sites if rung.rel_l2)
+    assert f"first divergence: {first.site} at frame" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("candidate", "code", "verdict"),
+    [("candidate", 0, Verdict.WITHIN_NOISE), (f"{implementations.__name__}:Louder", 1, Verdict.DIVERGED)],
+)
+def test_a_parity_run_writes_its_summary_and_ends_with_its_verdict(
+    tiny_folder: Path, scenario_file: Path, tmp_path: Path, candidate: str, code: int, verdict: Verdict
+) -> None:
+    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
+    sweep = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed", "--threads", 1)
+    outcome = run("parity", "--candidate", candidate, *inputs, *sweep, "--out", tmp_path)
+    assert outcome.code == code, outcome
+    summary = msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Summary)
+    assert summary.verdict is verdict
+    assert (tmp_path / "summary.md").read_text().startswith(f"# Parity: {verdict}\n")
+    assert list(summary.variants) == ["short_single-step_seed1_zeroed-padding"]

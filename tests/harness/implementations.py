@@ -1,0 +1,57 @@
+"""Implementations for the tests of the instrument: the reference with one thing changed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.adapter import Controls, Pass, Site
+from reference.eager.adapter import EagerAdapter
+
+
+class Louder(EagerAdapter):
+    """Shows one block too loud, by a part in ten thousand; computes as the reference does."""
+
+    def sites(self) -> Mapping[str, Site]:
+        loud = "transformer.blocks.1.mlp"
+        sites = dict(super().sites())
+        return sites | {loud: replace(sites[loud], layout=lambda output: output * 1.0001)}
+
+
+class OtherNoise(EagerAdapter):
+    """Consumes another noise than it was given."""
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        return super().generate(noise.flip(-1), controls)
+
+
+class Fewer(EagerAdapter):
+    """Has no sites in its decoder."""
+
+    def sites(self) -> Mapping[str, Site]:
+        return {name: site for name, site in super().sites().items() if not name.startswith("decoder.")}
+
+
+class Silent(EagerAdapter):
+    """Says that it has a site, which never shows anything."""
+
+    def sites(self) -> Mapping[str, Site]:
+        return {**super().sites(), "out_norm": Site(torch.nn.Identity())}
+
+
+class Interrupted(EagerAdapter):
+    """Fails in the middle of its first frame."""
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        passes = super().generate(noise, controls)
+        yield next(passes)
+        yield next(passes)
+        raise RuntimeError("out of luck")
+
+
+class NoAdapter:
+    """Lacks most of what an adapter has."""
+
+    def describe(self) -> dict[str, str]:
+        return {}

@@ -1,0 +1,233 @@
+"""The official package, run: it reproduces the golden packs, and the implementations here agree with it."""
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.tiny import write_checkpoint
+from harness import registry
+from harness.adapter import DTYPES, Adapter, Numerics
+from harness.checkpoint import Checkpoint, open_checkpoint
+from harness.compare import Error, tensor_error
+from harness.comparison import Comparison, Verdict
+from harness.convert import convert
+from harness.dump import expected_keys
+from harness.errors import UserError
+from harness.judgement import Judgement, fixed_tolerance
+from harness.lockstep import Side, lockstep
+from harness.make_scenario import make_scenario
+from harness.recorder import Recorder
+from harness.scenario import Scenario, read_scenario
+from harness.session import run
+from harness.variant import SCHEDULES, Variant
+from reference.world_engine.package import INSTALL
+from tests.parity.implementations import DTYPE_OF_PACK, GOLDEN, Capture, golden_activations, golden_frames
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"
+)
+
+WORLD_ENGINE = "reference.world_engine.adapter:WorldEngineAdapter"
+# fp32 as recorded on another machine. In bf16 a sum that another processor adds up in another order rounds to the
+# neighbouring value now and then, and a session feeds that back.
+GOLDEN_BOUND = {"fp32": 1e-6, "bf16": 1.3e-2}
+PARITY_BOUND = 3e-6
+
+Capturing = Callable[..., dict[str, Tensor]]
+Recorded = Callable[[str], Scenario]
+
+
+def errors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Error]:
+    return {name: tensor_error(actual[name].to(tensor.dtype), tensor) for name, tensor in expected.items()}
+
+
+def worst(found: dict[str, Error]) -> str:
+    return max(found, key=lambda name: found[name].rel_l2)
+
+
+def short(scenario: Scenario, frames: int) -> Scenario:
+    parts = {name: getattr(scenario, name)[:frames] for name in ("noise", "button", "mouse", "scroll")}
+    return dataclasses.replace(scenario, **parts)
+
+
+@pytest.mark.parametrize("pack", DTYPE_OF_PACK)
+def test_it_reproduces_a_golden_pack(pack: str, capture: Capturing, golden_scenario: Recorded) -> None:
+    dtype = DTYPE_OF_PACK[pack]
+    seen = capture(WORLD_ENGINE, golden_scenario(pack), dtype)
+    found = errors(seen, golden_activations(pack))
+    exact = sum(error.rel_l2 == 0 for error in found.values())
+    print(f"{pack}: {len(found)} tensors, {exact} bit for bit, worst {found[worst(found)].rel_l2:.2e} at {worst(found)}")
+    assert found[worst(found)].rel_l2 <= GOLDEN_BOUND[dtype]
+    assert [name for name in found if name.endswith(".written") and found[name].rel_l2 > 0] == []
+    for name, frame in golden_frames(pack).items():
+        assert int((seen[name].int() - frame.int()).abs().max()) <= (1 if dtype == "fp32" else 8), name
+
+
+def test_in_bf16_it_starts_as_the_golden_session_does(capture: Capturing, golden_scenario: Recorded) -> None:
+    """Up to the first sum that rounds otherwise everything is the same: casts, tables, order of operations."""
+    seen = capture(WORLD_ENGINE, golden_scenario("bf16"), "bf16")
+    golden = golden_activations("bf16")
+    block = [name for name in seen if name in golden and name.startswith("f0/denoise0/transformer.blocks.0.")]
+    for name in ["f0/denoise0/denoise_step_emb", "f0/denoise0/ctrl_emb", *block]:
+        assert tensor_error(seen[name], golden[name]).rel_l2 <= 1e-6, name
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Checkpoint) -> dict[str, Adapter]:
+    numerics = Numerics(torch.float32, torch.device("cpu"))
+    return {name: registry.load(name, base, numerics) for name in (WORLD_ENGINE, "eager", "candidate")}
+
+
+MASKED = [Variant(schedule, prompt_mask=mask) for schedule in SCHEDULES for mask in ("none", "zeroed", "unzeroed", "all")]
+CELLS = {"image": Variant(), **{variant.name: variant for variant in MASKED}}
+
+
+@pytest.mark.parametrize("candidate", ["eager", "candidate"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_parity_holds_for_14_frames(
+    cell: str, candidate: str, adapters: dict[str, Adapter], base: Checkpoint, golden_scenario: Recorded
+) -> None:
+    scenario = CELLS[cell].apply(golden_scenario("base"), base.transformer)
+    if cell == "image":
+        scenario = dataclasses.replace(scenario, image=golden_scenario("image").image)
+    sides = (Side(name, adapters[name]) for name in (WORLD_ENGINE, candidate))
+    comparison: Comparison = lockstep(*sides, base, scenario, Judgement(fixed_tolerance("fp32")))
+    print(f"{candidate}, {cell}: {comparison.compared} observations, worst {comparison.worst}")
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.compared == comparison.expected
+    assert len(comparison.frames) == 14
+    assert comparison.worst is not None
+    assert comparison.worst.distance <= PARITY_BOUND
+    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_raw_against_patched_is_measured(
+    schedule: str, capture: Capturing, golden_scenario: Recorded, base: Checkpoint
+) -> None:
+    scenario = Variant(schedule).apply(golden_scenario("bf16"), base.transformer)
+    raw, patched = (capture(name, scenario, "bf16") for name in (WORLD_ENGINE, f"{WORLD_ENGINE}+patched"))
+    assert patched.keys() == raw.keys()
+    found = errors(patched, {name: tensor for name, tensor in raw.items() if not name.endswith(".written")})
+    latents = {name: error for name, error in found.items() if name.endswith("latent")}
+    cosine = min(error.cosine for error in found.values() if error.cosine is not None)
+    print(
+        f"raw against patched, bf16, {schedule}: worst site {found[worst(found)].rel_l2:.2e} at {worst(found)}, "
+        f"latents {latents[worst(latents)].rel_l2:.2e}, smallest cosine {cosine:.6f}"
+    )
+    assert found[worst(found)].rel_l2 <= fixed_tolerance("bf16").activations
+
+
+def test_patched_runs_the_packages_replacements(base: Checkpoint) -> None:
+    adapter = registry.load(f"{WORLD_ENGINE}+patched", base, Numerics(torch.bfloat16, torch.device("cpu")))
+    assert adapter.describe()["modules"] == "apply_inference_patches"
+    fusion = adapter.sites()["transformer.blocks.0.ctrl_mlpfusion"].module
+    assert type(fusion).__name__ == "SplitMLPFusion"
+
+
+def test_every_expected_site_is_shown_once(capture: Capturing, golden_scenario: Recorded, base: Checkpoint) -> None:
+    scenario = golden_scenario("image")
+    expected = [str(key) for key in expected_keys(base, scenario)]
+    assert list(capture(WORLD_ENGINE, scenario, "fp32")) == expected
+
+
+@pytest.mark.parametrize("options", ["", "+patched"])
+def test_what_is_exchanged_at_a_site_is_computed_with(options: str, base: Checkpoint, golden_scenario: Recorded) -> None:
+    adapter = registry.load(WORLD_ENGINE + options, base, Numerics(torch.bfloat16, torch.device("cpu")))
+    scenario = short(golden_scenario("image"), 1)
+
+    def final() -> Tensor:
+        seen = Capture()
+        with Recorder({"latent": adapter.sites()["latent"]}, seen) as recorder:
+            run(adapter, scenario, base.transformer, recorder)
+        return seen.tensors["f0/denoise3/latent"]
+
+    right = final()
+    deaf = []
+    for name, site in adapter.sites().items():
+        # The mask is ignored, the rest does not lie before the first frame's latent.
+        if name.startswith(("decoder", "frame", "input.prompt_pad_mask")) or not site.module:
+            continue
+        handle = site.module.register_forward_hook(lambda module, inputs, output: changed(output))
+        deaf += [name] if torch.equal(final(), right) else []
+        handle.remove()
+    assert torch.equal(final(), right)
+    assert deaf == []
+
+
+def changed(value: Tensor) -> Tensor:
+    return ~value if value.dtype is torch.bool else value + 1 if not value.is_floating_point() else value * 1.5 + 0.1
+
+
+def test_both_layouts_of_a_checkpoint_load_alike(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
+    tiny = open_checkpoint(write_checkpoint(tmp_path / "diffusers"))
+    convert(tiny, "package", tmp_path / "package")
+    scenario = make_scenario(tiny.transformer, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
+    sessions = []
+    for checkpoint in (tiny, open_checkpoint(tmp_path / "package")):
+        adapter, seen = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu), Capture()
+        with Recorder(adapter.sites(), seen) as recorder:
+            run(adapter, scenario, checkpoint.transformer, recorder)
+        sessions.append(seen.tensors)
+    assert [name for name, tensor in sessions[0].items() if not torch.equal(sessions[1][name], tensor)] == []
+
+
+OTHER_GEOMETRIES = {
+    "value residual, no gate": {"value_residual": True, "gated_attn": False, "global_attn_offset": -1},
+    "no prompt, patch 2": {
+        "prompt_conditioning": None,
+        "prompt_conditioning_period": None,
+        "prompt_embedding_dim": None,
+        "patch": [2, 2],
+    },
+}
+
+
+@pytest.mark.parametrize("candidate", ["eager", "candidate"])
+@pytest.mark.parametrize("geometry", OTHER_GEOMETRIES)
+def test_parity_holds_in_other_geometries(
+    geometry: str, candidate: str, tmp_path: Path, fp32_on_cpu: Numerics
+) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", **OTHER_GEOMETRIES[geometry]))
+    scenario = make_scenario(checkpoint.transformer, name="walk", frames=6, seed=3, prompt_tokens=6, prompt_padding=2)
+    sides = (Side(name, registry.load(name, checkpoint, fp32_on_cpu)) for name in (WORLD_ENGINE, candidate))
+    comparison = lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance("fp32")))
+    assert comparison.compared == comparison.expected
+    assert comparison.worst is not None
+    assert comparison.worst.distance <= PARITY_BOUND
+
+
+def test_a_session_longer_than_the_models_is_refused(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_frames=2))
+    scenario = make_scenario(checkpoint.transformer, name="walk", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
+    adapter = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu)
+    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
+        run(adapter, scenario, checkpoint.transformer, recorder)
+
+
+def test_a_button_half_down_is_refused(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
+    scenario = dataclasses.replace(tiny_scenario, button=tiny_scenario.button + 0.5)
+    adapter = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
+    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="down or up"):
+        run(adapter, scenario, tiny.transformer, recorder)
+
+
+def test_a_prompt_that_is_missing_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    adapter = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
+    with pytest.raises(UserError, match="prompt does not fit"):
+        next(adapter.start(None, torch.tensor([1.0, 0.0])))
+
+
+def test_importing_and_running_leaves_the_process_as_it_was() -> None:
+    """In a process of its own: here something else has long imported the package, torch's compiler and pytest."""
+    script = Path(__file__).parent / "run_and_compare_settings.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "nothing changed"
