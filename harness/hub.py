@@ -62,13 +62,13 @@ def _fetched(repo: str, revision: str) -> Path:
 def _snapshot(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
     # Imported here: it takes 0.3 s, and most checkpoints are folders.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, but not re-exported
 
     class Bar(tqdm):
         """The client's bar; off a terminal the client itself still draws one of several."""
 
         def __init__(self, *arguments: Any, **settings: Any) -> None:
-            super().__init__(*arguments, **{"disable": None, **settings})
+            super().__init__(*arguments, **{"disable": None, **settings})  # type: ignore[no-untyped-call]
 
     try:
         found = snapshot_download(repo, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar)

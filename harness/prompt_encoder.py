@@ -4,6 +4,9 @@ Needs the extra `prompt` (transformers, ftfy). The encoder runs in fp32; what a 
 precision is a matter of its numerics.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +51,11 @@ def _load(encoder: str) -> tuple[Any, Any, Any]:
         ) from error
     home, revision = _located(encoder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(home, revision=revision)
-        model, report = UMT5EncoderModel.from_pretrained(
-            home, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
+        with _bars_on_a_terminal_only():
+            tokenizer = AutoTokenizer.from_pretrained(home, revision=revision)
+            model, report = UMT5EncoderModel.from_pretrained(
+                home, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise UserError(
             f"{encoder}: cannot be loaded as a UMT5 text encoder",
@@ -68,6 +72,21 @@ def _load(encoder: str) -> tuple[Any, Any, Any]:
             do="correct --text-encoder, or fetch it again",
         )
     return fix_text, tokenizer, model.eval()
+
+
+@contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    """The library's own bars go to whatever stderr is."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _located(encoder: str) -> tuple[str, str | None]:

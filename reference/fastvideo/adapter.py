@@ -1,8 +1,6 @@
 """The driver of FastVideo's Waypoint port."""
 
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -15,6 +13,7 @@ from harness.sites import matching_sites
 from reference.fastvideo.port import load_port
 from reference.fastvideo.probes import insert_probes
 from reference.fastvideo.source import UNTESTED
+from reference.stance import stance
 
 OWN_NOISE = "own-noise"
 _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
@@ -121,7 +120,8 @@ class FastVideoAdapter:
     def _predict(self, x: Tensor, sigma: Tensor, consumed: Mapping[str, Tensor]) -> Tensor:
         """One transformer pass at the present clock: velocity, in the shape of `x`."""
         timestamp = torch.full((1, 1), self._clock, dtype=torch.int64, device=self._numerics.device)
-        with nullcontext() if self._numerics.compiled else _eagerly():
+        # The port compiles its attention when it is imported.
+        with stance(compiled=self._numerics.compiled):
             velocity: Tensor = self._port.model(
                 x=x,
                 sigma=self._probes["input.sigma"](sigma),
@@ -160,11 +160,3 @@ class FastVideoAdapter:
                 "no session is running", found="a frame before start", expected="start first", do="call start"
             )
         return self._sigmas
-
-
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Run eagerly what the port compiled when it was imported: its attention, which warns that it would be faster."""
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        yield

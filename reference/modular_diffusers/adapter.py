@@ -1,7 +1,7 @@
 """The driver of a modular pipeline of diffusers."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from harness.adapter import Controls, Numerics, Pass, Prompt, Site
 from harness.checkpoint import Checkpoint
 from harness.errors import UserError
 from reference.modular_diffusers.paused_call import PausedCall
-from reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline, settings
+from reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
 from reference.modular_diffusers.watch import Watch
+from reference.stance import stance
 
 
 class ModularDiffusersAdapter:
@@ -83,7 +84,7 @@ class ModularDiffusersAdapter:
             "scroll": controls.scroll.item(),
             "image": self._image,
         }
-        call = PausedCall(lambda: self._call(settings(self._pipe, given)), self._stance)
+        call = PausedCall(lambda: self._call(given), partial(stance, compiled=self._numerics.compiled))
         self._watch.begin(seeding=self._image is not None)
         self._watch.announce = call.pause
         return call.passes()
@@ -93,9 +94,6 @@ class ModularDiffusersAdapter:
         state = self._pipe(**given) if self._state is None else self._pipe(self._state, **given)
         self._state, self._image = state, None
         self._watch.show("frame", _pixels(state.values["images"]))
-
-    def _stance(self) -> Any:
-        return nullcontext() if self._numerics.compiled else torch.compiler.set_stance("force_eager")
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(device=self._numerics.device, dtype=self._numerics.dtype)

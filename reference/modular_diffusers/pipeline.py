@@ -2,7 +2,6 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from reference.process_settings import preserved_settings
 TRUST = "trust-remote-code"
 PATCHED = "patched"
 TESTED_VERSION = "0.42.1"
-PIP_LINE = f'pip install "diffusers=={TESTED_VERSION}"'
+# accelerate: else diffusers loads no model that keeps a part in fp32, as Waypoint's keeps its noise conditioner.
+PIP_LINE = f'pip install "diffusers=={TESTED_VERSION}" accelerate transformers'
 
 # What a session hands in, by its key in the pipeline's state; a pipeline that does not take it computes something else.
-GIVEN = ("latents", "button", "mouse", "scroll", "prompt_embeds", "prompt_pad_mask", "scheduler_sigmas")
+_GIVEN = ("latents", "button", "mouse", "scroll", "scheduler_sigmas", "image", "output_type")
+_GIVEN_PROMPT = ("prompt_embeds", "prompt_pad_mask")
 _COMPONENTS = ("transformer", "vae")
 
 
@@ -37,31 +38,20 @@ def load_pipeline(checkpoint: Checkpoint, numerics: Numerics) -> Any:
             expected=f"diffusers+{TRUST}",
             do="read the repository's Python files at this revision first; then add the option",
         )
-    repository, revision = located(checkpoint.origin)
     pipeline_class, version = _import()
+    folder = _fetched(checkpoint.origin)
     with preserved_settings(), warnings.catch_warnings(action="ignore"):
         try:
-            pipe = pipeline_class.from_pretrained(repository, trust_remote_code=True, revision=revision)
-        except (OSError, ValueError, ImportError) as error:
+            pipe = pipeline_class.from_pretrained(folder, trust_remote_code=True)
+        # TypeError: of a folder without code for blocks diffusers asks for a class without a name.
+        except (OSError, ValueError, ImportError, TypeError) as error:
             raise _unusable(checkpoint.origin, f"diffusers {version}: {str(error).strip()}") from error
         _leave_text_to_the_scenario(pipe)
-        _check_inputs(checkpoint.origin, pipe)
-        dtypes = {"vae": torch.float32, "default": numerics.dtype}
-        pipe.load_components(list(_COMPONENTS), torch_dtype=dtypes, trust_remote_code=True, revision=revision)
-        absent = [name for name in _COMPONENTS if getattr(pipe, name, None) is None]
-        if absent:
-            raise _unusable(checkpoint.origin, f"{listed(absent)} could not be loaded; diffusers has logged why")
-        for name in _COMPONENTS:
-            getattr(pipe, name).to(numerics.device)
+        _check_inputs(checkpoint, pipe)
+        _load_components(checkpoint.origin, pipe, folder, numerics)
         if PATCHED in numerics.options:
             _patch(checkpoint.origin, pipe.transformer)
     return pipe
-
-
-def located(origin: str) -> tuple[str, str | None]:
-    """(folder, None) or (hub repository, pinned revision) of the pipeline of a checkpoint from `origin`."""
-    hub = PINNED.fullmatch(origin)
-    return (hub["repo"], hub["revision"]) if hub else (origin, None)
 
 
 def identity(origin: str) -> str:
@@ -74,9 +64,21 @@ def identity(origin: str) -> str:
     return f"a folder, code sha256 {digest.hexdigest()}"
 
 
-def inputs_of(pipe: Any) -> set[str]:
-    """The names that the pipeline's call takes."""
-    return set(pipe.blocks.input_names)
+def _fetched(origin: str) -> str:
+    """The folder of the pipeline; from the hub, the snapshot of the pinned revision.
+
+    A snapshot, because diffusers itself asks the hub for every piece of code, and for one that is cached, too. The
+    weights lie in it: the checkpoint was opened there.
+    """
+    hub = PINNED.fullmatch(origin)
+    if hub is None:
+        return origin
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=["*.py", "*.json"])
+    except Exception as error:  # among them those of its transport, which differs between the client's releases
+        raise _unusable(origin, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 def _leave_text_to_the_scenario(pipe: Any) -> None:
@@ -90,14 +92,28 @@ def _leave_text_to_the_scenario(pipe: Any) -> None:
         blocks.pop(name)
 
 
-def _check_inputs(origin: str, pipe: Any) -> None:
-    if lacking := sorted(set(GIVEN) - inputs_of(pipe)):
+def _check_inputs(checkpoint: Checkpoint, pipe: Any) -> None:
+    given = _GIVEN + (_GIVEN_PROMPT if checkpoint.transformer.prompt_conditioning else ())
+    if lacking := sorted(set(given) - set(pipe.blocks.input_names)):
         raise UserError(
-            f"{origin}: the pipeline does not take what a session hands in",
+            f"{checkpoint.origin}: the pipeline does not take what a session hands in",
             found=f"no input {listed(lacking)}",
-            expected=listed(list(GIVEN)),
+            expected=f"the inputs {listed(list(given), most=len(given))}",
             do="use a revision of the repository whose blocks declare these inputs",
         )
+
+
+def _load_components(origin: str, pipe: Any, folder: str, numerics: Numerics) -> None:
+    """Load the two models, the autoencoder in fp32, out of `folder` and nowhere else."""
+    homes = {name: pipe.get_component_spec(name).pretrained_model_name_or_path for name in _COMPONENTS}
+    if elsewhere := [f"{name} of {home}" for name, home in homes.items() if home != folder]:
+        raise _unusable(origin, f"no weights of its own for {listed(elsewhere)}, which no revision pins")
+    dtypes = {"vae": torch.float32, "default": numerics.dtype}
+    pipe.load_components(list(_COMPONENTS), torch_dtype=dtypes, trust_remote_code=True)
+    if absent := [name for name in _COMPONENTS if getattr(pipe, name, None) is None]:
+        raise _unusable(origin, f"{listed(absent)} could not be loaded; diffusers has logged why")
+    for name in _COMPONENTS:
+        getattr(pipe, name).to(numerics.device)
 
 
 def _patch(origin: str, transformer: Any) -> None:
@@ -130,9 +146,3 @@ def _unusable(origin: str, found: str) -> UserError:
         f"them, for diffusers {TESTED_VERSION}",
         do="name the repository at a revision that has a modular pipeline, or drive another implementation",
     )
-
-
-def settings(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `given` that the pipeline's call takes; it warns of others."""
-    taken = inputs_of(pipe)
-    return {name: value for name, value in given.items() if name in taken}

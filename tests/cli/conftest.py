@@ -23,11 +23,13 @@ from harness import cli
 from harness.scenario import Scenario, write_scenario
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [str(Path(sys.executable).with_name("waypoint-parity"))]
 PARTS = re.compile(
     r"error: (?P<what>.+)\n  found:    (?P<found>.+)\n  expected: (?P<expected>.+)\n  do:       (?P<do>.+)\n"
 )
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["harness.parity", "harness.diff", "reports.summary", "reference.eager.adapter"])
+# pytest too: a fork imports the main module of its parent.
+FORKS.set_forkserver_preload(["pytest", "harness.parity", "harness.diff", "reports.summary", "reference.eager.adapter"])
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
 def script(*arguments: object, **settings: Any) -> Outcome:
     """The console script, from its start to its end; `settings` go to subprocess."""
-    command = [Path(sys.executable).with_name("waypoint-parity"), *map(str, arguments)]
+    command = [*COMMAND, *map(str, arguments)]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, **settings)
     return Outcome(found.returncode, found.stdout, found.stderr)
 
@@ -60,26 +62,24 @@ def _main(arguments: list[str], folder: Path) -> None:
     sys.exit(cli.main(arguments))
 
 
-def run(*arguments: object) -> Outcome:
-    """A command from its start to its end."""
+def run(*arguments: object, **settings: Any) -> Outcome:
+    """A command from its start to its end; with `settings` it is the console script that runs."""
+    if settings:
+        return script(*arguments, **settings)
     with TemporaryDirectory() as folder:
         process = start(Path(folder), *arguments)
         process.join(timeout=120)
         return Outcome(process.exitcode, (Path(folder) / "out").read_text(), (Path(folder) / "err").read_text())
 
 
-def message(outcome: Outcome) -> dict[str, str]:
-    """The four parts of the one message with which a command refused its input."""
+def refused(*arguments: object, **settings: Any) -> dict[str, str]:
+    """The four parts of the one message with which a command refuses its input."""
+    outcome = run(*arguments, **settings)
     assert outcome.code == 2, outcome
     assert "Traceback" not in outcome.err
     parts = PARTS.fullmatch(outcome.err)
     assert parts, outcome.err
     return parts.groupdict()
-
-
-def refused(*arguments: object) -> dict[str, str]:
-    """The message with which a command refuses its input."""
-    return message(run(*arguments))
 
 
 @pytest.fixture(scope="session")

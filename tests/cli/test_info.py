@@ -2,6 +2,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.checkpoint import WEIGHTS_NAME, Checkpoint
-from tests.cli.conftest import COMMAND, ROOT, refused, run
+from tests.cli.conftest import ROOT, refused, run
 
 COPY = "transformer.blocks.2.cond_head.cond_proj.3.weight"
 
@@ -113,7 +114,7 @@ def test_what_cannot_be_read_at_all_is_unusable(checkpoint: Path, name: str, con
 def test_a_checkpoint_is_found_by_its_bare_name(tiny_folder: Path, tiny: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "official_weights").mkdir()
     (tmp_path / "official_weights" / "Waypoint-1-Tiny").symlink_to(tiny_folder)
-    command = [*COMMAND, "info", "Waypoint-1-Tiny"]
+    command = [sys.executable, "-m", "harness.cli", "info", "Waypoint-1-Tiny"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     outcome = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome

@@ -6,7 +6,7 @@ import torch
 
 from fixtures.tiny import write_checkpoint
 from harness.scenario import read_scenario
-from tests.cli.conftest import refused, run
+from tests.cli.conftest import PARTS, refused, run, script
 from tests.harness.text_encoder import write_text_encoder
 
 
@@ -58,8 +58,11 @@ def test_without_the_extra_the_line_that_installs_it_is_given(tiny_folder: Path,
     """A module of the same name that cannot be imported lies before the real one."""
     (tmp_path / "transformers.py").write_text("raise ImportError('No module named transformers')")
     inputs = ("--checkpoint", tiny_folder, "--out", tmp_path / "town.safetensors", "--prompt", "the town")
-    parts = refused("scenario", "make", *inputs, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert "pip install 'waypoint-parity[prompt]'" in parts["do"]
+    outcome = script("scenario", "make", *inputs, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    message = PARTS.fullmatch(outcome.err)
+    assert (outcome.code, bool(message)) == (2, True), outcome
+    assert message is not None
+    assert "pip install 'waypoint-parity[prompt]'" in message["do"]
 
 
 def test_a_text_encoder_without_a_text_is_refused(tiny_folder: Path, encoder: Path, tmp_path: Path) -> None:

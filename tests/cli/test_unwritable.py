@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import message, refused, script
+from tests.cli.conftest import refused
 
 Dump = Callable[..., tuple[object, ...]]
 NO_SPACE = os.strerror(errno.ENOSPC)
@@ -77,21 +77,21 @@ def limited(size: int) -> dict[str, Any]:
 
 def test_records_that_may_not_grow_leave_an_incomplete_dump(dump: Dump, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    parts = message(script(*dump("eager", out=out), **limited(16 * KIB)))
+    parts = refused(*dump("eager", out=out), **limited(16 * KIB))
     assert (parts["what"], parts["found"]) == (f"{out}: cannot be written", os.strerror(errno.EFBIG))
     assert refused("diff", out, out)["what"] == f"{out}: the dump is incomplete"
 
 
 def test_a_scenario_that_may_not_grow_is_not_there(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "made.safetensors"
-    parts = message(script("scenario", "make", "--checkpoint", tiny_folder, "--out", out, **limited(100)))
+    parts = refused("scenario", "make", "--checkpoint", tiny_folder, "--out", out, **limited(100))
     assert parts["what"] == f"{out}: cannot be written"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_comparison_that_may_not_grow_is_not_there(dumps: Path, tmp_path: Path) -> None:
     out = tmp_path / "diff.json"
-    parts = message(script("diff", dumps / "reference", dumps / "candidate", "--json", out, **limited(100)))
+    parts = refused("diff", dumps / "reference", dumps / "candidate", "--json", out, **limited(100))
     assert parts["what"] == f"{out}: cannot be written"
     assert not list(tmp_path.iterdir())
 

@@ -68,6 +68,17 @@ def test_the_same_text_gives_the_same_embedding(encoder: str) -> None:
     assert encode_prompt(WALK, encoder, TOKENS).embedding.equal(encode_prompt(WALK, encoder, TOKENS).embedding)
 
 
+def test_nothing_is_drawn_off_a_terminal_and_the_librarys_setting_is_kept(
+    encoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    encode_prompt(WALK, encoder, TOKENS)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled() is before is True
+
+
 def test_encoding_leaves_no_gradient_and_no_inference_tensor_behind(encoder: str) -> None:
     embedding = encode_prompt(WALK, encoder, TOKENS).embedding
     assert not embedding.requires_grad

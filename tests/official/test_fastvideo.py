@@ -145,9 +145,7 @@ class TestHeadWidth64:
 
 
 class TestHeadWidth32:
-    def test_the_prompt_attention_of_block_0_is_named(
-        self, reference: str, checkpoints: dict[int, Checkpoint]
-    ) -> None:
+    def test_the_prompt_attention_of_block_0_is_named(self, reference: str, checkpoints: dict[int, Checkpoint]) -> None:
         """Its head width is fixed at 64."""
         comparison = compare(reference, FASTVIDEO, checkpoints[32], scenario_for(checkpoints[32]))
         assert comparison.verdict is Verdict.DIVERGED
@@ -160,7 +158,11 @@ class TestHeadWidth32:
     ) -> None:
         """Its temporal frequencies are those of head width 64; at clock 0 nothing turns."""
         comparison = compare(
-            reference, FASTVIDEO, checkpoints[32], scenario_for(checkpoints[32]), prepare=exchanging("prompt_cross_attn")
+            reference,
+            FASTVIDEO,
+            checkpoints[32],
+            scenario_for(checkpoints[32]),
+            prepare=exchanging("prompt_cross_attn"),
         )
         assert comparison.verdict is Verdict.DIVERGED
         assert comparison.first is not None
