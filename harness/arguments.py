@@ -118,6 +118,7 @@ class Info:
     """List every tensor by itself."""
     json: Path | None = None
     """Write everything found here too."""
+    numerics: tyro.conf.OmitArgPrefixes[Numerics] = field(default_factory=Numerics)
 
 
 @dataclass(frozen=True, kw_only=True)

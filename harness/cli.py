@@ -123,7 +123,8 @@ def _info(command: arguments.Info) -> int:
         return HOLDS
     checkpoint = open_checkpoint(command.checkpoint, check=False)
     against = None if command.against is None else open_checkpoint(command.against, check=False)
-    inspection = inspect_checkpoint(checkpoint, command.implementation, against)
+    numerics = _numerics(command.numerics)
+    inspection = inspect_checkpoint(checkpoint, command.implementation, against, numerics=numerics)
     print("\n".join(checkpoint_lines(checkpoint, inspection, all_keys=command.keys)))
     if command.json is not None:
         with replacing(command.json) as partial:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness import inventory
+from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint
 from harness.digest import fast_digest
 from harness.loading import Loading, load_poisoned
@@ -20,6 +21,7 @@ from harness.settings import SideBySide, beside_checkpoint
 from harness.weights import Weights
 
 TIED = "cond_head.cond_proj."
+FP32_ON_CPU = Numerics(torch.float32, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,15 @@ class Inspection:
 
 
 def inspect_checkpoint(
-    checkpoint: Checkpoint, implementation: str | None = None, against: Checkpoint | None = None
+    checkpoint: Checkpoint,
+    implementation: str | None = None,
+    against: Checkpoint | None = None,
+    *,
+    numerics: Numerics = FP32_ON_CPU,
 ) -> Inspection:
     """Inspect a checkpoint that may have been opened unchecked.
 
-    With an `implementation`, it is loaded in fp32 on the CPU, and what it leaves uninitialised is found; with another
+    With an `implementation`, that loads it in its `numerics`, and what it leaves uninitialised is found; with another
     checkpoint `against` which to compare, the configs are laid side by side. Raises UserError where there is no such
     implementation, and where one refuses a checkpoint that has nothing wrong with it.
     """
@@ -88,7 +94,7 @@ def inspect_checkpoint(
     untied = untied_copies(transformer)
     loading = None
     if implementation is not None:
-        loading = load_poisoned(implementation, checkpoint, sound=all(parts) and not untied)
+        loading = load_poisoned(implementation, checkpoint, numerics, sound=all(parts) and not untied)
     compared = [] if against is None else beside_checkpoint(checkpoint, against)
     return Inspection(checkpoint.origin, checkpoint.digest, parts, untied, loading, compared)
 

@@ -33,15 +33,15 @@ class Loading:
         return self.failure is None and not self.unfilled
 
 
-def load_poisoned(implementation: str, checkpoint: Checkpoint, *, sound: bool) -> Loading:
-    """Load the checkpoint in fp32 on the CPU, and look for what nobody filled.
+def load_poisoned(implementation: str, checkpoint: Checkpoint, numerics: Numerics, *, sound: bool) -> Loading:
+    """Load the checkpoint, and look for what nobody filled.
 
     Raises UserError where there is no such implementation, and where one refuses a checkpoint that is `sound`.
     """
     registry.find(implementation.split("+")[0])
     try:
         with poisoned():
-            adapter = registry.load(implementation, checkpoint, Numerics(torch.float32, torch.device("cpu")))
+            adapter = registry.load(implementation, checkpoint, numerics)
     except Exception as error:  # whatever an implementation makes of a checkpoint that does not fit
         if sound and isinstance(error, UserError):
             raise

@@ -102,12 +102,9 @@ def make_scenario(
             expected="padding within the prompt, and at least one frame",
             do="correct the call",
         )
-    if prompt is not None:
-        conditioning = {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}
-    elif config.prompt_conditioning:
-        conditioning = draw_prompt(config.prompt_embedding_dim or 0, prompt_tokens, prompt_padding, seed)
-    else:
-        conditioning = {}
+    width = config.prompt_embedding_dim or 0 if config.prompt_conditioning else None
+    drawn = {} if width is None else draw_prompt(width, prompt_tokens, prompt_padding, seed)
+    given = {} if prompt is None else {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}
     scenario = Scenario(
         name=name,
         seed=seed,
@@ -115,7 +112,7 @@ def make_scenario(
         noise=draw_noise(config.latent_shape, frames, seed, noise_policy),
         image=image,
         **draw_controls(config.n_buttons, frames, seed, controls),
-        **conditioning,
+        **(drawn | given),
     )
     scenario.check(config)
     return scenario

@@ -19,6 +19,8 @@ from torch import Tensor
 # 1/sqrt(2k) = 9 % (measured: tests/harness/test_statistics.py prints it).
 SKETCH_SIZE = 61
 CHUNK = SKETCH_SIZE * 537  # 32757 elements: below torch's grain for splitting a reduction over threads
+# Each chunk reads the drawn signs from this much further on, which moves every sign to another of the k buckets.
+_SHIFT = 33
 SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
 SAMPLES = 8
 _ROWS_AT_ONCE = 8  # 1 MiB of fp32
@@ -78,16 +80,20 @@ def measure(tensor: Tensor) -> Tensor:
     """
     flat = tensor.detach().reshape(-1)
     size = flat.numel()
-    whole = size - size % CHUNK
-    blocks = list(torch.split(flat[:whole].view(-1, CHUNK), _ROWS_AT_ONCE)) if whole else []
-    if whole < size:
-        blocks.append(flat[whole:][None])
-    if not blocks:
+    if not size:
         nothing = flat.new_zeros(len(_COLUMNS) + SAMPLES + SKETCH_SIZE, dtype=torch.float64)
         nothing[len(_COLUMNS) :][:SAMPLES] = math.nan
         return nothing
-    within, across = _signs(-(-size // CHUNK), flat.device)
-    reduced, sketches = zip(*(_reduce(block.float(), within) for block in blocks), strict=True)
+    whole, rest = divmod(size, CHUNK)
+    within, across = _signs(whole + bool(rest), flat.device)
+    rows = flat[: whole * CHUNK].view(whole, CHUNK)
+    blocks: list[tuple[Tensor, Tensor]] = []
+    if whole:
+        by_rows = (torch.split(each, _ROWS_AT_ONCE) for each in (rows, within[:whole]))
+        blocks += zip(*by_rows, strict=True)
+    if rest:
+        blocks.append((flat[whole * CHUNK :][None], within[whole:, :rest]))
+    reduced, sketches = zip(*(_reduce(block.float(), signs) for block, signs in blocks), strict=True)
     sketch = (torch.cat(sketches) * across[:, None]).sum(0)
     sample = flat[_sample_positions(size, flat.device)].double()
     return torch.cat([_combine(torch.cat(reduced)), sample, sketch])
@@ -154,10 +160,11 @@ def _moments(
 def _sketch(values: Tensor, within: Tensor) -> Tensor:
     """Signed random projection [c, SKETCH_SIZE] fp64 of each chunk: element i goes to bucket i mod k, sign drawn.
 
-    The sign of an element is that of its place within its chunk times that of the chunk, so E||sketch||^2 = ||x||^2 and
-    the tables stay small. The map is linear: the difference of two sketches is the sketch of the difference.
+    The sign of an element is that of its place (see `_signs`) times that of its chunk, so E||sketch||^2 = ||x||^2, and
+    chunks that are alike, as in a constant offset, do not cancel. The map is linear: the difference of two sketches is
+    the sketch of the difference.
     """
-    signed = values * within[: values.shape[1]]
+    signed = values * within
     padded = torch.nn.functional.pad(signed, (0, -values.shape[1] % SKETCH_SIZE))
     return padded.view(values.shape[0], -1, SKETCH_SIZE).sum(1).double()
 
@@ -173,12 +180,16 @@ def _combine(chunks: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _signs(chunks: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Signs within a chunk [CHUNK] fp32 and of each chunk [chunks] fp64; a longer tensor starts as a shorter one."""
+    """Signs within every chunk [chunks, CHUNK] fp32, one table that they all share, and of each chunk [chunks] fp64.
+
+    A longer tensor starts as a shorter one.
+    """
+    length = max(chunks, 1024)
     draw = torch.Generator().manual_seed(SKETCH_SEED)
-    within = torch.randint(0, 2, (CHUNK,), generator=draw).float() * 2 - 1
+    within = torch.randint(0, 2, (CHUNK + _SHIFT * length,), generator=draw).float() * 2 - 1
     draw.manual_seed(SKETCH_SEED + 1)
-    across = torch.randint(0, 2, (max(chunks, 1024),), generator=draw).double()[:chunks] * 2 - 1
-    return within.to(device), across.to(device)
+    across = torch.randint(0, 2, (length,), generator=draw).double()[:chunks] * 2 - 1
+    return within.to(device).as_strided((chunks, CHUNK), (_SHIFT, 1)), across.to(device)
 
 
 @lru_cache(maxsize=1024)

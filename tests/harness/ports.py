@@ -70,3 +70,12 @@ class Fails(CandidateAdapter):
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         raise RuntimeError("size mismatch for blocks.0\nand much more")
+
+
+class NeedsBfloat16(CandidateAdapter):
+    """Computes in one precision only."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        if numerics.dtype != torch.bfloat16:
+            raise RuntimeError(f"{numerics.dtype_name.replace('fp', 'float')}, not bfloat16")
+        super().__init__(checkpoint, numerics)

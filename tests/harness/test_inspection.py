@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fixtures.tiny import write_checkpoint
+from harness.adapter import Numerics
 from harness.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
 from harness.errors import UserError
 from harness.inspection import Inspection, inspect_checkpoint
@@ -127,6 +128,15 @@ def test_our_own_implementations_fill_everything(tiny: Checkpoint, implementatio
     assert inspection.loading.scratch == []
     assert {compared.part for compared in inspection.loading.configs} >= {"transformer"}
     assert not any(compared.differences for compared in inspection.loading.configs)
+
+
+def test_an_implementation_is_inspected_in_the_numerics_that_it_is_to_run_in(tiny: Checkpoint) -> None:
+    bf16 = Numerics(torch.bfloat16, torch.device("cpu"))
+    assert inspect_checkpoint(tiny, "candidate", numerics=bf16)
+    refusal = inspect_checkpoint(tiny, f"{PORTS}:NeedsBfloat16").loading
+    assert refusal is not None
+    assert refusal.failure == "float32, not bfloat16"
+    assert inspect_checkpoint(tiny, f"{PORTS}:NeedsBfloat16", numerics=bf16)
 
 
 def faults(checkpoint: Checkpoint, port: str) -> list[str]:

@@ -128,6 +128,15 @@ def test_a_side_that_fails_leaves_both_dumps_incomplete(compare: Callable[..., C
             read_manifest(tmp_path / role)
 
 
+@pytest.mark.parametrize("roles", [("eager", "reusing"), ("reusing", "eager"), ("reusing", "reusing")], ids=str)
+def test_an_implementation_may_reuse_what_it_showed(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, roles: tuple[str, str]
+) -> None:
+    names = {"eager": "eager", "reusing": named(implementations.Reusing)}
+    sides = [Side(role, load(names[role], tiny, fp32_on_cpu)) for role in roles]
+    assert lockstep(*sides, tiny, tiny_scenario, JUDGEMENT).verdict is Verdict.IDENTICAL
+
+
 def test_no_dump_is_needed_and_no_mode_of_torch_is_changed(
     tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
 ) -> None:

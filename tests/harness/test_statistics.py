@@ -181,6 +181,37 @@ def test_a_single_outlier_channel_does_not_decide_the_estimate(channels: int) ->
     assert estimated_distance(a, b) == pytest.approx(float((a - b).norm()), rel=0.35)
 
 
+CHUNKS = (1, 2, 3, 4, 8, 20, 21, 61, 64, 122)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize(
+    "difference",
+    [
+        lambda place: torch.ones_like(place),
+        lambda place: place,
+        lambda place: (place % 2) * 2 - 1,
+        lambda place: torch.sin(place % 61),
+        lambda place: torch.sin(place % CHUNK),
+        lambda place: torch.sin(place % 2560),
+    ],
+    ids=["an offset", "a ramp", "turns", "by bucket", "by chunk", "an offset per channel"],
+)
+def test_a_difference_with_a_pattern_is_estimated_as_well_as_a_random_one(
+    chunks: int, difference: Callable[[Tensor], Tensor]
+) -> None:
+    place = torch.arange(chunks * CHUNK + 40, dtype=torch.float64)
+    a = normal(len(place), 1)
+    b = a + 1e-2 * difference(place).float()
+    assert estimated_distance(a, b) == pytest.approx(float((a - b).double().norm()), rel=0.4)
+
+
+def test_a_longer_tensor_is_sketched_as_its_beginning_was() -> None:
+    short = normal(3 * CHUNK, 1).bfloat16()
+    longer = torch.cat([short, torch.zeros(1030 * CHUNK, dtype=torch.bfloat16)])
+    assert sketch(longer) == pytest.approx(sketch(short))
+
+
 def permuted_heads(q: Tensor) -> Tensor:
     return q.roll(1, dims=1)
 

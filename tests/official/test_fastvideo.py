@@ -143,6 +143,14 @@ class TestHeadWidth64:
         assert other.first is not None
         assert other.first.site == "input.noise"
 
+    def test_sessions_of_one_adapter_are_independent(self, checkpoints: dict[int, Checkpoint]) -> None:
+        adapter, capture = FastVideoAdapter(checkpoints[64], numerics()), Capture()
+        with Recorder(adapter.sites(), capture) as recorder:
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+            first = dict(capture.tensors)
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+        assert [name for name, tensor in first.items() if not torch.equal(capture.tensors[name], tensor)] == []
+
 
 class TestHeadWidth32:
     def test_the_prompt_attention_of_block_0_is_named(self, reference: str, checkpoints: dict[int, Checkpoint]) -> None:

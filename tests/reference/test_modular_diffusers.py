@@ -1,6 +1,7 @@
 """What holds of the adapter of modular pipelines without diffusers; tests/official runs a pipeline."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,11 +98,13 @@ class TestPausedCall:
             next(passes)
 
     def test_left_in_the_middle_it_does_not_go_on(self) -> None:
+        threads = threading.active_count()
         log = Log()
         passes = log.paused.passes()
         next(passes)
         del passes
         assert "ran 0" not in log.lines
+        assert threading.active_count() == threads
 
     @pytest.mark.parametrize("inference", [True, False])
     def test_it_records_gradients_where_the_caller_does(self, inference: bool) -> None:
