@@ -11,8 +11,9 @@ from torch import Tensor
 
 from harness import inventory
 from harness.adapter import Controls, Prompt
-from harness.checkpoint import Checkpoint, Weights, open_checkpoint
+from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.config import AutoencoderConfig, TransformerConfig
+from harness.weights import Weights
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
 PROMPT_TOKENS = 512
