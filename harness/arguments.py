@@ -21,6 +21,8 @@ class Numerics:
     """Let an implementation compile itself, where it can; a compiled part shows fewer sites."""
     threads: int | None = None
     """Threads of a CPU run; the machine's choice if not given. Part of the run's identity."""
+    trust_remote_code: bool = False
+    """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

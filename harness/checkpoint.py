@@ -81,9 +81,11 @@ def open_checkpoint(location: str | Path, *, check: bool = True) -> Checkpoint:
 
 
 def _open_diffusers(folder: Path, origin: str) -> Checkpoint:
+    geometry = _mapping(folder / "transformer" / "config.json")
+    geometry.pop("auto_map", None)  # names the model's class for loaders that run a repository's own code
     return Checkpoint(
         origin,
-        TransformerConfig.read(_mapping(folder / "transformer" / "config.json"), source="transformer/config.json"),
+        TransformerConfig.read(geometry, source="transformer/config.json"),
         AutoencoderConfig.read(_mapping(folder / "vae" / "config.json"), source="vae/config.json"),
         _sharded(folder / "transformer"),
         _sharded(folder / "vae"),

@@ -217,7 +217,8 @@ def _numerics(chosen: arguments.Numerics) -> "Numerics":
             expected="a device that this torch build and this machine have",
             do="give another --device, or install a torch build for it",
         ) from error
-    return Numerics(DTYPES[chosen.dtype], device, chosen.compiled)
+    options = ("trust-remote-code",) if chosen.trust_remote_code else ()
+    return Numerics(DTYPES[chosen.dtype], device, chosen.compiled, options)
 
 
 def _set_threads(threads: int) -> None:

@@ -26,6 +26,8 @@ def registered() -> dict[str, EntryPoint]:
 def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
     """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
 
+    Of `numerics.options`, which hold for a whole run, it gets those that it knows.
+
     Raises UserError where there is no such implementation, and for an option that it does not have.
     """
     # A path may have a "+" of its own.
@@ -41,6 +43,7 @@ def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Ada
             expected=f"one of {listed(list(available))}" if available else "no option",
             do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
         )
+    options += [option for option in numerics.options if option in available and option not in options]
     return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
 
 

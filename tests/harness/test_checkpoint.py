@@ -169,3 +169,9 @@ def test_every_block_of_the_tiny_checkpoint_has_the_same_conditioning_projection
     for index in range(6):
         blocks = [weights[f"transformer.blocks.{block}.cond_head.cond_proj.{index}.weight"] for block in range(3)]
         assert torch.stack(blocks).std(0).max() == 0
+
+
+def test_a_config_may_name_the_class_of_its_own_code(folder: Path, tiny: Checkpoint) -> None:
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "model.WorldModel"}}))
+    assert open_checkpoint(folder).digest == tiny.digest

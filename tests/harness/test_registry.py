@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -24,6 +25,13 @@ class MyPort(EagerAdapter):
 
 class Patched(EagerAdapter):
     OPTIONS = ("patched", "merged")
+
+    def __init__(self, checkpoint, numerics):
+        super().__init__(checkpoint, numerics)
+        self.options = numerics.options
+
+    def describe(self):
+        return {"options": "+".join(self.options)}
 
 number = 3
 """
@@ -68,7 +76,7 @@ def test_a_file_of_a_packages_name_does_not_take_the_packages_place(file: Path) 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     error = refusal("eagre")
     assert error.what == "eagre: no such implementation"
-    assert "candidate, eager" in error.found
+    assert "candidate, diffusers, eager, fastvideo, world-engine" in error.found
 
 
 @pytest.mark.parametrize(
@@ -107,3 +115,11 @@ def test_options_after_the_name_are_the_implementations_own_numerics(
 def test_an_implementation_without_options_takes_none(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     with pytest.raises(UserError, match="eager has no such option"):
         load("eager+patched", tiny, fp32_on_cpu)
+
+
+def test_an_option_of_the_whole_run_reaches_only_who_knows_it(
+    file: Path, tiny: Checkpoint, fp32_on_cpu: Numerics
+) -> None:
+    whole_run = dataclasses.replace(fp32_on_cpu, options=("patched",))
+    assert load("eager", tiny, whole_run).describe()
+    assert load(f"{file}:Patched+merged", tiny, whole_run).describe()["options"] == "merged+patched"
