@@ -1,9 +1,8 @@
 """A session of the official engine, announced pass by pass."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from harness.adapter import Controls, Pass, Prompt
 from harness.errors import UserError
-from reference.process_settings import preserved_settings
+from reference.stance import stance
 from reference.world_engine.engine import Conditioning
 from reference.world_engine.package import Package
 from reference.world_engine.taps import CACHE, Taps
@@ -111,14 +110,8 @@ class Session:
     @contextmanager
     def _in_force(self) -> Iterator[None]:
         """What a call of the engine needs of the process; between calls the process is as its owner left it."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.compiler.set_stance("default" if self._compiled else "force_eager"))
-            stack.enter_context(warnings.catch_warnings())
-            # What eager flex_attention says of its speed.
-            warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-            if self._compiled:
-                stack.enter_context(preserved_settings())  # the compiler leaves variables in the environment
-                stack.enter_context(torch._dynamo.config.patch(dict(self._package.compiler)))
+        compiler = dict(self._package.compiler) if self._compiled else {}
+        with stance(compiled=self._compiled), torch._dynamo.config.patch(compiler):
             yield
 
     def _cast(self, x: Tensor) -> Tensor:
