@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapter import Controls, Pass, Prompt
-from harness.errors import UserError
 from reference.eager.autoencoder import Autoencoder
 from reference.eager.kv_cache import KVCache
 from reference.eager.model import WorldModel
+from reference.session_rules import check_prompt, running_schedule
 
 INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
 
@@ -43,7 +43,7 @@ class Session(nn.Module):
 
         Raises UserError where the model takes a prompt and none is given, or the other way round.
         """
-        self._check_prompt(prompt)
+        check_prompt(prompt, self.model.config.prompt_conditioning)
         self.clock = 0
         self.sigmas = self._cast(sigmas)
         self.kv_cache.reset(self.device, self.dtype)
@@ -55,7 +55,7 @@ class Session(nn.Module):
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
         """Take `image` [360,640,3] uint8 as the next frame: encode it, write it to the caches under idle controls."""
-        self._started()
+        self._schedule()
         yield Pass("image", sigma=0.0)
         latent = self.latent(self._cast(self.encoder(self.input["image"](image.to(self.device)))))
         idle = Controls(torch.zeros(self.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
@@ -64,7 +64,7 @@ class Session(nn.Module):
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
         x = noise
-        for step, (sigma, following) in enumerate(pairwise(self._started())):
+        for step, (sigma, following) in enumerate(pairwise(self._schedule())):
             yield Pass("denoise", step, sigma.item())
             if step == 0:
                 x, controls = self.input["noise"](self._cast(noise)), self._take(controls)
@@ -100,24 +100,5 @@ class Session(nn.Module):
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)
 
-    def _started(self) -> Tensor:
-        """The schedule of the running session. Raises UserError before `start`, and past the longest session."""
-        longest = self.model.config.n_frames
-        if self.sigmas is None or self.clock >= longest:
-            raise UserError(
-                "the session cannot take another frame",
-                found="a session that was not started" if self.sigmas is None else f"frame {self.clock}",
-                expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
-                do="run start() to its end and begin a new session",
-            )
-        return self.sigmas
-
-    def _check_prompt(self, prompt: Prompt | None) -> None:
-        wanted = self.model.config.prompt_conditioning
-        if (prompt is None) != (wanted is None):
-            raise UserError(
-                "the prompt does not fit the model",
-                found="no prompt" if prompt is None else f"a prompt of shape {list(prompt.embedding.shape)}",
-                expected=f"none (prompt_conditioning is {wanted!r})" if wanted is None else f"one, for {wanted!r}",
-                do="take a scenario that was recorded for this checkpoint",
-            )
+    def _schedule(self) -> Tensor:
+        return running_schedule(self.sigmas, self.clock, self.model.config.n_frames)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.adapter import Controls, Pass, Prompt
 from harness.errors import UserError
+from reference.session_rules import check_prompt, running_schedule
 from reference.stance import stance
 from reference.world_engine.engine import Conditioning
 from reference.world_engine.package import Package
@@ -37,7 +38,7 @@ class Session:
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin: clock 0, nothing written. Raises UserError where a prompt does not fit the model."""
         engine, show = self._engine, self._taps.show
-        self._check_prompt(prompt)
+        check_prompt(prompt, engine.model_cfg.prompt_conditioning)
         engine.reset()
         self._sigmas = self._cast(sigmas)
         self._conditioning.tabulate(self._sigmas)
@@ -51,7 +52,7 @@ class Session:
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
         """Take `image` [360,640,3] uint8 as the next frame: encoded, and written to the caches under idle controls."""
-        self._started()
+        self._schedule()
         yield Pass("image", sigma=0.0)
         pixels = self._taps.show("input.image", image.to(self._engine.device))
         latent = self._taps.show("latent", self._cast(self._engine.vae.encode(pixels)))
@@ -63,7 +64,7 @@ class Session:
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
         x = noise
-        for step, pair in enumerate(pairwise(self._started())):
+        for step, pair in enumerate(pairwise(self._schedule())):
             yield Pass("denoise", step, pair[0].item())
             if step == 0:
                 x = self._cast(noise)
@@ -117,27 +118,8 @@ class Session:
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(device=self._engine.device, dtype=self._engine.dtype)
 
-    def _started(self) -> Tensor:
-        """The schedule of the running session. Raises UserError before `start`, and past the longest session."""
-        longest, clock = self._engine.model_cfg.n_frames, int(self._engine.frame_ts)
-        if self._sigmas is None or clock >= longest:
-            raise UserError(
-                "the session cannot take another frame",
-                found="a session that was not started" if self._sigmas is None else f"frame {clock}",
-                expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
-                do="run start() to its end and begin a new session",
-            )
-        return self._sigmas
-
-    def _check_prompt(self, prompt: Prompt | None) -> None:
-        wanted = self._engine.model_cfg.prompt_conditioning
-        if (prompt is None) != (wanted is None):
-            raise UserError(
-                "the prompt does not fit the model",
-                found="no prompt" if prompt is None else f"a prompt of shape {list(prompt.embedding.shape)}",
-                expected=f"none (prompt_conditioning is {wanted!r})" if wanted is None else f"one, for {wanted!r}",
-                do="take a scenario that was recorded for this checkpoint",
-            )
+    def _schedule(self) -> Tensor:
+        return running_schedule(self._sigmas, int(self._engine.frame_ts), self._engine.model_cfg.n_frames)
 
 
 def _pressed(button: Tensor) -> set[int]:

@@ -1,0 +1,29 @@
+"""What every session of a reference refuses, in one wording."""
+
+from torch import Tensor
+
+from harness.adapter import Prompt
+from harness.errors import UserError
+
+
+def check_prompt(prompt: Prompt | None, wanted: str | None) -> None:
+    """Raise UserError where a prompt comes to a model that takes none, or none to one that has `wanted` one."""
+    if (prompt is None) != (wanted is None):
+        raise UserError(
+            "the prompt does not fit the model",
+            found="no prompt" if prompt is None else f"a prompt of shape {list(prompt.embedding.shape)}",
+            expected=f"none (prompt_conditioning is {wanted!r})" if wanted is None else f"one, for {wanted!r}",
+            do="take a scenario that was recorded for this checkpoint",
+        )
+
+
+def running_schedule(sigmas: Tensor | None, clock: int, longest: int) -> Tensor:
+    """The `sigmas` [S+1] of a session at frame `clock`. Raises UserError before `start` and past the last frame."""
+    if sigmas is None or clock >= longest:
+        raise UserError(
+            "the session cannot take another frame",
+            found="a session that was not started" if sigmas is None else f"frame {clock}",
+            expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
+            do="run start() to its end and begin a new session",
+        )
+    return sigmas
