@@ -21,7 +21,7 @@ from tests.bench.memory import peak_growth
 from tests.bench.steady import DenoisePasses, candidate_at, eager_at, seconds, steady_clock, whole_frame
 
 CPU = torch.device("cpu")
-# Rounds of the candidate; the slower reference has half as many. At the real width a pass takes seconds, and in bf16, on
+# Rounds of the candidate; the slower reference has half as many. At the real width a pass takes seconds; in bf16, on
 # a CPU without bf16 products, tens of them.
 ROUNDS = {"tiny-fp32": 60, "real-width-fp32": 4, "real-width-bf16": 2}
 SCENARIO = GOLDEN / "scenario.safetensors"

@@ -62,12 +62,12 @@ class CachePassSkipped(CandidateAdapter):
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         passes = super().start(prompt, sigmas)
-        session = self._running()
+        session = self.session
 
         def remember(latent: Tensor, control: Tensor) -> None:
             for cache in self.engine.rings:
                 cache.observe(session.clock)
-            session._set_clock(session.clock + 1)
+            session.seek(session.clock + 1)
 
         session._remember = remember  # type: ignore[method-assign]
         return passes
