@@ -12,9 +12,10 @@ from candidate.engine import Engine
 from candidate.model import Waypoint
 from harness.checkpoint import Checkpoint
 from harness.scenario import Scenario
+from tests.candidate.compiler import needs_compiler
 from tests.candidate.conftest import begin, generate
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from candidate.engine import Engine
 from candidate.model import Waypoint
 from candidate.session import Session
 from harness.scenario import Scenario
+from tests.candidate.compiler import needs_compiler
 from tests.candidate.conftest import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -82,6 +83,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@needs_compiler
 @pytest.mark.usefixtures("fresh_compiler")
 @torch.no_grad()
 def test_the_pass_compiles_to_one_graph_that_agrees_with_the_eager_pass(running: Session, scenario: Scenario) -> None:
