@@ -1,5 +1,6 @@
 """Sessions of the project: `nox -s parity` runs the main job, `nox -s tests` the tests."""
 
+import os
 from pathlib import Path
 
 import nox
@@ -56,7 +57,7 @@ def official(session: nox.Session) -> None:
     there is skipped, with the reason.
     """
     install(session, "test", "official")
-    path = session.env.get("WAYPOINT_OFFICIAL_PATH", "")
+    path = os.environ.get("WAYPOINT_OFFICIAL_PATH", "")
     session.run("pytest", "tests/official", "-rs", *session.posargs, env={"PYTHONPATH": path})
 
 
