@@ -7,14 +7,13 @@ C latent channels, P prompt tokens, E prompt width, h,w token grid, ph,pw patch.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from harness.checkpoint import Checkpoint
-
-Phase = Literal["prompt", "image", "denoise", "cache", "decode"]
+from harness.keys import Phase
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness.adapter import Phase
 from harness.errors import UserError
+from harness.keys import Key, Phase
 from harness.metrics import FrameMetrics
-from harness.sites import Key
 
 COMPARISON_SCHEMA = "waypoint-parity/comparison/1"
 COMPARISON_NAME = "comparison.json"

@@ -5,16 +5,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.compare import record_error
+from harness.compare_records import record_error
 from harness.comparison import Comparison
 from harness.contract import broken_contract
-from harness.dump import frame_path
 from harness.errors import UserError
 from harness.judgement import Judgement, fixed_tolerance
+from harness.keys import Key
 from harness.ledger import Ledger, incomparable
 from harness.metrics import FrameMetrics, frame_metrics, read_pixels
-from harness.records import Record, read_manifest, read_records
-from harness.sites import Key
+from harness.records import Record, frame_path, read_manifest, read_records
 
 EVIDENCE = "sketches"
 

@@ -22,10 +22,21 @@ from harness.adapter import Adapter, Numerics
 from harness.checkpoint import Checkpoint
 from harness.digest import fast_digest
 from harness.errors import UserError
+from harness.keys import Key
 from harness.recorder import Observation
-from harness.records import DUMP_SCHEMA, MANIFEST_NAME, RECORDS_NAME, Manifest, Record, encode, is_dump, to_json
+from harness.records import (
+    DUMP_SCHEMA,
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    Manifest,
+    Record,
+    encode,
+    frame_path,
+    is_dump,
+    to_json,
+)
 from harness.scenario import Scenario
-from harness.sites import Key, pass_sites, session_passes
+from harness.sites import pass_sites, session_passes
 from harness.statistics import Summary, measure
 from harness.storage import replacing, writing
 
@@ -156,11 +167,6 @@ def expected_keys(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[Key]:
     for frame, at in session:
         for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at):
             yield Key(frame, at.phase, at.step, site)
-
-
-def frame_path(folder: Path, frame: int) -> Path:
-    """Where a dump keeps a decoded frame."""
-    return folder / "frames" / f"{frame:06d}.png"
 
 
 def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:

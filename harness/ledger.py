@@ -6,12 +6,11 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.adapter import Phase
-from harness.compare import Error
 from harness.comparison import COMPARISON_SCHEMA, Comparison, SiteResult, Verdict, WorstAtSite
+from harness.distance import Error
 from harness.judgement import Judgement, Tolerance
+from harness.keys import Key, Phase, block_of, is_input
 from harness.metrics import FrameMetrics
-from harness.sites import Key, block_of, is_input
 
 MOST_FAILURES = 200
 ALLOWED_MISSING = "ALLOWED_MISSING"

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from harness.adapter import Adapter
 from harness.checkpoint import Checkpoint
-from harness.compare import tensor_error
+from harness.compare_tensors import tensor_error
 from harness.comparison import Comparison
 from harness.dump import DumpWriter, expected_keys
 from harness.judgement import Judgement
+from harness.keys import Key
 from harness.ledger import Ledger
 from harness.metrics import FrameMetrics, frame_metrics
 from harness.recorder import Observation, Recorder
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
-from harness.sites import Key
 
 EVIDENCE = "tensors"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapter import Pass, Site
-from harness.sites import Key
+from harness.keys import Key
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from harness.adapter import Phase
 from harness.errors import UserError
-from harness.sites import Key
-from harness.statistics import SKETCH_SIZE
+from harness.keys import Key, Phase
 
 DUMP_SCHEMA = "waypoint-parity/dump/1"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
+SAMPLES = 8
+# k of the sketch. A prime, so that a channel (a stride of 2**n elements) spreads over all buckets instead of one: an
+# outlier channel would else decide the estimate alone. The estimate of ||a - b|| has a relative error of
+# 1/sqrt(2k) = 9 % (measured: tests/harness/test_statistics.py prints it).
+SKETCH_SIZE = 61
+SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +172,11 @@ def _decoded(line: bytes, where: str) -> Record:
             do="dump again; a file cut short gives no verdict",
         )
     return record
+
+
+def frame_path(folder: Path, frame: int) -> Path:
+    """Where a dump keeps a decoded frame."""
+    return folder / "frames" / f"{frame:06d}.png"
 
 
 def to_json(value: Any) -> bytes:

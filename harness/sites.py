@@ -1,37 +1,11 @@
 """Sites: the named places of observation, after the official module tree, and which of them each pass must show."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from torch import nn
 
-from harness.adapter import Pass, Phase, Site
+from harness.adapter import Pass, Site
 from harness.config import AutoencoderConfig, TransformerConfig
-
-
-class Key(NamedTuple):
-    """Identity of one observation. `call` counts repeats of a site within one pass, from 0."""
-
-    frame: int
-    phase: Phase
-    step: int
-    site: str
-    call: int = 0
-
-    def __str__(self) -> str:
-        """The tensor name of spec/formats.md: f{frame}/{phase}{step}/{site}, #{call} behind it where call > 0."""
-        call = f"#{self.call}" if self.call else ""
-        return f"f{self.frame}/{self.phase}{self.step}/{self.site}{call}"
-
-
-def is_input(site: str) -> bool:
-    """Whether the site is an input as the implementation consumed it, rather than something it computed."""
-    return site.startswith("input.")
-
-
-def block_of(site: str) -> int | None:
-    """The transformer block, cache layer or autoencoder stage that a site belongs to."""
-    return next((int(part) for part in site.split(".") if part.isdigit()), None)
 
 
 def pass_sites(config: TransformerConfig, autoencoder: AutoencoderConfig, at: Pass) -> list[str]:

@@ -14,15 +14,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# k of the sketch. A prime, so that a channel (a stride of 2**n elements) spreads over all buckets instead of one: an
-# outlier channel would else decide the estimate alone. The estimate of ||a - b|| has a relative error of
-# 1/sqrt(2k) = 9 % (measured: tests/harness/test_statistics.py prints it).
-SKETCH_SIZE = 61
+from harness.records import SAMPLES, SKETCH_SEED, SKETCH_SIZE
+
 CHUNK = SKETCH_SIZE * 537  # 32757 elements: below torch's grain for splitting a reduction over threads
 # Each chunk reads the drawn signs from this much further on, which moves every sign to another of the k buckets.
 _SHIFT = 33
-SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
-SAMPLES = 8
 _ROWS_AT_ONCE = 8  # 1 MiB of fp32
 # Where all magnitudes lie between these, no square or sum of a chunk leaves fp32.
 _SMALL, _LARGE = 1e-12, 1e12

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.compare import Error
+from harness.distance import Error
 from harness.dump import DumpWriter
 from harness.judgement import Judgement, Tolerance
+from harness.keys import Key
 from harness.recorder import Observation
 from harness.records import DUMP_SCHEMA, Manifest, Record, read_records
-from harness.sites import Key
 
 JUDGEMENT = Judgement(Tolerance(activations=1e-5, frame=1e-3))
 LATENT = Key(0, "denoise", 0, "latent")

@@ -6,11 +6,10 @@ from torch import Tensor
 
 from harness.comparison import Verdict
 from harness.diff import Match, align, diff
-from harness.dump import frame_path
 from harness.errors import UserError
 from harness.judgement import Judgement
-from harness.records import Record, read_records
-from harness.sites import Key
+from harness.keys import Key
+from harness.records import Record, frame_path, read_records
 from tests.harness.observations import JUDGEMENT, key, normal, write_dump
 
 FRAME = Key(0, "decode", 0, "frame")

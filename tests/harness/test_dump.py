@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint
-from harness.dump import TENSORS_NAME, DumpWriter, describe_run, expected_keys, frame_path
+from harness.dump import TENSORS_NAME, DumpWriter, describe_run, expected_keys
 from harness.errors import UserError
+from harness.keys import Key
 from harness.recorder import Observation, Recorder
-from harness.records import MANIFEST_NAME, RECORDS_NAME, read_manifest, read_records
+from harness.records import MANIFEST_NAME, RECORDS_NAME, frame_path, read_manifest, read_records
 from harness.registry import find
 from harness.scenario import IMAGE_SHAPE, Scenario
 from harness.session import run
-from harness.sites import Key
 from harness.statistics import summarise
 from tests.harness.observations import LATENT, key, manifest, normal, record, write_dump
 

@@ -2,11 +2,11 @@ import math
 
 import pytest
 
-from harness.compare import Error
 from harness.comparison import Comparison, Verdict
+from harness.distance import Error
 from harness.judgement import Judgement, Tolerance
+from harness.keys import Key
 from harness.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, MOST_FAILURES, Ledger
-from harness.sites import Key
 from tests.harness.observations import JUDGEMENT, SAME, key, off_by
 
 NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapter import Pass, Site
+from harness.keys import Key
 from harness.recorder import Recorder
-from harness.sites import Key
 from tests.harness.observations import Seen
 
 

@@ -13,6 +13,7 @@ from harness.records import (
     DUMP_SCHEMA,
     MANIFEST_NAME,
     RECORDS_NAME,
+    SKETCH_SIZE,
     Record,
     encode,
     is_dump,
@@ -20,7 +21,6 @@ from harness.records import (
     read_records,
     to_json,
 )
-from harness.statistics import SKETCH_SIZE
 from tests.harness.observations import key, manifest, normal, write_dump
 
 

@@ -7,8 +7,9 @@ from safetensors import safe_open
 from fixtures.tiny import autoencoder_config, transformer_config
 from harness.adapter import Numerics, Pass
 from harness.checkpoint import Checkpoint
+from harness.keys import Key, block_of, is_input
 from harness.registry import find
-from harness.sites import Key, block_of, every_site, is_input, pass_sites, session_passes
+from harness.sites import every_site, pass_sites, session_passes
 
 CONFIG = transformer_config()
 AUTOENCODER = autoencoder_config(CONFIG)

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.statistics import CHUNK, SAMPLES, SKETCH_SIZE, Summary, measure, summarise
+from harness.records import SAMPLES, SKETCH_SIZE
+from harness.statistics import CHUNK, Summary, measure, summarise
 
 MOMENTS = ("mean", "std", "min", "max", "absmean", "rms")
 # Around the sizes at which the sweep changes: within a chunk, at its edge, over several blocks of chunks.

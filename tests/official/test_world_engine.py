@@ -16,9 +16,10 @@ from fixtures.tiny import write_checkpoint
 from harness import registry
 from harness.adapter import Adapter, Numerics
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.compare import Error, tensor_error
+from harness.compare_tensors import tensor_error
 from harness.comparison import Comparison, Verdict
 from harness.convert import convert
+from harness.distance import Error
 from harness.dump import expected_keys
 from harness.errors import UserError
 from harness.judgement import Judgement, fixed_tolerance

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.compare import Error, tensor_error
+from harness.compare_tensors import tensor_error
+from harness.distance import Error
 from tests.parity.implementations import (
     GOLDEN,
     IMPLEMENTATIONS,

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.compare import Error, record_error, same_values, tensor_error
+from harness.compare_records import record_error, same_values
+from harness.compare_tensors import tensor_error
+from harness.distance import Error
 from harness.records import Record
 from tests.harness.observations import normal, record
 

@@ -1,0 +1,35 @@
+"""How far one side is from the other at a site, as a value."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distance of `actual` from `expected` at one site.
+
+    `rel_l2` = ||actual - expected|| / ||expected||, infinite where no distance exists (`note` says why); `cosine` and
+    `norm_ratio` = ||actual|| / ||expected|| are None where a norm is 0; `max_abs` is None where only records are known.
+    """
+
+    identical: bool
+    rel_l2: float
+    cosine: float | None = None
+    norm_ratio: float | None = None
+    max_abs: float | None = None
+    note: str | None = None
+
+
+def error_of(
+    distance: float, norms: tuple[float, float], product: float, *, max_abs: float | None, identical: bool
+) -> Error:
+    """The error of two vectors with these `norms` (actual, expected), this distance and this inner product."""
+    actual, expected = norms
+    relative = distance / expected if expected else (math.inf if distance else 0.0)
+    cosine = max(-1.0, min(1.0, product / (actual * expected))) if actual and expected else None
+    return Error(identical, relative, cosine, actual / expected if expected else None, max_abs)
+
+
+def no_distance(note: str) -> Error:
+    """The error where none can be measured, for the reason that `note` gives."""
+    return Error(identical=False, rel_l2=math.inf, note=note)

@@ -1,0 +1,30 @@
+"""Keys: the identity of one observation, and what its site's name says. Nothing here needs torch."""
+
+from typing import Literal, NamedTuple
+
+Phase = Literal["prompt", "image", "denoise", "cache", "decode"]
+
+
+class Key(NamedTuple):
+    """Identity of one observation. `call` counts repeats of a site within one pass, from 0."""
+
+    frame: int
+    phase: Phase
+    step: int
+    site: str
+    call: int = 0
+
+    def __str__(self) -> str:
+        """The tensor name of spec/formats.md: f{frame}/{phase}{step}/{site}, #{call} behind it where call > 0."""
+        call = f"#{self.call}" if self.call else ""
+        return f"f{self.frame}/{self.phase}{self.step}/{self.site}{call}"
+
+
+def is_input(site: str) -> bool:
+    """Whether the site is an input as the implementation consumed it, rather than something it computed."""
+    return site.startswith("input.")
+
+
+def block_of(site: str) -> int | None:
+    """The transformer block, cache layer or autoencoder stage that a site belongs to."""
+    return next((int(part) for part in site.split(".") if part.isdigit()), None)
