@@ -50,6 +50,14 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def floor(session: nox.Session) -> None:
+    """Measure the noise floors that travel with the golden checkpoint; arguments go to `waypoint-parity floor`."""
+    install(session)
+    for dtype in ("fp32", "bf16"):
+        session.run("waypoint-parity", "floor", "--dtype", dtype, "--threads", "1", *session.posargs)
+
+
+@nox.session
 def official(session: nox.Session) -> None:
     """Run the official package and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
 

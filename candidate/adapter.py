@@ -56,14 +56,21 @@ class CandidateAdapter:
             modules |= {f"transformer.blocks.{layer}{name}": module for name, module in _block_modules(block).items()}
         sites = {name: Site(module) for name, module in (modules | _autoencoder_modules(engine.autoencoder)).items()}
         for layer, cache in enumerate(engine.rings):
-            sites |= {f"kv_cache.layers.{layer}.{name}": site for name, site in self._cache_sites(cache).items()}
+            window = engine.dilated_window if engine.model.config.is_global(layer) else engine.local_window
+            ring_sites = self._ring_sites(cache, window)
+            sites |= {f"kv_cache.layers.{layer}.{name}": site for name, site in ring_sites.items()}
         return sites
 
-    def _cache_sites(self, cache: RingCache) -> dict[str, Site]:
+    def _ring_sites(self, cache: RingCache, window: nn.Module) -> dict[str, Site]:
         """The sites of one layer's ring. Which slots hold what, and so the official layout, follows from the clock."""
         return {
+            "visible": Site(window, cache.official_visible),
             "written": Site(cache.written),
-            "kv": Site(cache.kv, lambda ring: cache.official_kv(ring, self.session.clock)),
+            "kv": Site(
+                cache.kv,
+                layout=lambda ring: cache.official_kv(ring, self.session.clock),
+                restore=lambda official, ring: cache.native_kv(official, ring, self.session.clock),
+            ),
         }
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:

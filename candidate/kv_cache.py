@@ -108,6 +108,17 @@ class RingCache(nn.Module):
         frames[-1] = True
         return frames.repeat_interleave(self.tokens)
 
+    def official_visible(self, window: Window) -> Tensor:
+        """[L+T] bool: the tokens of the official ring that a pass with `window` attends to, and the tail.
+
+        The frame in work is the official tail, wherever in the ring it lies; the slot it lies in is then hidden.
+        """
+        in_sight = torch.arange(self.ring.shape[3], device=self.ring.device) < window.length
+        tail = in_sight[window.rows]
+        ring = in_sight.index_fill(0, window.rows, False)[: self.shape.slots * self.tokens]
+        unused = ring.new_zeros((self.shape.frames - self.shape.slots) * self.tokens)
+        return torch.cat([ring, unused, tail])
+
     def official_kv(self, ring: Tensor, clock: int) -> Tensor:
         """`ring` as the official cache holds it once frame `clock` is over, [2,1,G,L+T,D].
 
@@ -119,3 +130,12 @@ class RingCache(nn.Module):
         official[:, :, :, :kept] = frames[:, :, :, :kept]
         official[:, :, :, -1] = frames[:, :, :, self.shape.slot(clock)]
         return official.flatten(3, 4)
+
+    def native_kv(self, official: Tensor, ring: Tensor, clock: int) -> Tensor:
+        """The way back: `ring` with all that `official` [2,1,G,L+T,D] holds once frame `clock` is over."""
+        frames = torch.unflatten(official, 3, (-1, self.tokens))
+        native = torch.unflatten(ring, 3, (-1, self.tokens)).clone()
+        kept = self.shape.written(clock + 1)
+        native[:, :, :, self.shape.slot(clock)] = frames[:, :, :, -1]
+        native[:, :, :, :kept] = frames[:, :, :, :kept]
+        return native.flatten(3, 4)

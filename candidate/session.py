@@ -115,13 +115,15 @@ class Session:
         timestamp = engine.inputs["timestamp"](self.timestamp)
         cond = engine.denoise_step_emb(memory.cond(level))
         rotation = memory.rotation(timestamp, engine.dtype)
+        local = engine.local_window(engine.local.at(self.clock))
+        dilated = engine.dilated_window(engine.dilated.at(self.clock))
         return engine.transformer(
             latent,
             memory.modulation(cond),
             self.prompt,
             memory.control(engine.ctrl_emb(control)),
             tuple(cache.ring for cache in engine.rings),
-            FramePlan(rotation, engine.local.at(self.clock), engine.dilated.at(self.clock)),
+            FramePlan(rotation, local, dilated),
         )
 
     def _remember(self, latent: Tensor, control: Tensor) -> None:

@@ -73,10 +73,16 @@ class Controls:
 
 @dataclass(frozen=True)
 class Site:
-    """Where to watch: the module whose output is the site, and the transform of that output to the official layout."""
+    """Where to watch: the module whose output is the site, and the transform of that output to the official layout.
+
+    `restore` is the way back: from a tensor in the official layout, and the output as it was, to the output that the
+    implementation is to go on with. Without a `layout` the tensor itself is that; with one and no `restore` nothing can
+    be put in the output's place. What a hook on `module` returns must be what the implementation goes on with.
+    """
 
     module: nn.Module
     layout: Callable[[Any], Tensor] | None = None
+    restore: Callable[[Tensor, Any], Any] | None = None
 
 
 class Adapter(Protocol):

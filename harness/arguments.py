@@ -26,15 +26,58 @@ class Numerics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
-    """What counts as parity."""
+class Swept:
+    """What is run, and under which variants."""
 
+    checkpoint: str | None = None
+    """Checkpoint folder or hub id with its revision; else the golden packs' base checkpoint."""
+    scenario: Path | None = None
+    """Scenario that is swept over schedules, seeds and masks; else fixtures/scenarios/walk.safetensors."""
+    image_scenario: Path | None = None
+    """Scenario seeded with an image, run as recorded; else, with no --scenario given, the one with a photograph."""
+    schedules: tuple[str, ...] = ("checkpoint", "three-step", "single-step")
+    """Sigma schedules: by name, or as comma-separated values ending in 0."""
+    prompt_masks: tuple[PromptMask, ...] = ("none", "zeroed", "unzeroed")
+    """Paddings of the prompt; ignored where the checkpoint takes no prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What counts as parity: errors within the noise floor that travels with the checkpoint, where it has one."""
+
+    floor: Path | None = None
+    """Noise floor to judge by; else noise_floor.DTYPE.json of the checkpoint folder, if there is one."""
+    false_alarm_rate: float = 1e-3
+    """Share of right runs that may be called DIVERGED by a noise floor, over all sites of a run."""
     tolerance: float | None = None
-    """Largest relative L2 error of an activation that is taken for noise; else the documented one of the dtype."""
+    """Judge by this largest relative L2 error of an activation, and not by a noise floor."""
     accept_inputs: tuple[str, ...] = ()
-    """Inputs that may differ on purpose, by name: sigma, noise, prompt_emb, ... The score is then of unequal runs."""
+    """What may differ on purpose, by name: sigma, noise, controls, prompt_emb, prompt_pad_mask, image, timestamp,
+    button, mouse, scroll, checkpoint, dtype. Each lifts itself alone; the score is then of unequal runs."""
     allow_missing: tuple[str, ...] = ()
     """Sites that one side may lack, as globs such as `decoder.*`; any other missing site fails the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting:
+    """What is recorded; the inputs always are."""
+
+    sites: tuple[str, ...] = ("*",)
+    """Sites to record, as globs such as `*.attn` or `latent`."""
+    frames: tuple[int, ...] | None = None
+    """Frames to record, counted from 0; all if not given."""
+    steps: tuple[int, ...] | None = None
+    """Denoise steps to record, counted from 0; all if not given. Other passes have no steps."""
+    every: int = 1
+    """Record every Nth frame only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observing:
+    """What becomes of a run whose recording changes it."""
+
+    allow_observer_effect: bool = False
+    """Go on where the first pass computes other bits with all sites hooked than with one; the manifest then says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +96,10 @@ class Dump:
     """Scenario file."""
     out: Path
     """Folder of the dump; an earlier dump there is replaced, anything else is refused."""
-    tensors: bool = False
-    """Keep the full tensor of every site, in tensors.safetensors."""
+    tensors: tuple[str, ...] | None = None
+    """Keep full tensors, in tensors.safetensors: of recorded sites that match these globs; without a glob of all."""
+    selecting: tyro.conf.OmitArgPrefixes[Selecting] = field(default_factory=Selecting)
+    observing: tyro.conf.OmitArgPrefixes[Observing] = field(default_factory=Observing)
     numerics: tyro.conf.OmitArgPrefixes[Numerics] = field(default_factory=Numerics)
 
 
@@ -85,22 +130,49 @@ class Parity:
     """What is right."""
     candidate: str = "candidate"
     """What is to be judged."""
-    checkpoint: str | None = None
-    """Checkpoint folder or hub id with its revision; else the golden packs' base checkpoint."""
-    scenario: Path | None = None
-    """Scenario that is swept over schedules, seeds and masks; else fixtures/scenarios/walk.safetensors."""
-    image_scenario: Path | None = None
-    """Scenario that is run once, as recorded; else, with no --scenario given, the session seeded with a photograph."""
-    schedules: tuple[str, ...] = ("checkpoint", "three-step", "single-step")
-    """Sigma schedules: by name, or as comma-separated values ending in 0."""
+    swept: tyro.conf.OmitArgPrefixes[Swept] = field(default_factory=Swept)
     seeds: tuple[int, ...] = (11, 12)
     """Noise seeds."""
-    prompt_masks: tuple[PromptMask, ...] = ("none", "zeroed", "unzeroed")
-    """Paddings of the prompt; ignored where the checkpoint takes no prompt."""
+    teacher_forced: bool = False
+    """Run each variant a second time with the candidate's caches and latents following the reference after every frame.
+    What is still off then is the fault of the frame itself."""
     out: Path = Path("reports/out/parity")
     """Folder of the run: one folder per variant, summary.md and summary.json."""
+    observing: tyro.conf.OmitArgPrefixes[Observing] = field(default_factory=Observing)
     numerics: tyro.conf.OmitArgPrefixes[Numerics] = field(default_factory=Numerics)
     judging: tyro.conf.OmitArgPrefixes[Judging] = field(default_factory=Judging)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Measure the noise floor: the reference against itself under changes that must not matter.
+
+    Example: waypoint-parity floor --checkpoint fixtures/golden/base --dtype bf16
+    """
+
+    reference: str = "eager"
+    """What is right."""
+    swept: tyro.conf.OmitArgPrefixes[Swept] = field(default_factory=Swept)
+    runs: int = 20
+    """Seeds of each kind of session; prompt masks take turns over them."""
+    first_seed: int = 1000
+    """Noise seed of the first run; the others follow far enough from it to share no frame's noise."""
+    out: Path | None = None
+    """File to write; else noise_floor.DTYPE.json in the checkpoint folder, where comparisons look for it."""
+    numerics: tyro.conf.OmitArgPrefixes[Numerics] = field(default_factory=Numerics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ring:
+    """Print which frame every slot of a dump's key/value rings holds, frame after frame.
+
+    Example: waypoint-parity ring reports/out/candidate --layer 0
+    """
+
+    dump: tyro.conf.Positional[Path]
+    """Dump of an implementation."""
+    layer: int | None = None
+    """Print this layer's ring only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +269,8 @@ Command = (
     Annotated[Dump, tyro.conf.subcommand("dump")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
+    | Annotated[Floor, tyro.conf.subcommand("floor")]
+    | Annotated[Ring, tyro.conf.subcommand("ring")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Scenario, tyro.conf.subcommand("scenario")]

@@ -36,6 +36,8 @@ class Checkpoint:
     autoencoder: AutoencoderConfig
     transformer_files: Weights
     autoencoder_files: Weights
+    # Where it lies, and what travels with it (harness.noise_floor); None for a checkpoint made in memory.
+    folder: Path | None = None
 
     def check(self) -> None:
         """Raise UserError, naming the keys, where the files do not hold exactly what the configs ask for."""
@@ -89,6 +91,7 @@ def _open_diffusers(folder: Path, origin: str) -> Checkpoint:
         AutoencoderConfig.read(_mapping(folder / "vae" / "config.json"), source="vae/config.json"),
         _sharded(folder / "transformer"),
         _sharded(folder / "vae"),
+        folder,
     )
 
 
@@ -130,6 +133,7 @@ def _open_package(folder: Path, origin: str) -> Checkpoint:
         _package_autoencoder(autoencoder),
         Weights({folder / "model.safetensors": ""}),
         Weights({autoencoder / "encoder.safetensors": "encoder.", autoencoder / "decoder.safetensors": "decoder."}),
+        folder,
     )
 
 

@@ -7,22 +7,17 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness import arguments
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.adapter import Numerics, Prompt
-    from harness.checkpoint import Checkpoint
     from harness.comparison import Verdict
-    from harness.judgement import Judgement
-    from harness.parity import Cell
-    from harness.scenario import Scenario
-    from harness.variant import Variant
 
+# Between the noise seeds of a floor's runs: a session draws frame after frame from seeds that count up.
+SEED_STRIDE = 10_000
 HOLDS, FAILS, UNUSABLE, OUR_FAULT = 0, 1, 2, 70
 
 
@@ -54,20 +49,28 @@ def execute(command: object) -> int:
 
 @execute.register
 def _dump(command: arguments.Dump) -> int:
-    from harness import registry
+    from harness import given, registry
     from harness.checkpoint import open_checkpoint
     from harness.dump import DumpWriter, describe_run
+    from harness.observer import check_observer
     from harness.recorder import Recorder
     from harness.scenario import read_scenario
+    from harness.selection import Selection
     from harness.session import run
 
-    numerics = _numerics(command.numerics)
+    numerics = given.numerics(command.numerics)
     checkpoint, scenario = open_checkpoint(command.checkpoint), read_scenario(command.scenario)
     scenario.check(checkpoint.transformer)
     adapter = registry.load(command.implementation, checkpoint, numerics)
-    manifest = describe_run(command.implementation, adapter, numerics, checkpoint, scenario)
-    writer = DumpWriter(command.out, manifest, keep=["*"] if command.tensors else [])
-    with writer, Recorder(adapter.sites(), writer) as recorder:
+    allow, chosen = command.observing.allow_observer_effect, command.selecting
+    selection = Selection(sites=chosen.sites, frames=chosen.frames, steps=chosen.steps, every=chosen.every)
+    observer = check_observer(adapter, scenario, checkpoint.transformer, adapter.sites(), allow=allow)
+    manifest = describe_run(
+        command.implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
+    )
+    # `--tensors` without a glob is everything.
+    writer = DumpWriter(command.out, manifest, keep=() if command.tensors is None else command.tensors or ("*",))
+    with writer, Recorder(adapter.sites(), writer, selection) as recorder:
         run(adapter, scenario, checkpoint.transformer, recorder)
     print(f"{command.out}: {manifest.observed} records of {manifest.expected} expected, {manifest.seconds:.1f} s")
     return HOLDS
@@ -75,13 +78,18 @@ def _dump(command: arguments.Dump) -> int:
 
 @execute.register
 def _diff(command: arguments.Diff) -> int:
-    from harness.diff import diff
-    from harness.records import read_manifest, to_json
+    from harness.diff import diff_dumps, dtype_of, open_dump
+    from harness.records import to_json
     from harness.render import comparison_lines
+    from harness.standards import standards
     from harness.storage import replacing
 
-    dtype = read_manifest(command.reference).numerics["dtype"]
-    comparison = diff(command.reference, command.candidate, _judgement(command.judging, dtype))
+    reference, candidate = open_dump(command.reference), open_dump(command.candidate)
+    run = reference.manifest
+    folder, digest = Path(run.checkpoint_origin), run.checkpoint_digest
+    judged_by = standards(command.judging, dtype_of(reference), folder=folder, digest=digest)
+    seeded = "image" in (run.inputs or {})
+    comparison = diff_dumps(reference, candidate, judged_by.judgement(run.sigmas, image=seeded))
     print("\n".join(comparison_lines(comparison)))
     if command.json is not None:
         with replacing(command.json) as partial:
@@ -91,15 +99,28 @@ def _diff(command: arguments.Diff) -> int:
 
 @execute.register
 def _parity(command: arguments.Parity) -> int:
+    from harness import given
     from harness.parity import ParityRun, plan, run_parity
+    from harness.standards import standards
     from harness.storage import replacing
     from reports.summary import summary_markdown, summary_table
 
-    checkpoint, swept = sweep(command)
-    cells = plan(checkpoint, swept)
-    judgement = _judgement(command.judging, command.numerics.dtype)
-    numerics = _numerics(command.numerics)
-    run = ParityRun(command.reference, command.candidate, checkpoint, numerics, judgement, command.out)
+    sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
+    checkpoint = sweep.checkpoint
+    cells = plan(checkpoint, sweep.variants(command.seeds))
+    dtype = command.numerics.dtype
+    judged_by = standards(command.judging, dtype, folder=checkpoint.folder, digest=checkpoint.digest)
+    allow = command.observing.allow_observer_effect
+    run = ParityRun(
+        command.reference,
+        command.candidate,
+        checkpoint,
+        numerics,
+        judged_by,
+        command.out,
+        allow_observer_effect=allow,
+        teacher_forced=command.teacher_forced,
+    )
     summary = run_parity(run, cells, _progress)
     with replacing(command.out / "summary.md") as partial:
         partial.write_text(summary_markdown(summary), "utf-8")
@@ -109,8 +130,33 @@ def _parity(command: arguments.Parity) -> int:
 
 
 @execute.register
+def _floor(command: arguments.Floor) -> int:
+    from harness import given
+    from harness.measure_floor import measure_floor
+    from harness.noise_floor import floor_path, write_floor
+    from harness.render_floor import floor_lines
+
+    sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
+    checkpoint = sweep.checkpoint
+    out = command.out or floor_path(checkpoint.folder or Path(), numerics.dtype_name)
+    seeds = [command.first_seed + run * SEED_STRIDE for run in range(command.runs)]
+    floor = measure_floor(command.reference, checkpoint, numerics, sweep.kinds(seeds), _progress)
+    write_floor(floor, out)
+    print("\n".join([f"{out}:", *floor_lines(floor)]))
+    return HOLDS
+
+
+@execute.register
+def _ring(command: arguments.Ring) -> int:
+    from harness.ring_map import ring_map
+
+    print("\n".join(ring_map(command.dump, command.layer)))
+    return HOLDS
+
+
+@execute.register
 def _info(command: arguments.Info) -> int:
-    from harness import registry
+    from harness import given, registry
     from harness.checkpoint import open_checkpoint
     from harness.info import checkpoint_lines
     from harness.inspection import inspect_checkpoint
@@ -123,7 +169,7 @@ def _info(command: arguments.Info) -> int:
         return HOLDS
     checkpoint = open_checkpoint(command.checkpoint, check=False)
     against = None if command.against is None else open_checkpoint(command.against, check=False)
-    numerics = _numerics(command.numerics)
+    numerics = given.numerics(command.numerics)
     inspection = inspect_checkpoint(checkpoint, command.implementation, against, numerics=numerics)
     print("\n".join(checkpoint_lines(checkpoint, inspection, all_keys=command.keys)))
     if command.json is not None:
@@ -152,6 +198,7 @@ def _scenario(command: arguments.Scenario) -> int:
 @execute.register
 def _scenario_make(command: arguments.ScenarioMake) -> int:
     from harness.checkpoint import open_checkpoint
+    from harness.given import encoded_prompt
     from harness.info import scenario_lines
     from harness.make_scenario import DRAWN_TOKENS, make_scenario, read_image
     from harness.scenario import write_scenario
@@ -165,29 +212,12 @@ def _scenario_make(command: arguments.ScenarioMake) -> int:
         controls=command.controls,
         prompt_tokens=DRAWN_TOKENS if command.prompt_tokens is None else command.prompt_tokens,
         prompt_padding=command.prompt_padding,
-        prompt=_encoded_prompt(command),
+        prompt=encoded_prompt(command),
         image=None if command.image is None else read_image(command.image),
     )
     write_scenario(scenario, command.out)
     print("\n".join(scenario_lines(scenario)))
     return HOLDS
-
-
-def _encoded_prompt(command: arguments.ScenarioMake) -> "Prompt | None":
-    """The prompt of the text that was given, encoded. Raises UserError for an encoder without a text."""
-    from harness.prompt_encoder import TEXT_ENCODER, TOKENS, encode_prompt
-
-    if command.prompt is None:
-        if command.text_encoder is not None:
-            raise UserError(
-                "there is nothing to encode",
-                found=f"--text-encoder {command.text_encoder} alone",
-                expected="a text for it",
-                do="add --prompt, or leave --text-encoder out",
-            )
-        return None
-    tokens = TOKENS if command.prompt_tokens is None else command.prompt_tokens
-    return encode_prompt(command.prompt, command.text_encoder or TEXT_ENCODER, tokens)
 
 
 @execute.register
@@ -199,75 +229,22 @@ def _scenario_show(command: arguments.ScenarioShow) -> int:
     return HOLDS
 
 
-def _numerics(chosen: arguments.Numerics) -> "Numerics":
-    """The numerics asked for, after setting the thread count of this process. Raises UserError for an absent device."""
-    import torch
-
-    from harness.adapter import DTYPES, Numerics
-
-    if chosen.threads is not None:
-        _set_threads(chosen.threads)
-    try:
-        device = torch.device(chosen.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device {chosen.device} cannot be used",
-            found=str(error).splitlines()[0],
-            expected="a device that this torch build and this machine have",
-            do="give another --device, or install a torch build for it",
-        ) from error
-    options = ("trust-remote-code",) if chosen.trust_remote_code else ()
-    return Numerics(DTYPES[chosen.dtype], device, chosen.compiled, options)
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
-def _set_threads(threads: int) -> None:
-    import torch
-
-    if threads < 1:
-        raise UserError(
-            "threads cannot be set", found=str(threads), expected="at least 1", do="correct --threads, or leave it out"
-        )
-    torch.set_num_threads(threads)
+Item = TypeVar("Item", bound=_Named)
 
 
-def _judgement(judging: arguments.Judging, dtype: str) -> "Judgement":
-    from harness.judgement import FIXED, Judgement, Tolerance, fixed_tolerance
-
-    if judging.tolerance is None:
-        tolerance = fixed_tolerance(dtype)
-    else:
-        tolerance = Tolerance(judging.tolerance, FIXED[dtype].frame if dtype in FIXED else judging.tolerance)
-    return Judgement(tolerance, judging.accept_inputs, judging.allow_missing)
-
-
-def sweep(command: arguments.Parity) -> "tuple[Checkpoint, list[tuple[Scenario, Sequence[Variant]]]]":
-    """The checkpoint, and each scenario with its variants. What is not given comes from fixtures/."""
-    from harness.checkpoint import open_checkpoint
-    from harness.scenario import read_scenario
-    from harness.variant import Variant, grid
-
-    fixtures = Path(str(resources.files("fixtures")))
-    checkpoint = open_checkpoint(command.checkpoint or fixtures / "golden" / "base")
-    scenario = read_scenario(command.scenario or fixtures / "scenarios" / "walk.safetensors")
-    masks = command.prompt_masks if checkpoint.transformer.prompt_conditioning else (None,)
-    swept: list[tuple[Scenario, Sequence[Variant]]] = [(scenario, list(grid(command.schedules, command.seeds, masks)))]
-    image = command.image_scenario
-    if image is None and command.scenario is None:
-        image = fixtures / "scenarios" / "photograph.safetensors"
-    if image is not None:
-        swept.append((read_scenario(image), [Variant()]))
-    return checkpoint, swept
-
-
-def _progress(cells: "Sequence[Cell]") -> "Iterator[Cell]":
-    """`cells`, with a bar on a terminal."""
+def _progress(items: Sequence[Item]) -> Iterator[Item]:
+    """`items`, with a bar on a terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(cells, unit="variant", disable=None)
-    for cell in bar:
-        bar.set_postfix_str(cell.name)
-        yield cell
+    bar = tqdm(items, unit="run", disable=None)
+    for item in bar:
+        bar.set_postfix_str(item.name)
+        yield item
 
 
 def _exit_code(verdict: "Verdict") -> int:

@@ -1,5 +1,7 @@
 """The error at a site from both sides' full tensors: exact."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,8 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     difference = left - right
     distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
     max_abs = float(difference.abs().max()) if difference.numel() else 0.0
-    return error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
+    error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
+    return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
 
 
 def _same_bits(actual: Tensor, expected: Tensor) -> bool:

@@ -3,6 +3,7 @@
 import enum
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,6 +13,9 @@ from harness.metrics import FrameMetrics
 
 COMPARISON_SCHEMA = "waypoint-parity/comparison/1"
 COMPARISON_NAME = "comparison.json"
+# The two kinds of rollout: every frame inherits the errors of those before it; or caches and latents follow the
+# reference after every frame.
+FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
 
 
 class Verdict(enum.StrEnum):
@@ -43,10 +47,15 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     # None where no distance exists (`note` says why); elsewhere also the tolerance that would have passed.
     rel_l2: float | None
     tolerance: float
+    # The bound of |log(norm ratio)|; None where the norm is not judged.
+    norm_tolerance: float | None = None
     cosine: float | None = None
     norm_ratio: float | None = None
     max_abs: float | None = None
     note: str | None = None
+    # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
+    values: tuple[float, float] | None = None
+    lines: tuple[int, int] | None = None
 
     @property
     def key(self) -> Key:
@@ -63,8 +72,12 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         where = f"{self.site} at frame {self.frame}, {self.phase} step {self.step}"
         if self.rel_l2 is None:
             return f"{where}: {self.note}"
-        distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.0e}"
-        return distance if self.verdict.passes else f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
+        distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
+        if self.verdict.passes:
+            return distance
+        if self.rel_l2 <= self.tolerance:
+            return f"{distance}; norm ratio {self.norm_ratio:.6f}, tolerance 1 +- {self.norm_tolerance:.1e}"
+        return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
 
 
 def rounded_up(value: float) -> str:
@@ -81,14 +94,38 @@ class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     site: str
     rel_l2: float | None
+    # The bound at that frame, and so the smallest error that would have been caught there.
+    tolerance: float
     frame: int
     failed: int
     observations: int
+    # Of a bf16 run: the largest distance of either side from a run of the reference in fp32. Information, no verdict.
+    reference_to_truth: float | None = None
+    candidate_to_truth: float | None = None
 
     @property
     def distance(self) -> float:
         """`rel_l2` as a number that can be ordered: infinite where there is none."""
         return math.inf if self.rel_l2 is None else self.rel_l2
+
+
+class FrameGrowth(msgspec.Struct, frozen=True, kw_only=True):
+    """The error of one frame's final latent, and the most that noise alone grows to by then."""
+
+    frame: int
+    rel_l2: float | None
+    tolerance: float
+
+
+class RingFault(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of one layer's ring that does not hold, or does not show, what the reference's does."""
+
+    layer: int
+    frame: int
+    phase: Phase
+    step: int
+    slot: int
+    message: str
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +137,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str
     # Where the numbers come from: "tensors" are exact, "sketches" good to 9 %.
     evidence: str
-    tolerance: dict[str, float]
+    # What judged: fixed tolerances, or a noise floor with its false-alarm rate (harness.judgement.Bounds.to_json).
+    bounds: dict[str, Any]
     # Why no score is given, for INCOMPARABLE.
     reason: str | None
     first: SiteResult | None
@@ -113,9 +151,20 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[SiteResult]
     sites: list[WorstAtSite]
     frames: list[FrameMetrics]
+    rollout: str = FREE_RUNNING
+    growth: list[FrameGrowth] = []
+    # The wrong slots of the key/value rings, first ones first.
+    ring: list[RingFault] = []
+    # What else must be known of how the two were compared.
+    notes: list[str] = []
 
     def __bool__(self) -> bool:
         return self.verdict.passes
+
+    @property
+    def horizon(self) -> int | None:
+        """The first frame whose error exceeds what noise alone grows to; None where none does."""
+        return next((at.frame for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
 
 
 def read_comparison(path: Path) -> Comparison:

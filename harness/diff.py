@@ -1,93 +1,128 @@
 """Diff: two dumps, compared offline from their records and frames alone, in one sweep over both."""
 
 from collections.abc import Iterator
-from itertools import zip_longest
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.compare_records import record_error
-from harness.comparison import Comparison
-from harness.contract import broken_contract
-from harness.errors import UserError
+import msgspec
+
+from harness.assemble import Whole
+from harness.comparison import Comparison, Verdict
+from harness.contract import clock_shift, unlike_inputs, unlike_models
+from harness.expected import expected_observations
 from harness.judgement import Judgement, fixed_tolerance
-from harness.keys import Key
-from harness.ledger import Ledger, incomparable
+from harness.ledger import incomparable
+from harness.lines import Part
 from harness.metrics import FrameMetrics, frame_metrics, read_pixels
-from harness.records import Record, frame_path, read_manifest, read_records
+from harness.records import RECORDS_NAME, Manifest, check_promised, frame_path, frames_of, read_manifest
+from harness.rows import read_rows
+from harness.sweep import processes, sweep, tasks
 
 EVIDENCE = "sketches"
+UNLIKE_SELECTIONS = "the dumps recorded different selections; judged is what both recorded"
 
 
-class Match(NamedTuple):
-    """The records of one key; a side is None where it has none. `order` is the place in the reference's file."""
+class Dump(NamedTuple):
+    """A finished dump: its folder, and what its manifest says."""
 
-    order: int
-    candidate: Record | None
-    reference: Record | None
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def records(self) -> Path:
+        """The file of its records."""
+        return self.folder / RECORDS_NAME
+
+
+def open_dump(folder: Path) -> Dump:
+    """The dump in `folder`. Raises UserError for a folder that is none, another schema, or an unfinished run."""
+    return Dump(folder, read_manifest(folder))
 
 
 def diff(reference: Path, candidate: Path, judgement: Judgement | None = None) -> Comparison:
     """Compare the dump `candidate` with the dump `reference`; without `judgement` by their dtype's fixed tolerance.
 
+    Large dumps are read by several processes: a script of your own then needs `if __name__ == "__main__":`.
     Raises UserError for a dump that is broken or incomplete.
     """
-    expected, actual = read_manifest(reference), read_manifest(candidate)
-    judgement = judgement or Judgement(fixed_tolerance(expected.numerics["dtype"]))
-    names = (expected.implementation, actual.implementation)
-    if reason := broken_contract(actual, expected, judgement.accepted_inputs):
-        return incomparable(*names, reason, tolerance=judgement.tolerance, evidence=EVIDENCE)
-    ledger = Ledger(judgement)
-    _judge(ledger, align(read_records(candidate), read_records(reference)))
-    frames = list(_frames(candidate, reference))
-    return ledger.close(*names, evidence=EVIDENCE, expected=expected.expected, frames=frames)
+    opened = open_dump(reference)
+    return diff_dumps(opened, open_dump(candidate), judgement or Judgement(fixed_tolerance(dtype_of(opened))))
 
 
-def _judge(ledger: Ledger, matches: Iterator[Match]) -> None:
-    """Enter every match into the ledger. Those without a partner come last, when all sites of both sides are known."""
-    common: set[str] = set()
-    for order, candidate, reference in matches:
-        if candidate is not None and reference is not None:
-            common.add(reference.site)
-            ledger.pair(order, reference.key, record_error(candidate, reference))
-        elif reference is not None:
-            ledger.missing(order, reference.key, lacking="candidate", seen_elsewhere=reference.site in common)
-        elif candidate is not None:
-            ledger.missing(order, candidate.key, lacking="reference", seen_elsewhere=candidate.site in common)
+def dtype_of(dump: Dump) -> str:
+    """The precision that the run computed in, as the command line spells it."""
+    return dump.manifest.numerics["dtype"]
 
 
-def align(candidate: Iterator[Record], reference: Iterator[Record]) -> Iterator[Match]:
-    """Match the records of two dumps by key. What waits for its partner is all that is held in memory."""
-    waiting_candidates: dict[Key, tuple[int, Record]] = {}
-    waiting_references: dict[Key, tuple[int, Record]] = {}
-    for order, (actual, expected) in enumerate(zip_longest(candidate, reference)):
-        if expected is not None:
-            _wait(waiting_references, order, expected)
-        if actual is not None:
-            _wait(waiting_candidates, order, actual)
-        for key in dict.fromkeys(record.key for record in (expected, actual) if record is not None):
-            if key in waiting_references and key in waiting_candidates:
-                place, record = waiting_references.pop(key)
-                yield Match(place, waiting_candidates.pop(key)[1], record)
-    yield from (Match(order, None, record) for order, record in waiting_references.values())
-    yield from (Match(order, record, None) for order, record in waiting_candidates.values())
+def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Comparison:
+    """Compare two dumps that are open already; otherwise as `diff`."""
+    sides, accepted = (candidate.manifest, reference.manifest), judgement.accepted_inputs
+    names = (reference.manifest.implementation, candidate.manifest.implementation)
+    judgement = replace(judgement, bounds=judgement.bounds.for_sketches(reference.manifest.observed))
+    if reason := unlike_models(*sides, accepted):
+        return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
+    whole = _swept(reference, candidate, judgement)
+    if reason := _shifted(reference, candidate, whole):
+        return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
+    expected = expected_observations(reference.manifest, candidate.manifest)
+    frames = list(_frames(candidate.folder, reference.folder))
+    comparison = whole.ledger.close(*names, evidence=EVIDENCE, expected=expected, frames=frames)
+    if comparison.verdict is Verdict.INCOMPARABLE:
+        return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
+    if reason := unlike_inputs(*sides, accepted):
+        return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
+    notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
+    return msgspec.structs.replace(comparison, notes=notes)
 
 
-def _wait(waiting: dict[Key, tuple[int, Record]], order: int, record: Record) -> None:
-    if record.key in waiting:
-        raise UserError(
-            f"{record.key}: comes twice in a dump",
-            found="a second record of the same frame, phase, step, site and call",
-            expected="one record of each; `call` counts repeats within a pass",
-            do="correct what wrote the dump",
-        )
-    waiting[record.key] = (order, record)
+def _swept(reference: Dump, candidate: Dump, judgement: Judgement) -> Whole:
+    """Both dumps, read and judged from their first line to their last."""
+    whole = Whole(reference.records, candidate.records, judgement)
+    taken = (candidate.manifest.selection, reference.manifest.selection)
+    if not _unlike_selections(reference, candidate):
+        taken = (None, None)
+    parts = processes(max(reference.manifest.observed, candidate.manifest.observed))
+    for swept in sweep(tasks(reference.records, candidate.records, taken, judgement, parts)):
+        whole.add(swept)
+    for dump, half in ((reference, whole.reference), (candidate, whole.candidate)):
+        check_promised(dump.records, half.lines, dump.manifest.observed)
+    whole.finish()
+    return whole
+
+
+def _unlike_selections(reference: Dump, candidate: Dump) -> bool:
+    return reference.manifest.selection != candidate.manifest.selection
+
+
+def _shifted(reference: Dump, candidate: Dump, whole: Whole) -> str | None:
+    """Why the runs cannot be compared, if the clock of one is that of the other shifted by some frames."""
+    places = whole.ledger.tally.places
+    shift = clock_shift(whole.candidate.generated(places), whole.reference.generated(places))
+    if not shift or _unlike_selections(reference, candidate):
+        return None
+    begins = "; ".join(f"{dump.records}, line 1: frame {_first_frame(dump)}" for dump in (candidate, reference))
+    by = f"{abs(shift)} {'higher' if shift > 0 else 'lower'}"
+    return f"the clock differs: every frame of the candidate is numbered {by} than the reference's ({begins})"
+
+
+def _first_frame(dump: Dump) -> int:
+    _, _, rows = next(read_rows(Part(dump.records)))
+    return rows[0].frame
+
+
+def _with_lines(comparison: Comparison, reference: Dump, candidate: Dump) -> str:
+    """The reason why the runs cannot be compared, with the lines that show it."""
+    if comparison.first is None or comparison.first.lines is None:
+        return str(comparison.reason)
+    ours, theirs = comparison.first.lines
+    return f"{comparison.reason} ({candidate.records}, line {ours}; {reference.records}, line {theirs})"
 
 
 def _frames(candidate: Path, reference: Path) -> Iterator[FrameMetrics]:
     """The metrics of every frame that both dumps have."""
-    frame = 0
-    while frame_path(reference, frame).is_file() and frame_path(candidate, frame).is_file():
-        actual, expected = read_pixels(frame_path(candidate, frame)), read_pixels(frame_path(reference, frame))
-        if actual.shape == expected.shape:
-            yield frame_metrics(frame, actual, expected)
-        frame += 1
+    for frame in frames_of(reference):
+        if frame_path(candidate, frame).is_file():
+            actual, expected = read_pixels(frame_path(candidate, frame)), read_pixels(frame_path(reference, frame))
+            if actual.shape == expected.shape:
+                yield frame_metrics(frame, actual, expected)

@@ -18,6 +18,15 @@ class Error:
     norm_ratio: float | None = None
     max_abs: float | None = None
     note: str | None = None
+    # Of a tensor of one element that differs: the element itself, (actual, expected).
+    values: tuple[float, float] | None = None
+
+    @property
+    def log_norm(self) -> float:
+        """|log(norm ratio)|: how far the norms are apart; infinite where one norm is 0, 0 where none is known."""
+        if self.norm_ratio is None:
+            return 0.0
+        return abs(math.log(self.norm_ratio)) if self.norm_ratio else math.inf
 
 
 def error_of(

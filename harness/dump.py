@@ -7,22 +7,21 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.adapter import Adapter, Numerics
+from harness.adapter import Adapter, Numerics, Pass
 from harness.checkpoint import Checkpoint
-from harness.digest import fast_digest
+from harness.digest import fast_digest, values_digest
 from harness.errors import UserError
-from harness.keys import Key
+from harness.keys import Key, is_optional
 from harness.recorder import Observation
 from harness.records import (
     DUMP_SCHEMA,
@@ -35,16 +34,18 @@ from harness.records import (
     is_dump,
     to_json,
 )
+from harness.ring import ring_geometries
 from harness.scenario import Scenario
+from harness.selection import EVERYTHING, Selection
 from harness.sites import pass_sites, session_passes
-from harness.statistics import Summary, measure
+from harness.slots import slot_marks
+from harness.statistics import Measurements, Summary
 from harness.storage import replacing, writing
 
 TENSORS_NAME = "tensors.safetensors"
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
     """What is known of an observation before its statistics have left the device."""
 
     key: Key
@@ -52,6 +53,7 @@ class _Header:
     shape: list[int]
     dtype: str
     digest: str | None
+    slots: list[str] | None
 
 
 class DumpWriter:
@@ -67,7 +69,8 @@ class DumpWriter:
         self._manifest = manifest
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
-        self._pending: list[tuple[_Header, Tensor]] = []
+        self._pending: list[_Header] = []
+        self._measurements = Measurements()
         with writing(folder):
             _clear(folder)
             (folder / "frames").mkdir(parents=True)
@@ -91,7 +94,10 @@ class DumpWriter:
         tensor = seen.tensor.detach()
         digest = fast_digest(tensor) if tensor.device.type == "cpu" else None
         dtype = str(tensor.dtype).removeprefix("torch.")
-        self._pending.append((_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest), measure(tensor)))
+        rings = self._manifest.rings
+        slots = slot_marks(seen.key.site, tensor, rings[0].tokens) if rings else None
+        self._pending.append(_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots))
+        self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if seen.key.site == "frame":
@@ -102,11 +108,8 @@ class DumpWriter:
         """Bring the pending statistics to the host and write their records."""
         if not self._pending:
             return
-        measured = torch.stack([vector for _, vector in self._pending]).cpu()
-        lines = [
-            encode(_record(header, Summary.unpack(vector))) + b"\n"
-            for (header, _), vector in zip(self._pending, measured, strict=True)
-        ]
+        summaries = self._measurements.fetch()
+        lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
         self._manifest.observed += len(lines)
         with writing(self._folder):
@@ -134,8 +137,14 @@ def describe_run(
     checkpoint: Checkpoint,
     scenario: Scenario,
     variant: str | None = None,
+    *,
+    selection: Selection = EVERYTHING,
+    observer: str | None = None,
 ) -> Manifest:
-    """The manifest of a run that is about to start."""
+    """The manifest of a run that is about to start and record `selection`; `observer`: see harness.observer."""
+    sigmas = scenario.schedule(checkpoint.transformer)
+    inputs = scenario.tensors | {"sigmas": sigmas}
+    sites = adapter.sites().keys()
     return Manifest(
         schema=DUMP_SCHEMA,
         implementation=name,
@@ -146,27 +155,58 @@ def describe_run(
         scenario_digest=scenario.digest,
         scenario_name=scenario.name,
         variant=variant,
-        sigmas=scenario.schedule(checkpoint.transformer).tolist(),
+        sigmas=sigmas.tolist(),
         torch=str(torch.__version__),
         threads=torch.get_num_threads(),
         platform=platform.platform(),
-        source_revision=_source_revision(),
-        expected=sum(1 for _ in expected_keys(checkpoint, scenario)),
+        source_revision=source_revision(),
+        expected=sum(1 for _ in expected_keys(checkpoint, scenario, selection, optional=sites)),
         observed=0,
         seconds=0.0,
         complete=False,
+        frames=scenario.frames,
+        passes=_passes(checkpoint, scenario, sites),
+        rings=ring_geometries(checkpoint.transformer),
+        inputs={name: values_digest("", [(name, tensor)]) for name, tensor in inputs.items()},
+        selection=None if selection == EVERYTHING else selection,
+        observer=observer,
     )
 
 
-def expected_keys(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[Key]:
-    """Every observation of a right implementation's session, in execution order."""
+def expected_keys(
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    selection: Selection = EVERYTHING,
+    *,
+    optional: Collection[str] = (),
+) -> Iterator[Key]:
+    """Every observation of a right implementation's session that `selection` takes, in execution order.
+
+    A site that an implementation may do without is expected only where it is among `optional`.
+    """
+    sites = _passes(checkpoint, scenario, optional)
+    for frame, at in _session(checkpoint, scenario):
+        keys = (Key(frame, at.phase, at.step, site) for site in sites[f"{at.phase}{at.step}"])
+        yield from filter(selection.takes, keys)
+
+
+def _passes(checkpoint: Checkpoint, scenario: Scenario, optional: Collection[str]) -> dict[str, list[str]]:
+    """The sites of every kind of pass that the session has, by phase and step."""
+    kinds = dict.fromkeys(at for _, at in _session(checkpoint, scenario))
+    return {
+        f"{at.phase}{at.step}": [
+            site
+            for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at)
+            if site in optional or not is_optional(site)
+        ]
+        for at in kinds
+    }
+
+
+def _session(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
     steps = len(scenario.schedule(checkpoint.transformer)) - 1
-    session = session_passes(
-        steps, scenario.frames, prompt=scenario.prompt is not None, image=scenario.image is not None
-    )
-    for frame, at in session:
-        for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at):
-            yield Key(frame, at.phase, at.step, site)
+    prompt, image = scenario.prompt is not None, scenario.image is not None
+    return session_passes(steps, scenario.frames, prompt=prompt, image=image)
 
 
 def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:
@@ -185,19 +225,25 @@ def _record(header: _Header, summary: Summary) -> Record:
         sigma=header.sigma,
         shape=header.shape,
         dtype=header.dtype,
-        mean=summary.mean,
-        std=summary.std,
-        min=summary.min,
-        max=summary.max,
-        absmean=summary.absmean,
-        rms=summary.rms,
+        mean=_rounded(summary.mean),
+        std=_rounded(summary.std),
+        min=_rounded(summary.min),
+        max=_rounded(summary.max),
+        absmean=_rounded(summary.absmean),
+        rms=_rounded(summary.rms),
         nan=summary.nan,
         posinf=summary.posinf,
         neginf=summary.neginf,
-        sample=summary.sample,
+        sample=[_rounded(value) for value in summary.sample],
         sketch=base64.b64encode(summary.sketch).decode(),
         digest=header.digest,
+        slots=header.slots,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    """To nine significant digits, which tell any two fp32 numbers apart; shorter lines are read faster."""
+    return None if value is None else float(f"{value:.9g}")
 
 
 def _clear(folder: Path) -> None:
@@ -214,7 +260,7 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _source_revision() -> str | None:
+def source_revision() -> str | None:
     """The git commit that this package's source stands at, where it stands in a git checkout."""
     try:
         answer = subprocess.run(

@@ -1,5 +1,7 @@
 """The one error a user sees: what is wrong, what was found, what was expected, what to do."""
 
+from functools import partial
+
 
 class UserError(ValueError):
     """A mistake in the call or in a file that the caller gave. The CLI prints it without a traceback and exits 2.
@@ -13,6 +15,10 @@ class UserError(ValueError):
         self.found = found
         self.expected = expected
         self.do = do
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Its parts, for another process."""
+        return partial(UserError, found=self.found, expected=self.expected, do=self.do), (self.what,)
 
 
 def listed(names: list[str], *, most: int = 8) -> str:

@@ -1,34 +1,77 @@
-"""How a comparison judges: the tolerance, and what may differ or lack by name.
+"""How a comparison judges: the largest error that is taken for noise, and what may differ or lack by name.
 
-The fixed tolerances per dtype are for runs without a measured noise floor.
-
-`activations` bounds the relative L2 error of every site but `frame`, `frame` that of the decoded uint8 frame, where a
-pixel on the edge between two levels turns any error at all into a whole level.
+Two kinds of bounds. A noise floor (harness/noise_floor.py) was measured on the checkpoint. The fixed tolerances here
+are for runs without one.
 
 fp32: the two implementations here, and the official one, differ by at most 3e-6 at any site of a session of 14 frames;
 bf16: two right formulations of one model differ by up to 1.3e-2 at a site, and more as a session goes on.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from harness.errors import UserError
+from harness.keys import Key
+
+
+class Limits(NamedTuple):
+    """The largest errors at one observation that are taken for noise.
+
+    `rel_l2` bounds the relative L2 error, `log_norm` the magnitude of log(norm ratio); infinite where not judged.
+    """
+
+    rel_l2: float
+    log_norm: float = math.inf
+
+
+class Bounds(Protocol):
+    """Knows the limits of every observation of a run.
+
+    `frames`: how many frames have limits of their own; those from there on have the same ones.
+    """
+
+    @property
+    def frames(self) -> int: ...
+
+    def of(self, key: Key) -> Limits:
+        """The limits at `key`."""
+        ...
+
+    def for_sketches(self, observations: int) -> Self:
+        """The bounds for so many errors that were estimated from sketches, instead of measured on full tensors."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """What the bounds are, for a report: `kind`, and what identifies them."""
+        ...
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative L2 error that is taken for noise."""
+    """Fixed bounds of the relative L2 error.
+
+    `activations` holds at every site but `frame`, `frame` at the decoded uint8 frame, where a pixel on the edge between
+    two levels turns any error at all into a whole level. `reason` says why no noise floor is used.
+    """
 
     activations: float
     frame: float
+    reason: str = "no noise floor was given"
+    # The same in every frame.
+    frames: ClassVar[int] = 0
 
-    def of(self, site: str) -> float:
-        """The bound at `site`."""
-        return self.frame if site == "frame" else self.activations
+    def of(self, key: Key) -> Limits:
+        """The limits at `key`."""
+        return Limits(self.frame if key.site == "frame" else self.activations)
+
+    def for_sketches(self, observations: int) -> Self:
+        """The same: a fixed tolerance is far above the noise that it stands for."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
-        """The bounds as plain values."""
-        return asdict(self)
+        """What the bounds are."""
+        return {"kind": "fixed tolerances", "activations": self.activations, "frame": self.frame, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -38,7 +81,7 @@ class Judgement:
     `accepted_inputs`: names of inputs that may differ; `allowed_missing`: globs of sites that a side may lack.
     """
 
-    tolerance: Tolerance
+    bounds: Bounds
     accepted_inputs: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
 

@@ -25,6 +25,16 @@ def is_input(site: str) -> bool:
     return site.startswith("input.")
 
 
+def is_optional(site: str) -> bool:
+    """Whether an implementation may do without the site: what a pass attends to, which not every one can tell."""
+    return ring_part(site) == "visible"
+
+
+def ring_part(site: str) -> str | None:
+    """What a site of a key/value ring shows: "kv", "written" or "visible"; None for any other site."""
+    return site.rpartition(".")[2] if site.startswith("kv_cache.layers.") else None
+
+
 def block_of(site: str) -> int | None:
     """The transformer block, cache layer or autoencoder stage that a site belongs to."""
     return next((int(part) for part in site.split(".") if part.isdigit()), None)

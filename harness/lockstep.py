@@ -1,24 +1,23 @@
 """Lockstep: two implementations in one process, pass by pass, compared by full tensors that never touch a disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count, zip_longest
+from itertools import zip_longest
 
-from torch import Tensor
+import msgspec
 
 from harness.adapter import Adapter
 from harness.checkpoint import Checkpoint
-from harness.compare_tensors import tensor_error
-from harness.comparison import Comparison
+from harness.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison
 from harness.dump import DumpWriter, expected_keys
 from harness.judgement import Judgement
-from harness.keys import Key
-from harness.ledger import Ledger
-from harness.metrics import FrameMetrics, frame_metrics
+from harness.pairing import Pairing
 from harness.recorder import Observation, Recorder
+from harness.ring import ring_geometries
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
+from harness.teacher import Teacher
 
 EVIDENCE = "tensors"
 
@@ -39,78 +38,51 @@ def lockstep(
     checkpoint: Checkpoint,
     scenario: Scenario,
     judgement: Judgement,
+    *,
+    teacher_forced: bool = False,
 ) -> Comparison:
-    """Run a session of both sides, each pass of the reference just before the candidate's, and compare every site."""
-    ledger = Ledger(judgement)
-    pairing = _Pairing(ledger, common=reference.adapter.sites().keys() & candidate.adapter.sites().keys())
+    """Run a session of both sides, each pass of the reference just before the candidate's, and compare every site.
+
+    `teacher_forced`: the candidate's caches and latents follow the reference after every frame; raises UserError where
+    they cannot (see harness.teacher).
+    """
+    sites = [side.adapter.sites() for side in (reference, candidate)]
+    common = sites[0].keys() & sites[1].keys()
+    pairing = Pairing(judgement, common, ring_geometries(checkpoint.transformer), teacher_forced=teacher_forced)
+    teacher = Teacher(sites[1], checkpoint.transformer.n_layers) if teacher_forced else None
+    watchers = ([pairing.reference] + ([teacher.observe] if teacher else []), [pairing.candidate])
     with ExitStack() as stack:
         sessions = []
-        for side, pair in ((reference, pairing.reference), (candidate, pairing.candidate)):
+        for side, watched, takers in zip((reference, candidate), sites, watchers, strict=True):
             if side.writer is not None:
                 stack.enter_context(side.writer)
-            recorder = stack.enter_context(Recorder(side.adapter.sites(), _PairingSink(pair, side.writer)))
+            recorder = stack.enter_context(Recorder(watched, _Sink(takers, side.writer)))
             sessions.append(passes(side.adapter, scenario, checkpoint.transformer, recorder))
+        if teacher is not None:
+            stack.enter_context(teacher)  # its hooks come after the recorders'
         for _ in zip_longest(*sessions):
             pass
     pairing.close()
-    expected = sum(1 for _ in expected_keys(checkpoint, scenario))
-    return ledger.close(reference.name, candidate.name, evidence=EVIDENCE, expected=expected, frames=pairing.frames)
+    expected = sum(1 for _ in expected_keys(checkpoint, scenario, optional=common))
+    comparison = pairing.ledger.close(
+        reference.name, candidate.name, evidence=EVIDENCE, expected=expected, frames=pairing.frames
+    )
+    rollout = TEACHER_FORCED if teacher_forced else FREE_RUNNING
+    if comparison.reason is not None:
+        return msgspec.structs.replace(comparison, rollout=rollout)
+    return msgspec.structs.replace(comparison, rollout=rollout, growth=pairing.growth.frames, ring=pairing.rings.faults)
 
 
-class _Pairing:
-    """Brings the two sides' observations together, whichever comes first, and enters them into the ledger."""
+class _Sink:
+    """The sink of one side's recorder: what it sees goes to the takers, and to the dump where there is one."""
 
-    def __init__(self, ledger: Ledger, common: set[str]) -> None:
-        """`common`: sites that both sides have. Tensors of other sites are not kept waiting for a partner."""
-        self.frames: list[FrameMetrics] = []
-        self._ledger = ledger
-        self._common = common
-        self._paired: set[str] = set()
-        self._order = count()
-        self._references: dict[Key, tuple[int, Tensor]] = {}
-        self._candidates: dict[Key, tuple[int, Tensor]] = {}
-
-    def reference(self, seen: Observation) -> None:
-        order = next(self._order)
-        if seen.key.site not in self._common:
-            self._ledger.missing(order, seen.key, lacking="candidate", seen_elsewhere=False)
-        elif waiting := self._candidates.pop(seen.key, None):
-            self._enter(order, seen.key, waiting[1], seen.tensor)
-        else:
-            # An implementation may reuse the tensor for its next pass.
-            self._references[seen.key] = (order, seen.tensor.detach().clone())
-
-    def candidate(self, seen: Observation) -> None:
-        if seen.key.site not in self._common:
-            self._ledger.missing(next(self._order), seen.key, lacking="reference", seen_elsewhere=False)
-        elif waiting := self._references.pop(seen.key, None):
-            self._enter(waiting[0], seen.key, seen.tensor, waiting[1])
-        else:
-            self._candidates[seen.key] = (next(self._order), seen.tensor.detach().clone())
-
-    def close(self) -> None:
-        """Whatever still waits has no partner."""
-        for key, (order, _) in self._references.items():
-            self._ledger.missing(order, key, lacking="candidate", seen_elsewhere=key.site in self._paired)
-        for key, (order, _) in self._candidates.items():
-            self._ledger.missing(order, key, lacking="reference", seen_elsewhere=key.site in self._paired)
-
-    def _enter(self, order: int, key: Key, actual: Tensor, expected: Tensor) -> None:
-        self._paired.add(key.site)
-        self._ledger.pair(order, key, tensor_error(actual, expected))
-        if key.site == "frame" and actual.shape == expected.shape:
-            self.frames.append(frame_metrics(key.frame, actual.cpu().numpy(), expected.cpu().numpy()))
-
-
-class _PairingSink:
-    """The sink of one side's recorder: what it sees is paired, and dumped where the side has a writer."""
-
-    def __init__(self, pair: Callable[[Observation], None], writer: DumpWriter | None) -> None:
-        self._pair = pair
+    def __init__(self, takers: Sequence[Callable[[Observation], None]], writer: DumpWriter | None) -> None:
+        self._takers = takers
         self._writer = writer
 
     def observe(self, seen: Observation) -> None:
-        self._pair(seen)
+        for take in self._takers:
+            take(seen)
         if self._writer is not None:
             self._writer.observe(seen)
 

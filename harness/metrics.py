@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-from skimage.metrics import structural_similarity
 
 from harness.errors import UserError
 
@@ -43,6 +42,9 @@ def frame_metrics(frame: int, actual: Pixels, expected: Pixels) -> FrameMetrics:
 
 
 def _ssim(actual: Pixels, expected: Pixels) -> float:
+    # Half a second, which a comparison without frames need not wait for.
+    from skimage.metrics import structural_similarity
+
     ssim = structural_similarity(
         expected, actual, data_range=255, channel_axis=2, gaussian_weights=True, use_sample_covariance=False
     )

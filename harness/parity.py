@@ -13,15 +13,18 @@ from harness.checkpoint import Checkpoint
 from harness.comparison import COMPARISON_NAME, Comparison, Verdict
 from harness.dump import DumpWriter, describe_run
 from harness.errors import UserError
-from harness.judgement import Judgement
 from harness.lockstep import Side, lockstep
+from harness.observer import check_observer
 from harness.records import to_json
 from harness.scenario import Scenario, write_scenario
+from harness.standards import Standards
 from harness.storage import replacing, writing
+from harness.teacher import check_teachable
 from harness.variant import Variant
 
 SUMMARY_SCHEMA = "waypoint-parity/summary/1"
 SUMMARY_NAME = "summary.json"
+TEACHER_FORCED_NAME = "comparison-teacher-forced.json"
 _SEVERITY = (Verdict.IDENTICAL, Verdict.WITHIN_NOISE, Verdict.MISSING, Verdict.DIVERGED, Verdict.INCOMPARABLE)
 
 
@@ -46,8 +49,20 @@ class ParityRun:
     candidate: str
     checkpoint: Checkpoint
     numerics: Numerics
-    judgement: Judgement
+    standards: Standards
     out: Path
+    allow_observer_effect: bool = False
+    # Run every cell a second time, with the candidate's caches and latents following the reference's.
+    teacher_forced: bool = False
+
+
+@dataclass(frozen=True)
+class _Implementation:
+    """One of the two, loaded, and what its manifests say of the observer (see harness.observer)."""
+
+    name: str
+    adapter: Adapter
+    observer: str
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,12 +75,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     checkpoint_digest: str
     seconds: float
+    # Of the free-running sessions, and of the teacher-forced ones where they were asked for.
     variants: dict[str, Comparison]
+    teacher_forced: dict[str, Comparison] = {}
 
     @property
     def verdict(self) -> Verdict:
         """The worst verdict of any variant."""
-        return max((comparison.verdict for comparison in self.variants.values()), key=_SEVERITY.index)
+        return max((self.verdict_of(name) for name in self.variants), key=_SEVERITY.index)
+
+    def verdict_of(self, name: str) -> Verdict:
+        """The verdict of a variant: of its free-running session, unless that of the teacher-forced one is worse."""
+        rollouts = (self.variants[name], self.teacher_forced.get(name, self.variants[name]))
+        return max((rollout.verdict for rollout in rollouts), key=_SEVERITY.index)
 
     def __bool__(self) -> bool:
         return self.verdict.passes
@@ -101,9 +123,9 @@ def run_parity(
     with writing(run.out):
         (run.out / SUMMARY_NAME).unlink(missing_ok=True)
     # One each, also where both have the same name: an adapter drives one session at a time.
-    reference, candidate = (
-        registry.load(name, run.checkpoint, run.numerics) for name in (run.reference, run.candidate)
-    )
+    reference, candidate = (_load(run, name, cells[0].scenario) for name in (run.reference, run.candidate))
+    if run.teacher_forced:
+        check_teachable(candidate.adapter.sites(), run.checkpoint.transformer.n_layers)
     comparisons = {cell.name: _run_cell(run, cell, reference, candidate) for cell in progress(cells)}
     summary = Summary(
         schema=SUMMARY_SCHEMA,
@@ -113,23 +135,47 @@ def run_parity(
         checkpoint=run.checkpoint.origin,
         checkpoint_digest=run.checkpoint.digest,
         seconds=time.perf_counter() - started,
-        variants=comparisons,
+        variants={name: free for name, (free, _) in comparisons.items()},
+        teacher_forced={name: forced for name, (_, forced) in comparisons.items() if forced is not None},
     )
     with replacing(run.out / SUMMARY_NAME) as partial:
         partial.write_bytes(to_json(summary))
     return summary
 
 
-def _run_cell(run: ParityRun, cell: Cell, reference: Adapter, candidate: Adapter) -> Comparison:
+def _load(run: ParityRun, name: str, scenario: Scenario) -> _Implementation:
+    adapter = registry.load(name, run.checkpoint, run.numerics)
+    config, allow = run.checkpoint.transformer, run.allow_observer_effect
+    return _Implementation(name, adapter, check_observer(adapter, scenario, config, adapter.sites(), allow=allow))
+
+
+def _run_cell(
+    run: ParityRun, cell: Cell, reference: _Implementation, candidate: _Implementation
+) -> tuple[Comparison, Comparison | None]:
+    """The comparisons of the free-running session, which is dumped, and of the teacher-forced one, if asked for."""
     folder = run.out / cell.name
 
-    def side(role: str, name: str, adapter: Adapter) -> Side:
-        manifest = describe_run(name, adapter, run.numerics, run.checkpoint, cell.scenario, cell.variant.name)
-        return Side(name, adapter, DumpWriter(folder / role, manifest))
+    def side(role: str, of: _Implementation) -> Side:
+        manifest = describe_run(
+            of.name, of.adapter, run.numerics, run.checkpoint, cell.scenario, cell.variant.name, observer=of.observer
+        )
+        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest))
 
-    sides = side("reference", run.reference, reference), side("candidate", run.candidate, candidate)
+    sides = side("reference", reference), side("candidate", candidate)
+    sigmas = cell.scenario.schedule(run.checkpoint.transformer).tolist()
+    judgement = run.standards.judgement(sigmas, image=cell.scenario.image is not None)
     write_scenario(cell.scenario, folder / "scenario.safetensors")
-    comparison = lockstep(*sides, run.checkpoint, cell.scenario, run.judgement)
-    with replacing(folder / COMPARISON_NAME) as partial:
+    free = lockstep(*sides, run.checkpoint, cell.scenario, judgement)
+    _write(free, folder / COMPARISON_NAME)
+    if not run.teacher_forced:
+        (folder / TEACHER_FORCED_NAME).unlink(missing_ok=True)
+        return free, None
+    undumped = Side(reference.name, reference.adapter), Side(candidate.name, candidate.adapter)
+    forced = lockstep(*undumped, run.checkpoint, cell.scenario, judgement, teacher_forced=True)
+    _write(forced, folder / TEACHER_FORCED_NAME)
+    return free, forced
+
+
+def _write(comparison: Comparison, path: Path) -> None:
+    with replacing(path) as partial:
         partial.write_bytes(to_json(comparison))
-    return comparison

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.adapter import Pass, Site
 from harness.keys import Key
+from harness.selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Sink(Protocol):
 
 
 class Recorder:
-    """Watches the sites of one implementation while its context is open.
+    """Watches the selected sites of one implementation while its context is open.
 
     Its hooks return nothing, so the implementation computes what it computes without them; detached they cost nothing.
     """
 
-    def __init__(self, sites: Mapping[str, Site], sink: Sink) -> None:
-        self._sites = sites
+    def __init__(self, sites: Mapping[str, Site], sink: Sink, selection: Selection = EVERYTHING) -> None:
+        self._sites = {name: site for name, site in sites.items() if selection.wants(name)}
         self._sink = sink
+        self._selection = selection
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls: Counter[str] = Counter()
         self._frame = 0
@@ -68,9 +70,10 @@ class Recorder:
 
     def _hook(self, name: str, site: Site) -> Callable[[nn.Module, Any, Any], None]:
         def observe(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor: Tensor = output if site.layout is None else site.layout(output)
             key = Key(self._frame, self._pass.phase, self._pass.step, name, self._calls[name])
             self._calls[name] += 1
-            self._sink.observe(Observation(key, self._pass.sigma, tensor))
+            if self._selection.takes(key):
+                tensor: Tensor = output if site.layout is None else site.layout(output)
+                self._sink.observe(Observation(key, self._pass.sigma, tensor))
 
         return observe

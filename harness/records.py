@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -11,22 +11,40 @@ import numpy.typing as npt
 
 from harness.errors import UserError
 from harness.keys import Key, Phase
+from harness.lines import Part, blocks, not_a_record
+from harness.ring import RingGeometry, Sign
+from harness.selection import Selection
 
 DUMP_SCHEMA = "waypoint-parity/dump/1"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
 SAMPLES = 8
-# k of the sketch. A prime, so that a channel (a stride of 2**n elements) spreads over all buckets instead of one: an
-# outlier channel would else decide the estimate alone. The estimate of ||a - b|| has a relative error of
-# 1/sqrt(2k) = 9 % (measured: tests/harness/test_statistics.py prints it).
+# k of the sketch: element i, its sign drawn, is added into number i mod k. Measured on 65536 elements, one thread, by
+# `pytest tests/bench/test_sketch.py -s --benchmark-only`; the errors are those of an estimated ||a - b||:
+#
+#     map                    k   relative error   where one channel of 64 differs   ns per element   bytes
+#     buckets               31             14 %                              12 %              0.8     168
+#     buckets               61              9 %                               8 %              0.7     328
+#     buckets               64              9 %                              69 %              0.7     344
+#     buckets              127              6 %                               7 %              0.6     680
+#     scattered             61              8 %                               9 %              2.6     328
+#     dense sign matrix     61              9 %                               9 %              4.3     328
+#     dense sign matrix    127              5 %                               6 %               15     680
+#
+# A drawn number for each element (scattered) and a dense matrix buy nothing for their cost. A prime k spreads a
+# channel, a stride of 2**n elements, over all numbers; a power of two leaves it in one, which then decides alone. The
+# error falls only with 1/sqrt(2k), and most of a record is its sketch: 127 would double what a diff has to read.
 SKETCH_SIZE = 61
 SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
+# Five hours at 60 frames a second; what reads a dump sets a bit for every frame.
+MOST_FRAMES = 1 << 20
+Frame = Annotated[int, msgspec.Meta(ge=0, lt=MOST_FRAMES)]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One observation. Statistics are over the finite elements, None where there are none."""
 
-    frame: int
+    frame: Frame
     phase: Phase
     step: int
     site: str
@@ -48,11 +66,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
     # accelerator would have had to send the tensor home for it.
     digest: str | None = None
+    # Of the sites of a ring, slot by slot (harness/slots.py); left out where they are not told.
+    slots: list[str] | None = None
 
     @property
     def key(self) -> Key:
         """Identity of the observation."""
         return Key(self.frame, self.phase, self.step, self.site, self.call)
+
+    @property
+    def sign(self) -> Sign:
+        """What the record tells of the rings, if its site does."""
+        return Sign(self.key, self.dtype, self.digest, self.slots)
 
     @property
     def non_finite(self) -> tuple[int, int, int]:
@@ -85,6 +110,18 @@ class Manifest(msgspec.Struct, kw_only=True):
     observed: int
     seconds: float
     complete: bool
+    # What follows is left out by engines that do not know it.
+    # Generated frames; and the sites that a right implementation shows in each kind of pass, in execution order, under
+    # phase and step as in "denoise0". `selection` says which of them were to be recorded, None for all.
+    frames: int | None = None
+    passes: dict[str, list[str]] | None = None
+    selection: Selection | None = None
+    # SHA-256 of every tensor of the scenario (harness.digest.values_digest), the sigmas as the session uses them.
+    inputs: dict[str, str] | None = None
+    # The key/value ring of every layer.
+    rings: list[RingGeometry] | None = None
+    # What recording changed of what was computed: "bit-identical" where nothing, None where nobody looked.
+    observer: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -119,6 +156,13 @@ def read_manifest(folder: Path) -> Manifest:
             expected=DUMP_SCHEMA,
             do="dump again, or use a release of waypoint-parity that knows the schema",
         )
+    if "dtype" not in manifest.numerics:
+        raise UserError(
+            f"{path}: does not say in which precision the run computed",
+            found=f"numerics with {', '.join(manifest.numerics) or 'nothing'}",
+            expected="numerics with a dtype",
+            do="correct what wrote the dump",
+        )
     if not manifest.complete:
         raise UserError(
             f"{folder}: the dump is incomplete",
@@ -134,17 +178,17 @@ def read_records(folder: Path) -> Iterator[Record]:
 
     A file that ends before or after the record that its manifest promises as the last raises UserError too.
     """
-    path, promised = folder / RECORDS_NAME, read_manifest(folder).observed
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read", found=str(error), expected="the records of a dump", do="dump again"
-        ) from error
-    number = 0
-    with file:
-        for number, line in enumerate(file, start=1):
-            yield _decoded(line, f"{path}, line {number}")
+    part, number = Part(folder / RECORDS_NAME), 0
+    promised = read_manifest(folder).observed
+    for first, _, content in blocks(part):
+        for index, line in enumerate(content.split(b"\n")[:-1], start=first):
+            yield decode_record(part, index, line)
+            number = index + 1
+    check_promised(part.path, number, promised)
+
+
+def check_promised(path: Path, number: int, promised: int) -> None:
+    """Raise UserError unless a file of `number` records has as many as its manifest promises."""
     if number != promised:
         raise UserError(
             f"{path}, line {number}: the last one, too early or too late",
@@ -154,29 +198,27 @@ def read_records(folder: Path) -> Iterator[Record]:
         )
 
 
-def _decoded(line: bytes, where: str) -> Record:
-    problem = "the line is cut short" if not line.endswith(b"\n") else None
-    record: Record | None = None
-    if problem is None:
-        try:
-            record = _decoder.decode(line)
-            if record.projection().shape != (SKETCH_SIZE,):
-                problem = f"a sketch of {record.projection().size} numbers"
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            problem = str(error)
-    if record is None or problem is not None:
-        raise UserError(
-            f"{where}: not a record",
-            found=problem or "nothing",
-            expected=f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers",
-            do="dump again; a file cut short gives no verdict",
-        )
+def decode_record(part: Part, index: int, line: bytes) -> Record:
+    """The record on line `index` of a part. Raises UserError, naming file and line, where it is none."""
+    try:
+        record = _decoder.decode(line)
+        numbers = len(record.projection())
+        problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise not_a_record(part, index, problem, f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers")
     return record
 
 
 def frame_path(folder: Path, frame: int) -> Path:
     """Where a dump keeps a decoded frame."""
     return folder / "frames" / f"{frame:06d}.png"
+
+
+def frames_of(folder: Path) -> list[int]:
+    """The numbers of the decoded frames that a dump keeps."""
+    return sorted(int(path.stem) for path in (folder / "frames").glob("*.png") if path.stem.isdecimal())
 
 
 def to_json(value: Any) -> bytes:

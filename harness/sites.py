@@ -9,7 +9,10 @@ from harness.config import AutoencoderConfig, TransformerConfig
 
 
 def pass_sites(config: TransformerConfig, autoencoder: AutoencoderConfig, at: Pass) -> list[str]:
-    """The sites that a right implementation shows in a pass, each once, in execution order."""
+    """The sites that a right implementation shows in a pass, each once, in execution order.
+
+    Those that harness.keys.is_optional names are among them, though an implementation may lack them.
+    """
     if at.phase == "prompt":
         return ["input.prompt_emb", "input.prompt_pad_mask"]
     if at.phase == "decode":
@@ -39,7 +42,10 @@ def _block_sites(config: TransformerConfig, layer: int) -> list[str]:
     if config.has_control(layer):
         parts.append("ctrl_mlpfusion")
     block = f"transformer.blocks.{layer}"
-    return [*(f"{block}.{part}" for part in [*parts, "mlp"]), block]
+    names = [*(f"{block}.{part}" for part in [*parts, "mlp"]), block]
+    # What the pass attends to is settled once this frame's keys are rotated.
+    names.insert(names.index(f"{block}.attn.k_rope") + 1, f"kv_cache.layers.{layer}.visible")
+    return names
 
 
 def _coder_sites(coder: str, stages: int) -> list[str]:

@@ -10,7 +10,7 @@ from harness.render import comparison_lines
 
 def summary_table(summary: Summary) -> str:
     """One row per variant, in Markdown that also lines up in a terminal."""
-    rows = [_variant_row(name, comparison) for name, comparison in summary.variants.items()]
+    rows = [_variant_row(summary, name) for name in summary.variants]
     return markdown_table(pd.DataFrame(rows))
 
 
@@ -22,7 +22,7 @@ def summary_markdown(summary: Summary) -> str:
         f"(digest {summary.checkpoint_digest[:12]}), {summary.numerics['dtype']} on {summary.numerics['device']}, "
         f"{len(summary.variants)} variants in {summary.seconds:.0f} s.\nSSIM: {SSIM_VARIANT}.\n"
     )
-    details = [_variant_details(name, comparison) for name, comparison in summary.variants.items()]
+    details = [_variant_details(summary, name) for name in summary.variants]
     return "\n".join([head, summary_table(summary), "", *details])
 
 
@@ -36,27 +36,55 @@ def markdown_table(frame: pd.DataFrame) -> str:
     )
 
 
-def _variant_row(name: str, comparison: Comparison) -> dict[str, str]:
+def _variant_row(summary: Summary, name: str) -> dict[str, str]:
+    comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
     worst = comparison.worst
     frames = _frames(comparison)
-    return {
+    row = {
         "variant": name,
-        "verdict": comparison.verdict,
+        "verdict": summary.verdict_of(name),
         "first diverging site": comparison.reason or _where(comparison.first) or "none",
         "worst site error": _scientific(worst.rel_l2) if worst else "",
         "at": _where(worst),
+        "horizon": _horizon(comparison),
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": f"{frames['ssim'].min():.6f}" if len(frames) else "",
         "max mean abs d": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
     }
+    if forced is None:
+        return row
+    first = forced.reason or _where(forced.first) or "none"
+    return row | {"teacher-forced": f"{forced.verdict}, first {first}", "its horizon": _horizon(forced)}
 
 
-def _variant_details(name: str, comparison: Comparison) -> str:
-    block = "\n".join(comparison_lines(comparison))
+def _variant_details(summary: Summary, name: str) -> str:
+    comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
+    lines = comparison_lines(comparison) + (comparison_lines(forced) if forced else [])
+    section = "\n".join([f"## {name}\n\n```text", *lines, "```\n"])
+    tables = [table for table in (_growth_table(comparison, forced), _frames_table(comparison)) if table is not None]
+    return "\n".join([section, *(f"{markdown_table(table)}\n" for table in tables)])
+
+
+def _growth_table(comparison: Comparison, forced: Comparison | None) -> pd.DataFrame | None:
+    """The error of every frame's final latent, of either rollout, and the most that noise alone grows to by then."""
+    if not comparison.growth:
+        return None
+    columns = {
+        "frame": [str(at.frame) for at in comparison.growth],
+        "latent error": [_scientific(at.rel_l2) for at in comparison.growth],
+        "of noise, at most": [_scientific(at.tolerance) for at in comparison.growth],
+    }
+    if forced is not None:
+        errors = {at.frame: _scientific(at.rel_l2) for at in forced.growth}
+        columns["teacher-forced"] = [errors.get(at.frame, "") for at in comparison.growth]
+    return pd.DataFrame(columns)
+
+
+def _frames_table(comparison: Comparison) -> pd.DataFrame | None:
     frames = _frames(comparison)
     if frames.empty:
-        return f"## {name}\n\n```text\n{block}\n```\n"
-    table = pd.DataFrame(
+        return None
+    return pd.DataFrame(
         {
             "frame": frames["frame"].astype(str),
             "SSIM": frames["ssim"].map("{:.6f}".format),
@@ -65,13 +93,19 @@ def _variant_details(name: str, comparison: Comparison) -> str:
             "PSNR dB": ["equal" if pd.isna(psnr) else f"{psnr:.1f}" for psnr in frames["psnr"]],
         }
     )
-    return f"## {name}\n\n```text\n{block}\n```\n\n{markdown_table(table)}\n"
 
 
 def _frames(comparison: Comparison) -> pd.DataFrame:
     columns = ("frame", "ssim", "mean_abs", "max_abs", "psnr")
     rows = [[getattr(metrics, column) for column in columns] for metrics in comparison.frames]
     return pd.DataFrame(rows, columns=list(columns))
+
+
+def _horizon(comparison: Comparison) -> str:
+    """The first frame whose error exceeds what noise grows to, where errors were measured frame by frame."""
+    if not comparison.growth:
+        return ""
+    return "none" if comparison.horizon is None else f"frame {comparison.horizon}"
 
 
 def _where(result: SiteResult | None) -> str:

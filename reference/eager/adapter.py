@@ -9,6 +9,7 @@ from harness.checkpoint import Checkpoint
 from harness.errors import UserError
 from harness.sites import matching_sites
 from reference.eager.autoencoder import load_autoencoder
+from reference.eager.formulations import FORMULATIONS
 from reference.eager.model import load_world_model
 from reference.eager.session import Session
 
@@ -16,8 +17,12 @@ from reference.eager.session import Session
 class EagerAdapter:
     """Drives `reference.eager`; see harness.adapter.Adapter. Its layouts are the official ones: no site transforms.
 
-    Raises UserError for `numerics.compiled`.
+    Its options are other formulations of the same mathematics, to measure a noise floor with. Raises UserError for
+    `numerics.compiled`.
     """
+
+    OPTIONS = tuple(FORMULATIONS)
+    HARMLESS = OPTIONS
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         if numerics.compiled:
@@ -30,6 +35,8 @@ class EagerAdapter:
         device, dtype = numerics.device, numerics.dtype
         self._checkpoint = checkpoint
         model = load_world_model(checkpoint.transformer, checkpoint.transformer_weights(), device=device, dtype=dtype)
+        for option in numerics.options:
+            FORMULATIONS[option](model)
         autoencoder = load_autoencoder(checkpoint.autoencoder, checkpoint.autoencoder_weights(), device=device)
         self._session = Session(model, autoencoder, device=device, dtype=dtype)
 

@@ -28,6 +28,7 @@ class RingCache(nn.Module):
         self.n_kv_heads, self.head_dim = config.n_kv_heads, config.head_dim
         self.kv = nn.Identity()
         self.written = nn.Identity()
+        self.visible = nn.Identity()
 
     def reset(self, device: torch.device, dtype: torch.dtype) -> None:
         """Nothing written; ring [2,1,G,L,D] and tail [2,1,G,T,D] hold keys, then values, in `dtype`."""
@@ -44,18 +45,18 @@ class RingCache(nn.Module):
         """The ring slot that belongs to this frame."""
         return math.ceil(frame / self.dilation) % self.slots
 
-    def visible(self, frame: int) -> Tensor:
-        """Which ring tokens this frame sees, [L] bool: those written, less the slot that it is about to replace."""
-        visible = self.ring_written.clone()
+    def in_sight(self, frame: int) -> Tensor:
+        """Which tokens this frame sees, [L+T] bool: those written, less the slot that it will replace, and the tail."""
+        mask = self._with_tail(self.ring_written)
         if self.is_write_frame(frame):
-            visible[self._rows(frame)] = False
-        return visible
+            mask[self._rows(frame)] = False
+        return mask
 
     def see(self, frame: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put this frame's `k`, `v` [1,G,T,D] in the tail; return keys and values [1,G,S,D] of all S visible tokens."""
         self.tail = torch.stack([k, v])
-        past = self.ring[..., self.visible(frame), :]
-        keys, values = torch.cat([past, self.tail], dim=3)
+        ring, tail = self.visible(self.in_sight(frame)).split([self.capacity, self.tokens])
+        keys, values = torch.cat([self.ring[..., ring, :], self.tail[..., tail, :]], dim=3)
         return keys, values
 
     def commit(self, frame: int) -> None:
@@ -65,10 +66,13 @@ class RingCache(nn.Module):
             self.ring, self.ring_written = self.ring.clone(), self.ring_written.clone()
             self.ring[..., rows, :] = self.tail
             self.ring_written[rows] = True
-        tail_written = self.ring_written.new_ones(self.tokens)
-        self.ring_written = self.written(torch.cat([self.ring_written, tail_written]))[: self.capacity]
+        self.ring_written = self.written(self._with_tail(self.ring_written))[: self.capacity]
         kv = self.kv(torch.cat([self.ring, self.tail], dim=3))
         self.ring, self.tail = kv[..., : self.capacity, :], kv[..., self.capacity :, :]
+
+    def _with_tail(self, ring: Tensor) -> Tensor:
+        """`ring` [L] bool and, behind it, the tail's tokens, which are always there: [L+T]."""
+        return torch.cat([ring, ring.new_ones(self.tokens)])
 
     def _rows(self, frame: int) -> slice:
         first = self.slot(frame) * self.tokens

@@ -29,6 +29,7 @@ class SelfAttention(nn.Module):
         self.v_lamb = nn.Parameter(torch.empty(())) if config.value_residual else None
         self.q_rope = nn.Identity()
         self.k_rope = nn.Identity()
+        self.attend = attention
 
     def forward(self, a: Tensor, context: PassContext, cache: RingCache) -> Tensor:
         """`a` [1,T,M], the modulated norm of the tokens -> [1,T,M]. Leaves the frame's keys and values in the cache."""
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
         q = self.q_rope(rope.rotate(rms_norm(q), context.angles))
         k = self.k_rope(rope.rotate(rms_norm(k), context.angles))
         keys, values = cache.see(context.frame, k, self._with_residual(v, context))
-        y = attention(q, keys, values)
+        y = self.attend(q, keys, values)
         if self.gate_proj is not None:
             gates = self.gate_proj(a[..., : self.n_heads])
             y = y * rearrange(gates.sigmoid(), "B T H -> B H T 1")
@@ -65,13 +66,14 @@ class CrossAttention(nn.Module):
         self.k_proj = nn.Linear(prompt_width, prompt_width, bias=False)
         self.v_proj = nn.Linear(prompt_width, prompt_width, bias=False)
         self.out_proj = nn.Linear(prompt_width, width, bias=False)
+        self.attend = attention
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
         """`x` [1,T,M], `prompt` [1,P,E] -> [1,T,M]."""
         q = rearrange(self.q_proj(x), "B T (heads D) -> B heads T D", D=self.head_dim)
         k = rearrange(self.k_proj(prompt), "B P (heads D) -> B heads P D", D=self.head_dim)
         v = rearrange(self.v_proj(prompt), "B P (heads D) -> B heads P D", D=self.head_dim)
-        y = attention(rms_norm(q), rms_norm(k), v)
+        y = self.attend(rms_norm(q), rms_norm(k), v)
         out: Tensor = self.out_proj(rearrange(y, "B heads T D -> B T (heads D)"))
         return out
 

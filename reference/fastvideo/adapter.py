@@ -140,8 +140,11 @@ class FastVideoAdapter:
         cache.set_frozen(True)
         self._clock += 1
         for layer, ring in enumerate(cache.layers):
-            self._probes[f"kv_cache.layers.{layer}.written"](ring.written)
-            self._probes[f"kv_cache.layers.{layer}.kv"](ring.kv)
+            for part in ("written", "kv"):
+                buffer = getattr(ring, part)
+                shown = self._probes[f"kv_cache.layers.{layer}.{part}"](buffer)
+                if shown is not buffer:
+                    buffer.copy_(shown)
 
     def _consumed(self, controls: Controls) -> dict[str, Tensor]:
         """The controls of a frame as the port's model takes them: [1,1,n] each, of the scroll its sign."""

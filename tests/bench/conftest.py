@@ -24,16 +24,20 @@ def _no_gradients() -> Iterator[None]:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """Write the figures of every row, from whichever benchmarks. Called when pytest-benchmark writes its own JSON."""
-    rows: dict[str, dict[str, Any]] = {}
-    for measured in output_json["benchmarks"]:
-        figures = dict(measured["extra_info"])
-        rows.setdefault(figures.pop("row"), {}).update(figures)
+    """Write the figures of every row, from whichever benchmarks. Called when pytest-benchmark writes its own JSON.
+
+    Figures that were measured earlier on the same machine, and not again now, are kept.
+    """
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "platform": platform.platform(),
     }
+    before = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    rows: dict[str, dict[str, Any]] = before["rows"] if before.get("machine") == machine else {}
+    for measured in output_json["benchmarks"]:
+        figures = dict(measured["extra_info"])
+        rows.setdefault(figures.pop("row"), {}).update(figures)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

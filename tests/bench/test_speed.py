@@ -1,9 +1,8 @@
-"""Seconds of a denoise pass in steady state, of what is recorded of a frame, and of decoding.
+"""Seconds of a denoise pass in steady state, and of decoding.
 
 Every ratio is taken within one run, from the least time of each side, so that a busy machine does not decide it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,10 @@ import torch
 from candidate.engine import Engine
 from harness.adapter import DTYPES, Numerics
 from harness.checkpoint import Checkpoint
-from harness.dump import DumpWriter, describe_run
-from harness.recorder import Recorder
-from harness.scenario import read_scenario
 from tests.bench.geometry import GOLDEN, checkpoint_of
 from tests.bench.matmul_floor import matmul_floor
 from tests.bench.memory import peak_growth
-from tests.bench.steady import DenoisePasses, candidate_at, eager_at, seconds, steady_clock, whole_frame
+from tests.bench.steady import DenoisePasses, candidate_at, eager_at, seconds, steady_clock
 
 CPU = torch.device("cpu")
 # Rounds of the candidate; the slower reference has half as many. At the real width a pass takes seconds; in bf16, on
@@ -69,34 +65,6 @@ def test_denoise_pass(sized: tuple[str, Checkpoint], dtype: str, benchmark: Any)
         "candidate_over_matmul_floor": candidate_seconds / min(floors),
         "candidate_peak_growth_bytes": growth,
         **stored_bytes(adapter.engine),
-    }
-
-
-@pytest.mark.benchmark(group="recording")
-@both_sizes
-def test_recording(sized: tuple[str, Checkpoint], benchmark: Any, tmp_path: Path) -> None:
-    size, checkpoint = sized
-    numerics = Numerics(torch.float32, CPU)
-    adapter = candidate_at(checkpoint, numerics, steady_clock(checkpoint))
-    manifest = describe_run("candidate", adapter, numerics, checkpoint, read_scenario(SCENARIO))
-    DenoisePasses(adapter, checkpoint)()  # the first pass is no measure: memory is still being handed out
-    plain: list[float] = []
-    with DumpWriter(tmp_path / "dump", manifest) as writer:
-
-        def recorded() -> None:
-            with Recorder(adapter.sites(), writer) as recorder:
-                whole_frame(adapter, checkpoint, recorder.begin)
-            writer.end_pass()
-
-        def unrecorded() -> None:
-            plain.append(seconds(lambda: whole_frame(adapter, checkpoint)))
-
-        benchmark.pedantic(recorded, setup=unrecorded, rounds=10 if size == "tiny" else 1)
-    benchmark.extra_info |= {
-        "row": f"{size}-fp32",
-        "plain_seconds_per_frame": min(plain),
-        "recording_seconds_per_frame": benchmark.stats.stats.min,
-        "recording_over_plain": benchmark.stats.stats.min / min(plain),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from candidate.config import WaypointConfig
-from candidate.kv_cache import RingCache, WindowTable, remember, ring_shape
+from candidate.kv_cache import RingCache, Window, WindowTable, remember, ring_shape
 
 RINGS = [(4, 1), (1, 1), (8, 2), (6, 3), (8, 8), (12, 4)]
 FRAMES = 30
@@ -91,6 +91,41 @@ def test_the_official_layout_has_slots_in_order_zeros_and_the_tail(
         written = [frame is not None for frame in literal.slots] + [True]
         assert cache.official_written(clock).view(-1, config.tokens).all(1).tolist() == written
         assert cache.official_written(clock).view(-1, config.tokens).any(1).tolist() == written
+
+
+def test_what_a_window_shows_is_told_in_the_official_layout(
+    ring: tuple[LiteralRing, RingCache], config: WaypointConfig
+) -> None:
+    literal, cache = ring
+    windows = WindowTable(cache.shape, config.tokens, torch.device("cpu"))
+    for clock in range(FRAMES):
+        mask = cache.official_visible(windows.at(clock)).view(-1, config.tokens)
+        seen = literal.visible(clock) - {clock}
+        assert mask.all(1).tolist() == mask.any(1).tolist() == [*(frame in seen for frame in literal.slots), True]
+        literal.cache_pass(clock)
+
+
+def test_a_wrong_window_shows(config: WaypointConfig) -> None:
+    cache = RingCache(config, 1, torch.float32, torch.device("cpu"))
+    rows = torch.arange((cache.shape.slots + 1) * config.tokens).view(-1, config.tokens)
+    for window, visible in (
+        (Window(rows[4], 5 * config.tokens), [True, True, True, True, True]),  # nothing hidden, in frame 4
+        (Window(rows[0], 3 * config.tokens), [False, True, True, False, True]),  # slot 3 out of sight
+        (Window(rows[3], 3 * config.tokens), [True, True, True, False, False]),  # nor the frame itself
+    ):
+        assert cache.official_visible(window)[:: config.tokens].tolist() == visible
+
+
+def test_the_official_layout_can_be_brought_back(ring: tuple[LiteralRing, RingCache], config: WaypointConfig) -> None:
+    _, cache = ring
+    other = RingCache(config, 0, torch.float32, torch.device("cpu"))
+    other.shape = cache.shape
+    for clock, _, _ in session(config, cache):
+        official = cache.official_kv(cache.ring, clock)
+        blank = torch.zeros_like(cache.ring)
+        native = other.native_kv(official, blank, clock)
+        assert torch.equal(other.official_kv(native, clock), official)
+        assert not blank.any()
 
 
 def test_lengths_settle_once_the_ring_is_full(config: WaypointConfig) -> None:

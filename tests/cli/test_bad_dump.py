@@ -1,5 +1,6 @@
 import base64
 import json
+import resource
 import shutil
 import signal
 import time
@@ -7,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from harness.lines import LONGEST_LINE
 from harness.records import MANIFEST_NAME, RECORDS_NAME
 from tests.cli.conftest import refused, run, start
 
@@ -62,6 +66,106 @@ def test_invalid_utf8_is_refused_by_file_and_line(dumps: Path, candidate: Path) 
     assert refused("diff", dumps / "reference", candidate)["what"] == f"{file}, line 5: not a record"
 
 
+def with_fields(**changes: Any) -> Callable[[bytes], bytes]:
+    return lambda line: json.dumps(json.loads(line) | changes).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (with_fields(sketch="#" * 328), "base64"),
+        (lambda line: b"[1, 2]\n", "Expected `object`"),
+        (lambda line: b"\n", "truncated"),
+        (with_fields(sample=["0.5"]), "$.sample"),
+        (with_fields(sample={}), "$.sample"),
+        (with_fields(frame=-1), "$.frame"),
+        (with_fields(frame=1 << 40), "$.frame"),
+        (lambda line: line.replace(b'"rms"', b'"norm"'), "`rms`"),
+    ],
+    ids=["no base64", "a list", "empty", "a text", "no sample", "a frame before 0", "an absurd frame", "no rms"],
+)
+def test_a_line_that_is_no_record_is_refused_by_file_and_line(
+    dumps: Path, candidate: Path, change: Callable[[bytes], bytes], found: str
+) -> None:
+    file = change_line(candidate, 9, change)
+    parts = refused("diff", dumps / "reference", candidate)
+    assert parts["what"] == f"{file}, line 9: not a record"
+    assert found.lower() in parts["found"].lower()
+
+
+def test_a_line_of_two_gigabytes_is_refused_unread(dumps: Path, candidate: Path) -> None:
+    file = candidate / RECORDS_NAME
+    lines = len(file.read_bytes().splitlines())
+    with file.open("r+b") as sparse:
+        sparse.truncate(file.stat().st_size + (2 << 30))
+    # More memory than the diff of these dumps needs, much less than such a line.
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))}
+    parts = refused("diff", dumps / "reference", candidate, **limited)
+    assert parts["what"] == f"{file}, line {lines + 1}: not a record"
+    assert parts["found"] == f"a line of more than {LONGEST_LINE} bytes"
+
+
+@pytest.mark.parametrize("line", [4, 50], ids=["adjacent", "far apart"])
+def test_two_records_of_one_key_are_refused_by_file_and_line(dumps: Path, candidate: Path, line: int) -> None:
+    file = candidate / RECORDS_NAME
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:line], lines[3], *lines[line:]]))
+    change_manifest(candidate, observed=len(lines) + 1)
+    parts = refused("diff", dumps / "reference", candidate)
+    assert parts["what"].startswith(f"{file}, line {line + 1}: f0/")
+    assert parts["found"].endswith("the first is on line 4")
+
+
+def shifted(dump: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    file = dump / RECORDS_NAME
+    lines = map(json.loads, file.read_bytes().splitlines())
+    file.write_bytes(b"".join(json.dumps(line | change(line)).encode() + b"\n" for line in lines))
+
+
+@pytest.mark.parametrize("both", [("reference", "candidate"), ("candidate", "reference")], ids=["higher", "lower"])
+def test_a_clock_that_is_one_frame_off_is_told_with_file_and_line(
+    dumps: Path, tmp_path: Path, both: tuple[str, str]
+) -> None:
+    sides = {role: shutil.copytree(dumps / role, tmp_path / role) for role in both}
+    shifted(sides[both[1]], lambda line: {"frame": line["frame"] + 1})
+    outcome = run("diff", sides["reference"], sides["candidate"])
+    assert outcome.code == 2
+    assert outcome.out.startswith("INCOMPARABLE: ")
+    word = "higher" if both[1] == "candidate" else "lower"
+    assert f"the clock differs: every frame of the candidate is numbered 1 {word}" in outcome.out
+    assert f"{sides[both[1]] / RECORDS_NAME}, line 1: frame 1" in outcome.out
+    assert f"{sides[both[0]] / RECORDS_NAME}, line 1: frame 0" in outcome.out
+
+
+def test_a_clock_that_was_consumed_one_frame_late_is_told_by_its_values(dumps: Path, candidate: Path) -> None:
+    def late(line: dict[str, Any]) -> dict[str, Any]:
+        is_clock = line["site"] == "input.timestamp"
+        return {"mean": line["mean"] + 1, "rms": line["rms"] + 1, "digest": "late"} if is_clock else {}
+
+    shifted(candidate, late)
+    outcome = run("diff", dumps / "reference", candidate)
+    assert outcome.code == 2
+    number = next(
+        number
+        for number, line in enumerate((candidate / RECORDS_NAME).read_bytes().splitlines(), start=1)
+        if json.loads(line)["site"] == "input.timestamp"
+    )
+    assert "input.timestamp is 1, expected 0, at frame 0, denoise step 0" in outcome.out
+    assert f"{candidate / RECORDS_NAME}, line {number}; {dumps / 'reference' / RECORDS_NAME}, line " in outcome.out
+    assert run("diff", dumps / "reference", candidate, "--accept-inputs", "timestamp").code == 0
+
+
+def test_an_unknown_name_of_an_input_is_refused_with_the_list(dumps: Path) -> None:
+    parts = refused("diff", dumps / "reference", dumps / "candidate", "--accept-inputs", "noize")
+    assert parts["found"] == "noize"
+    assert "prompt_pad_mask" in parts["expected"]
+
+
+def test_a_manifest_without_a_dtype_is_refused(dumps: Path, candidate: Path) -> None:
+    change_manifest(candidate, numerics={"device": "cpu"})
+    assert refused("diff", dumps / "reference", candidate)["found"] == "numerics with device"
+
+
 def test_an_unknown_schema_is_refused(dumps: Path, candidate: Path) -> None:
     change_manifest(candidate, schema="waypoint-parity/dump/9")
     assert refused("diff", dumps / "reference", candidate)["found"] == "waypoint-parity/dump/9"
@@ -96,7 +200,7 @@ def test_a_golden_pack_is_not_taken_for_a_dump_to_replace(dump: Dump, golden: Pa
 
 
 def test_dumps_of_unequal_inputs_get_no_score(dumps: Path, candidate: Path) -> None:
-    change_manifest(candidate, scenario_digest="another")
+    change_manifest(candidate, scenario_digest="another", inputs=None)
     outcome = run("diff", dumps / "reference", candidate)
     assert outcome.code == 2
     assert outcome.out.startswith("INCOMPARABLE: candidate against eager\n")

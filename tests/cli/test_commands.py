@@ -15,7 +15,7 @@ from harness.scenario import Scenario, read_scenario
 from tests.cli.conftest import ROOT, run, script
 from tests.harness import implementations
 
-COMMANDS = [["dump"], ["diff"], ["parity"], ["info"], ["scenario", "make"], ["scenario", "show"]]
+COMMANDS = [["dump"], ["diff"], ["parity"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -93,18 +93,37 @@ def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:
     assert f"first divergence: {first.site} at frame" in outcome.out
 
 
+def test_the_rings_of_a_dump_are_printed(dumps: Path) -> None:
+    outcome = run("ring", dumps / "candidate", "--layer", 1)
+    assert outcome.code == 0, outcome
+    head, frames, *rows = [line.split() for line in outcome.out.splitlines()]
+    assert " ".join(head) == "local layer 1: 2 slots for every frame"
+    assert frames == ["frame", "0", "1", "tail", "evicted"]
+    assert rows[:2] == [["0", "*0", ".", "0"], ["1", "0", "*1", "1"]]
+
+
 @pytest.mark.parametrize(
-    ("candidate", "code", "verdict"),
-    [("candidate", 0, Verdict.WITHIN_NOISE), (f"{implementations.__name__}:Louder", 1, Verdict.DIVERGED)],
+    ("candidate", "options", "code", "verdict"),
+    [
+        ("candidate", ["--teacher-forced"], 0, Verdict.WITHIN_NOISE),
+        (f"{implementations.__name__}:Louder", [], 1, Verdict.DIVERGED),
+    ],
 )
 def test_a_parity_run_writes_its_summary_and_ends_with_its_verdict(
-    tiny_folder: Path, scenario_file: Path, tmp_path: Path, candidate: str, code: int, verdict: Verdict
+    tiny_folder: Path,
+    scenario_file: Path,
+    tmp_path: Path,
+    candidate: str,
+    options: list[str],
+    code: int,
+    verdict: Verdict,
 ) -> None:
     inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
     sweep = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed", "--threads", 1)
-    outcome = run("parity", "--candidate", candidate, *inputs, *sweep, "--out", tmp_path)
+    outcome = run("parity", "--candidate", candidate, *inputs, *sweep, *options, "--out", tmp_path)
     assert outcome.code == code, outcome
     summary = msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Summary)
     assert summary.verdict is verdict
     assert (tmp_path / "summary.md").read_text().startswith(f"# Parity: {verdict}\n")
     assert list(summary.variants) == ["short_single-step_seed1_zeroed-padding"]
+    assert len(summary.teacher_forced) == len(options)

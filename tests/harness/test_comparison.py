@@ -1,12 +1,26 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.comparison import Verdict, rounded_up
+from harness.comparison import FrameGrowth, Verdict, rounded_up
+from harness.ledger import incomparable
+from tests.harness.observations import JUDGEMENT
 
 
 def test_only_identity_and_noise_pass() -> None:
     assert [verdict for verdict in Verdict if verdict.passes] == [Verdict.IDENTICAL, Verdict.WITHIN_NOISE]
+
+
+@pytest.mark.parametrize(
+    ("errors", "horizon"), [([], None), ([1e-6, 1e-5], None), ([1e-6, 2e-5, 1e-6], 1), ([None], 0)], ids=str
+)
+def test_the_horizon_is_the_first_frame_whose_error_exceeds_noise(
+    errors: list[float | None], horizon: int | None
+) -> None:
+    comparison = incomparable("eager", "candidate", "", bounds=JUDGEMENT.bounds, evidence="tensors")
+    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate(errors)]
+    assert msgspec.structs.replace(comparison, growth=growth).horizon == horizon
 
 
 @given(st.floats(min_value=1e-30, max_value=1e30))

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from harness.comparison import Verdict
-from harness.diff import Match, align, diff
+from harness.diff import UNLIKE_SELECTIONS, diff
 from harness.errors import UserError
 from harness.judgement import Judgement
 from harness.keys import Key
-from harness.records import Record, frame_path, read_records
+from harness.records import RECORDS_NAME, frame_path
+from harness.selection import Selection
 from tests.harness.observations import JUDGEMENT, key, normal, write_dump
 
 FRAME = Key(0, "decode", 0, "frame")
@@ -31,56 +32,6 @@ def session(**changed: Tensor) -> list[tuple[Key, Tensor]]:
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     return write_dump(tmp_path / "reference", session())
-
-
-def records(folder: Path, order: list[Key]) -> list[Record]:
-    """Records of the given keys, in that order."""
-    return list(read_records(write_dump(folder, [(at, normal(4)) for at in order])))
-
-
-def aligned(tmp_path: Path, candidate: list[Key], reference: list[Key]) -> list[Match]:
-    return list(align(iter(records(tmp_path / "c", candidate)), iter(records(tmp_path / "r", reference))))
-
-
-def test_records_in_one_order_are_matched_one_by_one(tmp_path: Path) -> None:
-    matches = aligned(tmp_path, BLOCKS, BLOCKS)
-    assert [match.order for match in matches] == list(range(5))
-    assert all(match.candidate is not None and match.reference is not None for match in matches)
-
-
-@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 3, 2, 4], [4, 0, 1, 2, 3], [1, 2, 3, 4, 0]], ids=str)
-def test_records_in_another_order_find_their_partners_and_keep_the_references_place(
-    tmp_path: Path, order: list[int]
-) -> None:
-    matches = aligned(tmp_path, [BLOCKS[place] for place in order], BLOCKS)
-    assert len(matches) == 5
-    for place, candidate, reference in matches:
-        assert candidate is not None
-        assert reference is not None
-        assert candidate.key == reference.key == BLOCKS[place]
-
-
-@pytest.mark.parametrize("absent", [0, 2, 4])
-def test_a_record_that_one_side_lacks_comes_without_a_partner(tmp_path: Path, absent: int) -> None:
-    fewer = [at for at in BLOCKS if at != BLOCKS[absent]]
-    without_candidate = [match for match in aligned(tmp_path, fewer, BLOCKS) if match.candidate is None]
-    assert [(match.order, match.reference and match.reference.key) for match in without_candidate] == [
-        (absent, BLOCKS[absent])
-    ]
-    without_reference = [match for match in aligned(tmp_path, BLOCKS, fewer) if match.reference is None]
-    assert [match.candidate and match.candidate.key for match in without_reference] == [BLOCKS[absent]]
-
-
-def test_sides_without_a_common_record_are_not_matched_at_all(tmp_path: Path) -> None:
-    matches = aligned(tmp_path, BLOCKS[:2], BLOCKS[2:])
-    assert len(matches) == 5
-    assert not any(match.candidate and match.reference for match in matches)
-
-
-def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    """Of two records of one key, one would be compared and the other forgotten."""
-    with pytest.raises(UserError, match="twice"):
-        aligned(tmp_path, [BLOCKS[0], BLOCKS[1], BLOCKS[1]], BLOCKS[::-1])
 
 
 def test_a_dump_is_identical_to_itself(reference: Path) -> None:
@@ -125,7 +76,7 @@ def test_a_site_that_one_side_lacks_is_never_a_pass(reference: Path, tmp_path: P
 
 
 def test_a_site_may_be_missing_by_name_but_not_in_one_pass_alone(tmp_path: Path) -> None:
-    judgement = Judgement(JUDGEMENT.tolerance, allowed_missing=("out_norm",))
+    judgement = Judgement(JUDGEMENT.bounds, allowed_missing=("out_norm",))
     both = [(key("patchify"), normal(4)), (key("out_norm"), normal(4)), (key("out_norm", frame=1), normal(4))]
     reference = write_dump(tmp_path / "reference", both)
     assert diff(reference, write_dump(tmp_path / "never", both[:1]), judgement)
@@ -136,8 +87,9 @@ def test_another_input_makes_the_runs_incomparable(reference: Path, tmp_path: Pa
     candidate = write_dump(tmp_path / "candidate", session(input_noise=normal(8, seed=100)))
     comparison = diff(reference, candidate)
     assert comparison.verdict is Verdict.INCOMPARABLE
-    assert comparison.reason == "input.noise differs at frame 0, denoise step 0"
-    accepted = Judgement(JUDGEMENT.tolerance, accepted_inputs=("noise",))
+    lines = f"{candidate / RECORDS_NAME}, line 1; {reference / RECORDS_NAME}, line 1"
+    assert comparison.reason == f"input.noise differs at frame 0, denoise step 0 ({lines})"
+    accepted = Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",))
     assert diff(reference, candidate, accepted)
 
 
@@ -169,3 +121,34 @@ def test_a_frame_that_is_no_image_is_refused(reference: Path, tmp_path: Path) ->
     frame_path(candidate, 0).write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"000000\.png"):
         diff(reference, candidate)
+
+
+def test_dumps_of_different_selections_are_judged_where_both_recorded_and_say_so(tmp_path: Path) -> None:
+    every = [(key("latent", frame), normal(8, seed=frame)) for frame in range(4)]
+    passes = {"denoise0": ["latent"]}
+    reference = write_dump(tmp_path / "reference", every, frames=4, passes=passes)
+    selected = {"frames": 4, "passes": passes, "selection": Selection(every=2)}
+    comparison = diff(reference, write_dump(tmp_path / "candidate", every[::2], **selected))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert (comparison.compared, comparison.expected) == (2, 2)
+    assert comparison.notes == [UNLIKE_SELECTIONS]
+
+
+def test_a_site_that_both_dumps_lack_is_never_a_pass(tmp_path: Path) -> None:
+    session = {"frames": 2, "passes": {"denoise0": ["patchify", "latent"]}}
+    seen = [(key("patchify", frame), normal(8)) for frame in range(2)]
+    sides = [write_dump(tmp_path / role, seen, **session) for role in ("reference", "candidate")]
+    comparison = diff(*sides)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent")
+    assert diff(*sides, Judgement(JUDGEMENT.bounds, allowed_missing=("latent",)))
+
+
+def test_inputs_that_the_manifests_alone_tell_apart_are_named(reference: Path, tmp_path: Path) -> None:
+    sides = [
+        write_dump(tmp_path / role, session(), inputs={"noise": "one", "scroll": digest})
+        for role, digest in (("r", "one"), ("c", "another"))
+    ]
+    assert diff(*sides).reason == "scroll differs: candidate another, reference one"
+    assert diff(*sides, Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))

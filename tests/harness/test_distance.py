@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.compare_records import record_error, same_values
+from harness.compare_records import record_error, row_errors, same_values
 from harness.compare_tensors import tensor_error
 from harness.distance import Error
-from harness.records import Record
-from tests.harness.observations import normal, record
+from harness.lines import Part
+from harness.records import RECORDS_NAME, Record
+from harness.rows import Row, read_rows
+from tests.harness.observations import key, normal, record, write_dump
 
 Measure = Callable[[Tensor, Tensor], Error]
 
@@ -148,3 +151,40 @@ def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: P
     other = without_digest(record(tmp_path / "c", normal(100).flip(0)))
     assert same_values(first, again)
     assert not same_values(first, other)
+
+
+def rows_of(folder: Path, tensors: list[Tensor], *, digests: bool = True) -> list[Row]:
+    """The rows of a dump of `tensors`."""
+    path = write_dump(folder, [(key("latent", frame), tensor) for frame, tensor in enumerate(tensors)]) / RECORDS_NAME
+    if not digests:
+        path.write_bytes(re.sub(rb',"digest":"\w+"', b"", path.read_bytes()))
+    return [row for _, _, rows in read_rows(Part(path)) for row in rows]
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_many_rows_have_the_errors_that_their_records_have_one_by_one(tmp_path: Path, digests: bool) -> None:
+    special = normal(40)
+    special[3] = math.nan
+    huge = torch.full((100_000,), 3e38)
+    expected = [normal(64, 8), normal(9), normal(40), special, huge, torch.zeros(5), torch.empty(0), torch.tensor(2.0)]
+    actual = [
+        normal(64, 8) * 1.01,
+        normal(9),
+        special,
+        special * 2,
+        huge / 2,
+        normal(5),
+        torch.ones(1),
+        torch.tensor(3),
+    ]
+    left, right = (rows_of(tmp_path / name, side, digests=digests) for name, side in (("a", actual), ("e", expected)))
+    many = row_errors(left, right)
+    for index, pair in enumerate(zip(left, right, strict=True)):
+        one = record_error(*(row.record() for row in pair))
+        found = (many.identical[index], many.rel_l2[index], many.log_norm[index])
+        assert found == (one.identical, pytest.approx(one.rel_l2), pytest.approx(one.log_norm, abs=1e-12))
+
+
+def test_an_element_that_differs_is_told_by_its_values(error: Measure) -> None:
+    assert error(torch.tensor([[3]]), torch.tensor([[2]])).values == (3.0, 2.0)
+    assert error(normal(2), torch.zeros(2)).values is None

@@ -4,9 +4,11 @@ import pytest
 
 from harness.comparison import Comparison, Verdict
 from harness.distance import Error
-from harness.judgement import Judgement, Tolerance
+from harness.errors import UserError
+from harness.judgement import Judgement, Limits, Tolerance
 from harness.keys import Key
-from harness.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, MOST_FAILURES, Ledger
+from harness.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, Expected, Ledger
+from harness.tally import MOST_FAILURES
 from tests.harness.observations import JUDGEMENT, SAME, key, off_by
 
 NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")
@@ -98,7 +100,7 @@ def test_a_failure_without_a_distance_is_worse_than_any_distance_and_says_why() 
 def test_a_failure_says_where_how_far_and_what_would_have_passed() -> None:
     first = str(judged(off_by(2e-4)).first)
     assert first.startswith("latent at frame 0, denoise step 0: ")
-    assert "relative L2 2.00e-04, tolerance 1e-05" in first
+    assert "relative L2 2.00e-04, tolerance 1.0e-05" in first
     assert first.endswith("would have passed at 2.00e-04")
     assert "would have passed" not in str(judged(off_by(2e-6)).worst)
 
@@ -120,7 +122,7 @@ def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_frame() -> Non
 
 
 def missing(site: str, *, allowed: tuple[str, ...] = (), seen_elsewhere: bool = False) -> Comparison:
-    ledger = Ledger(Judgement(JUDGEMENT.tolerance, allowed_missing=allowed))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
     ledger.pair(0, key("patchify"), SAME)
     ledger.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
     return close(ledger, expected=2)
@@ -150,7 +152,7 @@ def test_a_site_that_was_seen_in_other_passes_may_not_be_missing_in_one() -> Non
 
 
 def test_a_run_of_nothing_but_allowed_missing_sites_is_no_pass() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.tolerance, allowed_missing=("*",)))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)))
     ledger.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
     assert not close(ledger)
 
@@ -169,7 +171,7 @@ def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) 
 
 
 def test_an_input_may_differ_by_name() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.tolerance, accepted_inputs=("noise",)))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)))
     ledger.pair(0, key("input.noise"), off_by(1.0))
     ledger.pair(1, key("latent"), off_by(1e-6))
     comparison = close(ledger)
@@ -181,3 +183,106 @@ def test_a_wider_tolerance_judges_the_same_error_otherwise() -> None:
     wide = Judgement(Tolerance(activations=1e-2, frame=1e-2))
     assert judged(off_by(1e-3), judgement=wide)
     assert not judged(off_by(1e-3))
+
+
+EXPECTED = {("denoise", 0, "patchify"): 3, ("denoise", 0, "latent"): 3}
+
+
+def covered(*keys: Key, expected: Expected, allowed: tuple[str, ...] = ()) -> Comparison:
+    """The comparison of two sides that both showed the same at `keys`, and nothing else."""
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
+    for order, at in enumerate(keys):
+        ledger.pair(order, at, SAME)
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+
+
+def all_frames(*sites: str) -> list[Key]:
+    return [key(site, frame) for frame in range(3) for site in sites]
+
+
+def test_full_coverage_passes() -> None:
+    comparison = covered(*all_frames("patchify", "latent"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert (comparison.compared, comparison.expected) == (6, 6)
+
+
+def test_a_site_that_both_sides_lack_is_missing_and_one_failure() -> None:
+    comparison = covered(*all_frames("patchify"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.counts == {Verdict.IDENTICAL: 3, Verdict.MISSING: 3}
+    assert (comparison.compared, comparison.expected) == (3, 6)
+    assert [(at.key, at.note) for at in comparison.failures] == [(key("latent"), "neither side has a record of it")]
+    assert [(rung.site, rung.failed, rung.rel_l2) for rung in comparison.sites] == [
+        ("patchify", 0, 0),
+        ("latent", 3, None),
+    ]
+
+
+def test_a_site_that_both_sides_lack_in_one_frame_is_missing_there() -> None:
+    keys = [at for at in all_frames("patchify", "latent") if at != key("latent", 1)]
+    comparison = covered(*keys, expected=EXPECTED, allowed=("latent",))
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent", 1)
+
+
+def test_a_site_that_both_sides_lack_may_be_missing_by_name() -> None:
+    comparison = covered(*all_frames("patchify"), expected=EXPECTED, allowed=("lat*",))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert comparison.counts[ALLOWED_MISSING] == 3
+
+
+def test_a_repeated_call_makes_up_for_no_frame_that_lacks() -> None:
+    calls = [key("latent", 0, call=call) for call in range(3)]
+    comparison = covered(*all_frames("patchify"), *calls, expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent", 1)
+    assert [rung.site for rung in comparison.sites] == ["patchify", "latent"]
+
+
+def test_what_was_not_expected_is_compared_and_covers_nothing() -> None:
+    comparison = covered(*all_frames("patchify", "out_norm"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.compared == 3
+
+
+def test_where_only_their_number_is_known_too_few_observations_are_no_pass() -> None:
+    comparison = covered(*all_frames("patchify"), expected=5)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.note == "neither side has a record of 2 of 5 observations"
+    assert covered(*all_frames("patchify"), expected=5, allowed=("latent",))
+
+
+def test_an_input_of_one_element_is_told_by_its_values() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("input.timestamp", 2), Error(identical=False, rel_l2=0.5, values=(3.0, 2.0)))
+    assert close(ledger).reason == "input.timestamp is 3, expected 2, at frame 2, denoise step 0"
+
+
+def test_controls_are_accepted_by_one_name_and_an_unknown_name_is_refused() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))
+    for order, site in enumerate(("input.button", "input.mouse", "input.scroll", "latent")):
+        ledger.pair(order, key(site), off_by(1e-6))
+    assert close(ledger).counts == {ACCEPTED_INPUT: 3, Verdict.WITHIN_NOISE: 1}
+    with pytest.raises(UserError, match="nothing that could differ has this name"):
+        Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)))
+
+
+def test_norms_are_judged_where_they_have_a_bound() -> None:
+    class Strict(Tolerance):
+        def of(self, at: Key) -> Limits:
+            return Limits(1e-2, 1e-4 if at.frame < 1 else 1e-2)
+
+        frames = 1
+
+    judgement = Judgement(Strict(activations=1.0, frame=1.0))
+    error = Error(identical=False, rel_l2=1e-3, norm_ratio=1.001)
+    assert judged(error, error, judgement=judgement).counts == {Verdict.DIVERGED: 1, Verdict.WITHIN_NOISE: 1}
+
+
+def test_many_pairs_are_judged_as_one() -> None:
+    comparison = judged(*[off_by(1e-6)] * 1300, off_by(1.0))
+    assert comparison.counts == {Verdict.WITHIN_NOISE: 1300, Verdict.DIVERGED: 1}
+    assert comparison.first is not None
+    assert comparison.first.frame == 1300

@@ -14,8 +14,9 @@ from harness.ledger import ALLOWED_MISSING
 from harness.lockstep import Side, lockstep
 from harness.records import read_manifest, read_records
 from harness.registry import load
+from harness.ring_diff import ring_faults
 from harness.scenario import Scenario
-from tests.harness import implementations
+from tests.harness import implementations, rollouts
 from tests.harness.observations import JUDGEMENT
 
 Compared = tuple[Comparison, Comparison]
@@ -87,12 +88,44 @@ def test_a_divergence_is_found_at_the_same_first_site_by_either_way(
     assert {rung.site for rung in live.sites if rung.failed} == {"transformer.blocks.1.mlp"}
 
 
+def test_a_slot_that_holds_another_frame_is_found_at_the_same_first_site_by_either_way_and_named(
+    compare: Callable[..., Compared], tmp_path: Path
+) -> None:
+    live, offline = compare(named(rollouts.OtherSlot), tmp_path)
+    assert live.verdict is offline.verdict is Verdict.DIVERGED
+    assert live.first is not None
+    assert offline.first is not None
+    assert str(live.first.key) == str(offline.first.key) == "f1/cache0/kv_cache.layers.1.kv"
+    assert live.counts == offline.counts
+    messages = [fault.message for fault in live.ring]
+    assert messages[0] == "local layer 1, frame 1: slot 0 holds frame 1, expected frame 0"
+    assert live.ring == ring_faults(tmp_path / "reference", tmp_path / "candidate")
+
+
+def test_a_side_may_lack_an_optional_site_by_either_way(compare: Callable[..., Compared], tmp_path: Path) -> None:
+    live, offline = compare(named(rollouts.Blind), tmp_path)
+    assert live.verdict is offline.verdict is Verdict.IDENTICAL
+    assert live.counts == offline.counts == {Verdict.IDENTICAL: live.expected}
+    assert live.expected == offline.expected == live.compared
+
+
+def test_the_error_of_every_frames_last_latent_is_told(ours: Compared) -> None:
+    live, _ = ours
+    last = [rung for rung in live.sites if rung.site == "latent"][-1]
+    assert [growth.frame for growth in live.growth] == [0, 1]
+    assert max(growth.rel_l2 or 0.0 for growth in live.growth) == last.rel_l2
+    assert {growth.tolerance for growth in live.growth} == {1e-5}
+    assert live.horizon is None
+
+
 def test_another_input_makes_the_runs_incomparable_by_either_way(
     compare: Callable[..., Compared], tmp_path: Path
 ) -> None:
     live, offline = compare(named(implementations.OtherNoise), tmp_path)
     assert live.verdict is offline.verdict is Verdict.INCOMPARABLE
-    assert live.reason == offline.reason == "input.noise differs at frame 0, denoise step 0"
+    assert live.reason == "input.noise differs at frame 0, denoise step 0"
+    assert offline.reason is not None
+    assert offline.reason.startswith(live.reason)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +139,7 @@ def test_a_missing_site_fails_unless_it_may_be_missing_by_either_way(
     assert live.first is not None
     assert offline.first is not None
     assert live.first.key == offline.first.key
-    allowed = Judgement(JUDGEMENT.tolerance, allowed_missing=(lacked,))
+    allowed = Judgement(JUDGEMENT.bounds, allowed_missing=(lacked,))
     live, offline = compare(named(implementation), tmp_path, allowed)
     assert live.verdict is offline.verdict is Verdict.IDENTICAL
     assert live.counts == offline.counts

@@ -7,14 +7,31 @@ import pytest
 
 from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint
-from harness.comparison import COMPARISON_NAME, Comparison, Verdict, read_comparison
+from harness.comparison import (
+    COMPARISON_NAME,
+    FREE_RUNNING,
+    TEACHER_FORCED,
+    Comparison,
+    Verdict,
+    read_comparison,
+)
 from harness.errors import UserError
-from harness.parity import SUMMARY_NAME, SUMMARY_SCHEMA, Cell, ParityRun, Summary, plan, run_parity
+from harness.judgement import fixed_tolerance
+from harness.parity import (
+    SUMMARY_NAME,
+    SUMMARY_SCHEMA,
+    TEACHER_FORCED_NAME,
+    Cell,
+    ParityRun,
+    Summary,
+    plan,
+    run_parity,
+)
 from harness.records import read_manifest
 from harness.scenario import Scenario, read_scenario
+from harness.standards import Standards
 from harness.variant import Variant, grid
-from tests.harness import implementations
-from tests.harness.observations import JUDGEMENT
+from tests.harness import implementations, rollouts
 
 LOUDER = f"{implementations.__name__}:Louder"
 
@@ -26,8 +43,11 @@ def short(tiny_scenario: Scenario) -> Scenario:
     return dataclasses.replace(tiny_scenario, **{name: getattr(tiny_scenario, name)[:1] for name in names})
 
 
-def parity_run(tiny: Checkpoint, numerics: Numerics, out: Path, candidate: str, reference: str = "eager") -> ParityRun:
-    return ParityRun(reference, candidate, tiny, numerics, JUDGEMENT, out)
+def parity_run(
+    tiny: Checkpoint, numerics: Numerics, out: Path, candidate: str, *, teacher_forced: bool = False
+) -> ParityRun:
+    standards = Standards(fixed_tolerance("fp32"))
+    return ParityRun("eager", candidate, tiny, numerics, standards, out, teacher_forced=teacher_forced)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +107,44 @@ def test_a_divergence_in_one_variant_fails_the_run(
     summary = run_parity(parity_run(tiny, fp32_on_cpu, tmp_path, LOUDER), plan(tiny, [(short, [Variant()])]))
     assert summary.verdict is Verdict.DIVERGED
     assert not summary
+
+
+def test_every_variant_is_run_a_second_time_taught_by_the_reference(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
+) -> None:
+    fading = f"{rollouts.__name__}:Fading"
+    run = parity_run(tiny, fp32_on_cpu, tmp_path, fading, teacher_forced=True)
+    summary = run_parity(run, plan(tiny, [(tiny_scenario, [Variant()])]))
+    for comparisons, file, rollout in (
+        (summary.variants, COMPARISON_NAME, FREE_RUNNING),
+        (summary.teacher_forced, TEACHER_FORCED_NAME, TEACHER_FORCED),
+    ):
+        ((cell, comparison),) = comparisons.items()
+        assert comparison.rollout == rollout
+        assert comparison.verdict is Verdict.DIVERGED
+        assert read_comparison(tmp_path / cell / file) == comparison
+    (free,), (forced,) = summary.variants.values(), summary.teacher_forced.values()
+    assert (free.horizon, forced.horizon) == (1, None)
+    run_parity(parity_run(tiny, fp32_on_cpu, tmp_path, fading), plan(tiny, [(tiny_scenario, [Variant()])]))
+    assert not (tmp_path / cell / TEACHER_FORCED_NAME).exists()
+
+
+def test_an_implementation_that_cannot_be_taught_is_refused_before_anything_runs(
+    tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
+) -> None:
+    run = parity_run(tiny, fp32_on_cpu, tmp_path, f"{rollouts.__name__}:Sealed", teacher_forced=True)
+    with pytest.raises(UserError, match="cannot be taught"):
+        run_parity(run, plan(tiny, [(short, [Variant()])]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_variant_is_as_good_as_its_worse_rollout(finished: Summary) -> None:
+    worse = msgspec.structs.replace(finished, teacher_forced=with_verdicts(finished, Verdict.DIVERGED).variants)
+    assert worse.verdict is finished.verdict is Verdict.WITHIN_NOISE  # of variants by other names
+    named = msgspec.structs.replace(worse, variants=with_verdicts(finished, Verdict.IDENTICAL).variants)
+    assert named.verdict is named.verdict_of("0") is Verdict.DIVERGED
+    free = msgspec.structs.replace(named, variants=named.teacher_forced, teacher_forced=named.variants)
+    assert free.verdict is Verdict.DIVERGED
 
 
 def with_verdicts(finished: Summary, *verdicts: Verdict) -> Summary:

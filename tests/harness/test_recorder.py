@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from harness.adapter import Pass, Site
 from harness.keys import Key
 from harness.recorder import Recorder
+from harness.selection import Selection
 from tests.harness.observations import Seen
 
 
@@ -83,3 +84,28 @@ def test_the_hooks_are_gone_after_an_error(layer: nn.Linear) -> None:
     with pytest.raises(RuntimeError), Recorder({"latent": Site(layer)}, Seen()):
         layer(torch.randn(1, 4))
     assert not layer._forward_hooks
+
+
+def test_no_hook_is_set_where_nothing_is_wanted(layer: nn.Linear) -> None:
+    other = nn.Linear(3, 2)
+    selection = Selection(sites=("latent",))
+    with Recorder({"latent": Site(layer), "velocity": Site(other)}, Seen(), selection):
+        assert layer._forward_hooks
+        assert not other._forward_hooks
+
+
+def test_what_is_not_selected_is_not_even_laid_out(layer: nn.Linear) -> None:
+    laid_out: list[Tensor] = []
+
+    def layout(output: Tensor) -> Tensor:
+        laid_out.append(output)
+        return output
+
+    seen, x = Seen(), torch.randn(1, 3)
+    with Recorder({"latent": Site(layer, layout)}, seen, Selection(frames=(1,), steps=(2,))) as recorder:
+        for frame in range(3):
+            for step in range(3):
+                recorder.begin(frame, Pass("denoise", step))
+                layer(x)
+    assert seen.keys == [Key(1, "denoise", 2, "latent")]
+    assert len(laid_out) == 1

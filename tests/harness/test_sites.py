@@ -7,7 +7,7 @@ from safetensors import safe_open
 from fixtures.tiny import autoencoder_config, transformer_config
 from harness.adapter import Numerics, Pass
 from harness.checkpoint import Checkpoint
-from harness.keys import Key, block_of, is_input
+from harness.keys import Key, block_of, is_input, is_optional, ring_part
 from harness.registry import find
 from harness.sites import every_site, pass_sites, session_passes
 
@@ -52,6 +52,20 @@ def test_noise_and_controls_are_inputs_of_the_first_step_alone() -> None:
     once = {"input.noise", "input.button", "input.mouse", "input.scroll"}
     assert once <= set(sites_of("denoise", 0))
     assert not once & set(sites_of("denoise", 1) + sites_of("cache"))
+
+
+def test_what_a_pass_attends_to_is_shown_in_every_transformer_pass_and_optional() -> None:
+    visible = [f"kv_cache.layers.{layer}.visible" for layer in range(3)]
+    for phase in ("denoise", "cache", "image"):
+        assert [site for site in sites_of(phase) if is_optional(site)] == visible
+    assert not any(map(is_optional, sites_of("prompt") + sites_of("decode")))
+
+
+@pytest.mark.parametrize(
+    ("site", "part"), [("kv_cache.layers.3.kv", "kv"), ("kv_cache.layers.0.written", "written"), ("latent", None)]
+)
+def test_a_site_of_a_ring_shows_a_part_of_it(site: str, part: str | None) -> None:
+    assert ring_part(site) == part
 
 
 def test_caches_are_shown_after_the_passes_that_write_them() -> None:

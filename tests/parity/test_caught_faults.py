@@ -43,17 +43,21 @@ def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "key"),
+    ("candidate", "key", "wrong_slot"),
     [
         # Scaled by 1.001, so that its relative error is 1e-3 and nothing before it differs.
-        ("VelocityScaled", "f0/denoise0/velocity"),
-        ("RotationLeftOut", "f0/denoise0/transformer.blocks.0.attn.q_rope"),
+        ("VelocityScaled", "f0/denoise0/velocity", []),
+        ("RotationLeftOut", "f0/denoise0/transformer.blocks.0.attn.q_rope", []),
         # Block 1 is the first local layer; its ring of 4 frames is full from frame 4 on.
-        ("StaleSlotVisible", "f4/denoise0/transformer.blocks.1.attn"),
+        (
+            "StaleSlotVisible",
+            "f4/denoise0/kv_cache.layers.1.visible",
+            ["local layer 1, frame 4: slot 0 holds frame 0, expected hidden"],
+        ),
     ],
 )
 def test_a_fault_is_named_by_the_first_site_that_shows_it(
-    candidate: str, key: str, scenario: Path, tmp_path: Path
+    candidate: str, key: str, wrong_slot: list[str], scenario: Path, tmp_path: Path
 ) -> None:
     caught = run_parity(candidate, scenario, tmp_path / "out")
     assert caught.status == 1
@@ -64,6 +68,7 @@ def test_a_fault_is_named_by_the_first_site_that_shows_it(
     assert first.rel_l2 is not None
     assert first.rel_l2 > first.tolerance
     assert f"{first.site} (f{first.frame} {first.phase}{first.step})" in caught.printed
+    assert [fault.message for fault in caught.comparison.ring[:1]] == wrong_slot
 
 
 def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: Path, tmp_path: Path) -> None:
@@ -76,3 +81,5 @@ def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: 
     # What the skipped pass should have left behind is told too.
     kv = next(failure for failure in caught.comparison.failures if failure.site == "kv_cache.layers.0.kv")
     assert (kv.verdict, kv.frame, kv.phase) == (Verdict.DIVERGED, 0, "cache")
+    message = "global layer 0, frame 0: slot 0 holds frame 0 as of denoise step 3, expected frame 0"
+    assert caught.comparison.ring[0].message == message

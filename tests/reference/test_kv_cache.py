@@ -9,6 +9,7 @@ from reference.eager.kv_cache import RingCache
 CPU = torch.device("cpu")
 
 GLOBAL, LOCAL = 0, 1
+ROWS = torch.tensor([0, 1])  # of slot 0
 
 
 @pytest.fixture
@@ -85,6 +86,25 @@ def test_state_is_shown_after_a_commit_with_unused_slots_empty_and_the_tail_last
     assert kv.shape == (2, 1, cache.n_kv_heads, 6 * 2 + 2, cache.head_dim)
     assert kv[0, 0, 0, :, 0].tolist() == [1, 1, *[0] * 10, 2, 2]
     assert written.tolist() == [True, True, *[False] * 10, True, True]
+
+
+def test_what_a_frame_sees_is_shown_in_every_pass_with_the_tail_last(tiny: TransformerConfig) -> None:
+    cache, shown = ring(tiny, GLOBAL), []
+    cache.visible.register_forward_hook(lambda module, inputs, mask: shown.append(mask[:: cache.tokens].tolist()))
+    for frame in range(7):
+        run(cache, frame)
+    assert shown == [
+        # Frame 6 replaces slot 0, and does not see it.
+        *[[slot < written for slot in range(6)] + [True] for written in (0, 1, 1, 2, 2, 3)],
+        [False, True, True, False, False, False, True],
+    ]
+
+
+def test_what_is_seen_is_what_the_probe_returns(tiny: TransformerConfig) -> None:
+    cache = ring(tiny, LOCAL)
+    run(cache, 0)
+    cache.visible.register_forward_hook(lambda module, inputs, mask: torch.zeros_like(mask).index_fill(0, ROWS, True))
+    assert run(cache, 1) == [0]
 
 
 def test_what_a_probe_returns_is_the_state_from_then_on(tiny: TransformerConfig) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pandas as pd
 import pytest
 
-from harness.comparison import Comparison, Verdict
+from harness.comparison import TEACHER_FORCED, Comparison, FrameGrowth, RingFault, Verdict
 from harness.ledger import Ledger, incomparable
 from harness.metrics import FrameMetrics
 from harness.parity import SUMMARY_SCHEMA, Summary
@@ -24,7 +24,7 @@ def comparison(error: float, frames: list[FrameMetrics] = FRAMES) -> Comparison:
     return ledger.close("eager", "candidate", evidence="tensors", expected=2, frames=frames)
 
 
-UNFIT = incomparable("eager", "candidate", "input.noise differs", tolerance=JUDGEMENT.tolerance, evidence="tensors")
+UNFIT = incomparable("eager", "candidate", "input.noise differs", bounds=JUDGEMENT.bounds, evidence="tensors")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def cells(line: str) -> int:
 def test_a_variant_that_passes_names_its_worst_site(summary: Summary) -> None:
     found = row(summary_table(summary), "walk_seed11")
     assert found == [
-        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (f4 denoise0)", "2/2",
+        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (f4 denoise0)", "", "2/2",
         "0.999100", "0.2500",
     ]  # fmt: skip
 
@@ -68,6 +68,7 @@ def test_a_variant_that_cannot_be_compared_says_why_and_has_no_score(summary: Su
     assert row(summary_table(summary), "photograph")[1:] == [
         "INCOMPARABLE",
         "input.noise differs",
+        "",
         "",
         "",
         "0/0",
@@ -94,6 +95,41 @@ def test_every_variant_has_a_section_with_its_frames(summary: Summary) -> None:
     ]  # fmt: skip
     assert "equal" in sections[0]
     assert "no score is given" in sections[2]
+
+
+def with_growth(*errors: float) -> Comparison:
+    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate(errors)]
+    return msgspec.structs.replace(comparison(7e-7), growth=growth)
+
+
+def test_the_error_of_every_frame_is_told_of_either_rollout_and_how_far_it_stays_within_noise(
+    summary: Summary,
+) -> None:
+    free = {"walk": with_growth(1e-7, 4e-5)}
+    forced = {"walk": msgspec.structs.replace(with_growth(1e-7, 2e-7), rollout=TEACHER_FORCED)}
+    both = msgspec.structs.replace(summary, variants=free, teacher_forced=forced)
+    found = dict(zip(row(summary_table(both), "variant"), row(summary_table(both), "walk"), strict=True))
+    assert (found["horizon"], found["teacher-forced"]) == ("frame 1", "WITHIN_NOISE, first none")
+    assert found["its horizon"] == "none"
+    assert row(summary_markdown(both).split("\n## ")[1], "1 ")[1:] == ["4.0e-05", "1.0e-05", "2.0e-07"]
+    alone = msgspec.structs.replace(both, teacher_forced={})
+    assert "teacher-forced" not in summary_markdown(alone)
+
+
+def test_the_first_wrong_slot_and_the_horizon_have_a_line_of_their_own(summary: Summary) -> None:
+    fault = RingFault(layer=4, frame=9, phase="denoise", step=0, slot=1, message="global layer 4, frame 9: slot 1 ...")
+    wrong = msgspec.structs.replace(with_growth(1e-7, 4e-5), ring=[fault, fault])
+    text = summary_markdown(msgspec.structs.replace(summary, variants={"walk": wrong}))
+    assert text.count("first wrong slot: global layer 4, frame 9: slot 1 ...\n") == 1
+    assert "horizon:          frame 1," in text
+
+
+def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:
+    diverged = msgspec.structs.replace(with_growth(0.02), verdict=Verdict.DIVERGED)
+    both = msgspec.structs.replace(summary, variants={"walk": with_growth(1e-7)}, teacher_forced={"walk": diverged})
+    assert row(summary_table(both), "walk")[1] == both.verdict == Verdict.DIVERGED
+    other = msgspec.structs.replace(both, variants=both.teacher_forced, teacher_forced=both.variants)
+    assert other.verdict is Verdict.DIVERGED
 
 
 def test_a_comparison_without_frames_has_no_table_of_frames(summary: Summary) -> None:

@@ -1,0 +1,59 @@
+"""Assembling: what the tasks of a sweep found, added up to the whole of two dumps."""
+
+from pathlib import Path
+
+from harness.align import Waiting, comes_twice, matched
+from harness.judgement import Judgement
+from harness.ledger import Ledger
+from harness.places import MOST_PLACES, Indices, Places, Seen
+from harness.sweep import Leftover, Swept, judge
+
+
+class Half:
+    """One dump so far: its number of lines, what it showed, and what waits for a partner."""
+
+    def __init__(self, records: Path) -> None:
+        self.records = records
+        self.lines = 0
+        self.seen = Seen()
+        self.waiting: dict[int, Waiting] = {}
+
+    def add(self, part: Leftover, places: Places, numbers: Indices) -> None:
+        """Add the part that comes next, whose place i is `numbers[i]` of `places`."""
+        if (twice := self.seen.merge(part.seen, numbers)) is not None:
+            raise comes_twice(self.records, places.key(twice))
+        for code, (line, row) in part.waiting.items():
+            frame, place = divmod(code, MOST_PLACES)
+            self.waiting[frame * MOST_PLACES + int(numbers[place])] = Waiting(line + self.lines, row)
+        self.lines += part.lines
+
+    def generated(self, places: Places) -> list[int]:
+        """The frames that the dump shows the generation of."""
+        return self.seen.frames([place for place, (phase, *_) in enumerate(places.names) if phase == "denoise"])
+
+
+class Whole:
+    """Two dumps so far: the ledger of what was matched in the parts, and the halves that wait for each other."""
+
+    def __init__(self, reference: Path, candidate: Path, judgement: Judgement) -> None:
+        self.ledger = Ledger(judgement)
+        self.reference = Half(reference)
+        self.candidate = Half(candidate)
+
+    def add(self, part: Swept) -> None:
+        """Add the part that comes next. Raises UserError for a key that an earlier part of the same dump had."""
+        tally, lines = self.ledger.tally, (self.candidate.lines, self.reference.lines)
+        numbers = tally.merge(part.tally, lines)
+        self.reference.add(part.reference, tally.places, numbers)
+        self.candidate.add(part.candidate, tally.places, numbers)
+
+    def finish(self) -> None:
+        """Match what waited in different parts. Whatever is left then has no partner."""
+        candidates, references = self.candidate.waiting, self.reference.waiting
+        common = [code for code in references if code in candidates]
+        for matches in matched([(code, candidates.pop(code), references.pop(code)) for code in common]):
+            judge(self.ledger, matches)
+        compared = self.ledger.tally.compared_sites()
+        for waiting, lacking in ((references, "candidate"), (candidates, "reference")):
+            for line, row in waiting.values():
+                self.ledger.missing(line, row.key, lacking=lacking, seen_elsewhere=row.site in compared)

@@ -1,0 +1,103 @@
+"""What the command line gives, as the harness's values. What is not given comes from fixtures/."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import cycle
+from pathlib import Path
+
+import torch
+
+from harness import arguments
+from harness.adapter import DTYPES, Numerics, Prompt
+from harness.checkpoint import Checkpoint, open_checkpoint
+from harness.errors import UserError
+from harness.prompt_encoder import TEXT_ENCODER, TOKENS, encode_prompt
+from harness.scenario import Scenario, read_scenario
+from harness.variant import PromptMask, Variant, grid
+
+FIXTURES = Path(str(resources.files("fixtures")))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checkpoint, a scenario and the schedules and masks to run it under, and perhaps one seeded with an image."""
+
+    checkpoint: Checkpoint
+    scenario: Scenario
+    image: Scenario | None
+    schedules: tuple[str, ...]
+    masks: tuple[PromptMask | None, ...]
+
+    def variants(self, seeds: Sequence[int]) -> list[tuple[Scenario, Sequence[Variant]]]:
+        """Each scenario with its variants: every schedule, seed and mask; the image as recorded."""
+        swept: list[tuple[Scenario, Sequence[Variant]]] = [
+            (self.scenario, list(grid(self.schedules, seeds, self.masks)))
+        ]
+        return swept if self.image is None else [*swept, (self.image, [Variant()])]
+
+    def kinds(self, seeds: Sequence[int]) -> list[list[Scenario]]:
+        """Sessions of each kind, one for every seed: a schedule, over which the masks take turns, or the image."""
+        config = self.checkpoint.transformer
+        kinds = [
+            [
+                Variant(schedule, seed, mask).apply(self.scenario, config)
+                for seed, mask in zip(seeds, cycle(self.masks), strict=False)
+            ]
+            for schedule in self.schedules
+        ]
+        if self.image is not None:
+            kinds.append([Variant(seed=seed).apply(self.image, config) for seed in seeds])
+        return kinds
+
+
+def sweep(given: arguments.Swept) -> Sweep:
+    """The sweep asked for. Raises UserError for a checkpoint or scenario that cannot be read."""
+    checkpoint = open_checkpoint(given.checkpoint or FIXTURES / "golden" / "base")
+    scenario = read_scenario(given.scenario or FIXTURES / "scenarios" / "walk.safetensors")
+    image = given.image_scenario
+    if image is None and given.scenario is None:
+        image = FIXTURES / "scenarios" / "photograph.safetensors"
+    masks = given.prompt_masks if checkpoint.transformer.prompt_conditioning else (None,)
+    return Sweep(checkpoint, scenario, None if image is None else read_scenario(image), given.schedules, masks)
+
+
+def numerics(given: arguments.Numerics) -> Numerics:
+    """The numerics asked for, after setting the thread count of this process. Raises UserError for an absent device."""
+    if given.threads is not None:
+        _set_threads(given.threads)
+    try:
+        device = torch.device(given.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {given.device} cannot be used",
+            found=str(error).splitlines()[0],
+            expected="a device that this torch build and this machine have",
+            do="give another --device, or install a torch build for it",
+        ) from error
+    options = ("trust-remote-code",) if given.trust_remote_code else ()
+    return Numerics(DTYPES[given.dtype], device, given.compiled, options)
+
+
+def _set_threads(threads: int) -> None:
+    if threads < 1:
+        raise UserError(
+            "threads cannot be set", found=str(threads), expected="at least 1", do="correct --threads, or leave it out"
+        )
+    torch.set_num_threads(threads)
+
+
+def encoded_prompt(given: arguments.ScenarioMake) -> Prompt | None:
+    """The prompt of the text that was given, encoded. Raises UserError for an encoder without a text."""
+    if given.prompt is None:
+        if given.text_encoder is not None:
+            raise UserError(
+                "there is nothing to encode",
+                found=f"--text-encoder {given.text_encoder} alone",
+                expected="a text for it",
+                do="add --prompt, or leave --text-encoder out",
+            )
+        return None
+    tokens = TOKENS if given.prompt_tokens is None else given.prompt_tokens
+    return encode_prompt(given.prompt, given.text_encoder or TEXT_ENCODER, tokens)

@@ -1,0 +1,232 @@
+"""Measuring a noise floor: the reference against itself under every harmless change, pass by pass, over seeds."""
+
+import math
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from statistics import fmean, median
+
+import torch
+from torch import Tensor
+
+from harness import registry
+from harness.adapter import Adapter, Numerics
+from harness.checkpoint import Checkpoint
+from harness.compare_tensors import tensor_error
+from harness.distance import Error
+from harness.dump import source_revision
+from harness.errors import UserError
+from harness.harmless import EVERYTHING, harmless
+from harness.keys import Key, Phase, is_input
+from harness.noise_floor import FLOOR_SCHEMA, Floor, SessionFloor, SiteFloor
+from harness.other_process import against_another_process, other_processes
+from harness.recorder import Observation, Recorder
+from harness.scenario import Scenario
+from harness.session import exact_arithmetic, passes
+
+# Of a change alone the level is wanted; of everything at once the distribution of a whole run's largest error.
+RUNS_OF_A_CHANGE = 3
+FEWEST_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial that is to be made: a change, and a session of one of several kinds."""
+
+    change: str
+    kind: int
+    scenario: Scenario
+
+    @property
+    def name(self) -> str:
+        """What a progress bar shows."""
+        return f"{self.scenario.name}, {self.change}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The reference once against itself: every observation's error under one change."""
+
+    run: Planned
+    errors: Mapping[Key, Error]
+
+
+def measure_floor(
+    implementation: str,
+    checkpoint: Checkpoint,
+    numerics: Numerics,
+    sessions: Iterable[Sequence[Scenario]],
+    progress: Callable[[Sequence[Planned]], Iterable[Planned]] = iter,
+) -> Floor:
+    """The floor of `implementation` on `checkpoint`.
+
+    Each of `sessions` has scenarios of one kind: one schedule, all with a seed image or none, other seeds and masks.
+    Raises UserError for fewer than FEWEST_RUNS of a kind.
+    """
+    sessions = list(sessions)
+    if (fewest := min(map(len, sessions))) < FEWEST_RUNS:
+        raise UserError(
+            "too few runs for a noise floor",
+            found=f"{fewest} of a kind",
+            expected=f"at least {FEWEST_RUNS}: the law of a run's largest error is fitted to them",
+            do="raise --runs",
+        )
+    changes = harmless(implementation, checkpoint, numerics)
+    processes = {} if checkpoint.folder is None else other_processes(numerics)
+    planned = [
+        Planned(change, kind, scenario)
+        for change in [*processes, *changes]
+        for kind, scenarios in enumerate(sessions)
+        for scenario in (scenarios if change == EVERYTHING else scenarios[:RUNS_OF_A_CHANGE])
+    ]
+    reference = registry.load(implementation, checkpoint, numerics)
+    # Loaded when its turn comes: a real checkpoint does not fit into memory once for every change.
+    load = lru_cache(maxsize=1)(lambda change: changes[change]())
+
+    def errors(run: Planned) -> Mapping[Key, Error]:
+        if (environment := processes.get(run.change)) is None:
+            return against_itself(reference, load(run.change), checkpoint, run.scenario)
+        return against_another_process(implementation, reference, checkpoint, numerics, run.scenario, environment)
+
+    trials = [Trial(run, errors(run)) for run in progress(planned)]
+    floors = [
+        session_floor([trial for trial in trials if trial.run.kind == kind], scenarios[0], checkpoint)
+        for kind, scenarios in enumerate(sessions)
+    ]
+    return Floor(
+        schema=FLOOR_SCHEMA,
+        reference=implementation,
+        numerics=numerics.to_json(),
+        checkpoint_digest=checkpoint.digest,
+        torch=str(torch.__version__),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+        source_revision=source_revision(),
+        changes=[*processes, *changes],
+        sessions=floors,
+    )
+
+
+@exact_arithmetic()
+def against_itself(
+    reference: Adapter, changed: Adapter, checkpoint: Checkpoint, scenario: Scenario, *, most_passes: int | None = None
+) -> dict[Key, Error]:
+    """The error of every observation of `changed` from the one of `reference`, both driven pass by pass.
+
+    `most_passes`: leave the session after so many, the reading of the prompt being the first.
+    """
+    errors: dict[Key, Error] = {}
+    kept = _Kept()
+    against = _Against(kept.tensors, errors)
+    with Recorder(reference.sites(), kept) as first, Recorder(changed.sites(), against) as second:
+        sessions = [
+            passes(adapter, scenario, checkpoint.transformer, recorder)
+            for adapter, recorder in ((reference, first), (changed, second))
+        ]
+        # A pass has been run when the next one is announced.
+        for _ in islice(zip(*sessions, strict=True), None if most_passes is None else most_passes + 1):
+            pass
+    return errors
+
+
+@dataclass
+class _Kept:
+    """The sink of the reference: what a pass showed, until the other side has shown it."""
+
+    tensors: dict[Key, Tensor] = field(default_factory=dict)
+
+    def observe(self, seen: Observation) -> None:
+        if not is_input(seen.key.site):
+            self.tensors[seen.key] = seen.tensor.clone()
+
+    def end_pass(self) -> None:
+        pass
+
+
+@dataclass
+class _Against:
+    """The sink of the other side: the error of what it shows."""
+
+    expected: dict[Key, Tensor]
+    errors: dict[Key, Error]
+
+    def observe(self, seen: Observation) -> None:
+        if not is_input(seen.key.site):
+            self.errors[seen.key] = tensor_error(seen.tensor, self.expected.pop(seen.key))
+
+    def end_pass(self) -> None:
+        pass
+
+
+def session_floor(trials: Sequence[Trial], scenario: Scenario, checkpoint: Checkpoint) -> SessionFloor:
+    """The floor of one kind of session from its trials."""
+    by_place: dict[tuple[Phase, int, str], list[tuple[str, int, Error]]] = defaultdict(list)
+    for trial in trials:
+        for key, error in trial.errors.items():
+            by_place[key.phase, key.step, key.site].append((trial.run.change, key.frame, error))
+    sites = {place: _site_floor(place, seen) for place, seen in by_place.items()}
+    everything = [trial for trial in trials if trial.run.change == EVERYTHING]
+    return SessionFloor(
+        sigmas=scenario.schedule(checkpoint.transformer).tolist(),
+        image=scenario.image is not None,
+        frames=scenario.frames,
+        distance_maxima=[_largest(trial, sites, lambda e: e.rel_l2, lambda s: s.rel_l2) for trial in everything],
+        norm_maxima=[_largest(trial, sites, lambda e: e.log_norm, lambda s: s.log_norm) for trial in everything],
+        sites=list(sites.values()),
+    )
+
+
+def _site_floor(place: tuple[Phase, int, str], seen: Sequence[tuple[str, int, Error]]) -> SiteFloor:
+    """The floor of one place from (change, frame, error) of all trials."""
+    by_change: dict[str, dict[int, list[Error]]] = defaultdict(lambda: defaultdict(list))
+    for change, frame, error in seen:
+        by_change[change][frame].append(error)
+    frames = range(1 + max(frame for _, frame, _ in seen))
+    distances, norms = [error.rel_l2 for *_, error in seen], [error.log_norm for *_, error in seen]
+    phase, step, site = place
+    return SiteFloor(
+        phase=phase,
+        step=step,
+        site=site,
+        rel_l2=[_rounded(max(_mean_distance(by[frame]) for by in by_change.values())) for frame in frames],
+        log_norm=[_rounded(max(_spread(by[frame]) for by in by_change.values())) for frame in frames],
+        quantiles={
+            "rel_l2": [_rounded(value) for value in (min(distances), median(distances), max(distances))],
+            "log_norm": [_rounded(value) for value in (min(norms), median(norms), max(norms))],
+        },
+        changes={
+            change: _rounded(fmean(_mean_distance(errors) for errors in by.values()))
+            for change, by in by_change.items()
+        },
+    )
+
+
+def _mean_distance(errors: Sequence[Error]) -> float:
+    return fmean(error.rel_l2 for error in errors) if errors else 0.0
+
+
+def _spread(errors: Sequence[Error]) -> float:
+    return math.sqrt(fmean(error.log_norm**2 for error in errors)) if errors else 0.0
+
+
+def _largest(
+    trial: Trial,
+    sites: Mapping[tuple[Phase, int, str], SiteFloor],
+    measured: Callable[[Error], float],
+    levels: Callable[[SiteFloor], list[float]],
+) -> float:
+    """The largest error of a trial in units of the level."""
+    ratios = []
+    for key, error in trial.errors.items():
+        if value := measured(error):
+            ratios.append(value / levels(sites[key.phase, key.step, key.site])[key.frame])
+    return max(ratios)
+
+
+def _rounded(value: float) -> float:
+    """To three digits: a level is a mean over few runs."""
+    return float(f"{value:.3g}")

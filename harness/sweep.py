@@ -1,0 +1,102 @@
+"""The sweep over the records of two dumps: in parts, one process each, whose results are added up."""
+
+import gc
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.align import Matches, Side, Waiting, align
+from harness.compare_records import record_error, row_errors
+from harness.distance import Error
+from harness.judgement import Judgement
+from harness.ledger import Ledger
+from harness.lines import Part, split
+from harness.places import Seen
+from harness.selection import Selection
+from harness.tally import Tally
+
+# Below this a process takes longer to start than to read its part.
+_RECORDS_PER_PROCESS = 100_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of each dump, the selection that the other dump took of it, and how to judge."""
+
+    reference: Part
+    candidate: Part
+    reference_taken: Selection | None
+    candidate_taken: Selection | None
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Of one side: its number of lines, what it showed, and what waits for a partner."""
+
+    lines: int
+    seen: Seen
+    waiting: dict[int, Waiting]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a task found, counted from the beginnings of its parts. `waiting`, by code, found no partner in it."""
+
+    tally: Tally
+    reference: Leftover
+    candidate: Leftover
+
+
+def processes(records: int) -> int:
+    """In how many processes so many records are read. A process that was itself started by one starts none."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, records // _RECORDS_PER_PROCESS))
+
+
+def tasks(
+    reference: Path, candidate: Path, taken: tuple[Selection | None, Selection | None], judgement: Judgement, parts: int
+) -> list[Task]:
+    """The tasks of a sweep over two files of records; `taken` as in Task, the reference's first."""
+    pairs = list(zip(split(reference, parts), split(candidate, parts), strict=False))
+    if len(pairs) < parts:
+        pairs = [(split(reference, 1)[0], split(candidate, 1)[0])]
+    return [Task(*pair, *taken, judgement) for pair in pairs]
+
+
+def sweep(work: list[Task]) -> Iterator[Swept]:
+    """What each task found, in their order. Raises UserError for a dump that is broken."""
+    if len(work) == 1:
+        yield run(work[0])
+        return
+    # Spawned, not forked: this process may have threads. They make no cycles for a collector to find.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(work), context, initializer=gc.disable) as pool:
+        yield from pool.map(run, work)
+
+
+def run(task: Task) -> Swept:
+    """Match and judge the records of a task."""
+    ledger = Ledger(task.judgement)
+    places = ledger.tally.places
+    reference = Side(task.reference, places, task.reference_taken)
+    candidate = Side(task.candidate, places, task.candidate_taken)
+    for matches in align(reference, candidate):
+        judge(ledger, matches)
+    left = (Leftover(side.lines, side.seen, side.waiting) for side in (reference, candidate))
+    return Swept(ledger.tally, *left)
+
+
+def judge(ledger: Ledger, matches: Matches) -> None:
+    """Enter matches into the ledger."""
+
+    def error_of(index: int) -> Error:
+        return record_error(matches.candidates[index].record(), matches.references[index].record())
+
+    errors = row_errors(matches.candidates, matches.references)
+    ledger.judge(matches.order, matches.codes, errors, error_of, matches.lines)
