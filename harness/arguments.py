@@ -114,6 +114,8 @@ class Diff:
     """Dump of what is right."""
     candidate: tyro.conf.Positional[Path]
     """Dump of what is to be judged."""
+    truth: Path | None = None
+    """Dump of an fp32 run of the reference: also tell how far either dump is from it. Decides nothing."""
     json: Path | None = None
     """Write the comparison here too."""
     judging: tyro.conf.OmitArgPrefixes[Judging] = field(default_factory=Judging)
@@ -133,6 +135,8 @@ class Parity:
     swept: tyro.conf.OmitArgPrefixes[Swept] = field(default_factory=Swept)
     seeds: tuple[int, ...] = (11, 12)
     """Noise seeds."""
+    three_way: bool = True
+    """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
     teacher_forced: bool = False
     """Run each variant a second time with the candidate's caches and latents following the reference after every frame.
     What is still off then is the fault of the frame itself."""

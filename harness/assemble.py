@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from harness.align import Waiting, comes_twice, matched
+from harness.align import Matches, comes_twice
 from harness.judgement import Judgement
 from harness.ledger import Ledger
+from harness.lines import Part
 from harness.places import MOST_PLACES, Indices, Places, Seen
+from harness.rows import Forms, Rows, Waiting, rows_again
 from harness.sweep import Leftover, Swept, judge
 
 
@@ -22,10 +24,14 @@ class Half:
         """Add the part that comes next, whose place i is `numbers[i]` of `places`."""
         if (twice := self.seen.merge(part.seen, numbers)) is not None:
             raise comes_twice(self.records, places.key(twice))
-        for code, (line, row) in part.waiting.items():
+        for code, (at, line) in part.waiting.items():
             frame, place = divmod(code, MOST_PLACES)
-            self.waiting[frame * MOST_PLACES + int(numbers[place])] = Waiting(line + self.lines, row)
+            self.waiting[frame * MOST_PLACES + int(numbers[place])] = Waiting(at + self.lines, line)
         self.lines += part.lines
+
+    def waited(self, codes: list[int], forms: Forms) -> Rows:
+        """The rows of these codes, which wait no longer."""
+        return rows_again(Part(self.records), [self.waiting.pop(code) for code in codes], forms)
 
     def generated(self, places: Places) -> list[int]:
         """The frames that the dump shows the generation of."""
@@ -49,11 +55,12 @@ class Whole:
 
     def finish(self) -> None:
         """Match what waited in different parts. Whatever is left then has no partner."""
-        candidates, references = self.candidate.waiting, self.reference.waiting
-        common = [code for code in references if code in candidates]
-        for matches in matched([(code, candidates.pop(code), references.pop(code)) for code in common]):
-            judge(self.ledger, matches)
+        common = [code for code in self.reference.waiting if code in self.candidate.waiting]
+        places, forms = self.ledger.tally.places, Forms(self.ledger.tally.places)
+        if common:
+            judge(self.ledger, Matches(self.candidate.waited(common, forms), self.reference.waited(common, forms)))
         compared = self.ledger.tally.compared_sites()
-        for waiting, lacking in ((references, "candidate"), (candidates, "reference")):
-            for line, row in waiting.values():
-                self.ledger.missing(line, row.key, lacking=lacking, seen_elsewhere=row.site in compared)
+        for half, lacking in ((self.reference, "candidate"), (self.candidate, "reference")):
+            for code, (at, _) in half.waiting.items():
+                key = places.key(code)
+                self.ledger.missing(at, key, lacking=lacking, seen_elsewhere=key.site in compared)

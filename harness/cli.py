@@ -83,6 +83,7 @@ def _diff(command: arguments.Diff) -> int:
     from harness.render import comparison_lines
     from harness.standards import standards
     from harness.storage import replacing
+    from harness.truth_diff import with_truth
 
     reference, candidate = open_dump(command.reference), open_dump(command.candidate)
     run = reference.manifest
@@ -90,6 +91,8 @@ def _diff(command: arguments.Diff) -> int:
     judged_by = standards(command.judging, dtype_of(reference), folder=folder, digest=digest)
     seeded = "image" in (run.inputs or {})
     comparison = diff_dumps(reference, candidate, judged_by.judgement(run.sigmas, image=seeded))
+    if command.truth is not None:
+        comparison = with_truth(comparison, open_dump(command.truth), reference, candidate)
     print("\n".join(comparison_lines(comparison)))
     if command.json is not None:
         with replacing(command.json) as partial:
@@ -120,6 +123,7 @@ def _parity(command: arguments.Parity) -> int:
         command.out,
         allow_observer_effect=allow,
         teacher_forced=command.teacher_forced,
+        three_way=command.three_way,
     )
     summary = run_parity(run, cells, _progress)
     with replacing(command.out / "summary.md") as partial:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import attrgetter, eq, ne
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,13 +10,7 @@ import numpy.typing as npt
 
 from harness.distance import Error, error_of, no_distance
 from harness.records import Record
-from harness.rows import Row, projections
-
-Numbers = npt.NDArray[np.float64]
-_head = attrgetter("shape", "dtype", "nan", "posinf", "neginf")
-_shape = attrgetter("shape")
-_special = attrgetter("nan", "posinf", "neginf")
-_digest = attrgetter("digest")
+from harness.rows import Numbers, Rows
 
 
 def record_error(actual: Record, expected: Record) -> Error:
@@ -77,25 +70,24 @@ class Errors(NamedTuple):
         """`rel_l2` as numbers that can be ordered: infinite where there is none."""
         return np.where(np.isnan(self.rel_l2), math.inf, self.rel_l2)
 
+    def at(self, index: int) -> Error:
+        """One of the errors, as far as it is told here."""
+        return Error(bool(self.identical[index]), float(self.rel_l2[index]))
 
-def row_errors(actual: list[Row], expected: list[Row]) -> Errors:
+
+def row_errors(actual: Rows, expected: Rows) -> Errors:
     """`record_error` of many pairs [n] at once."""
-    digests = list(map(_digest, actual)), list(map(_digest, expected))
-    identical = np.array(list(map(eq, *digests)), bool)
-    distances = _distances(projections(actual), projections(expected))
-    found, norms = _rms(actual), _rms(expected)
+    identical = np.array(actual.digests == expected.digests, bool)
+    distances = _distances(actual.sketches, expected.sketches)
+    found, norms = actual.rms, expected.rms
     with np.errstate(divide="ignore", invalid="ignore"):
-        rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * _roots(expected)))
+        rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * np.sqrt(expected.elements)))
         log_norm = np.where(identical | (norms == 0), 0.0, np.abs(np.log(found / norms)))
     # Of unlike shapes or counts, without digests, too large for a sketch: what tells no distance has a reason.
-    unusual = ~np.isfinite(distances)
-    heads, others = list(map(_head, actual)), list(map(_head, expected))
-    if heads != others:
-        unusual |= np.array(list(map(ne, heads, others)), bool)
-    if None in digests[0] or None in digests[1]:
-        unusual |= np.array([None in pair for pair in zip(*digests, strict=True)], bool)
-    for index in np.flatnonzero(unusual):
-        error = record_error(actual[index].record(), expected[index].record())
+    unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
+    unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
+    for index in np.flatnonzero(unusual).tolist():
+        error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
     return Errors(identical, rel_l2, log_norm)
 
@@ -106,16 +98,3 @@ def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) ->
         difference = np.subtract(left, right, dtype=np.float64)
     squares: Numbers = np.einsum("nk,nk->n", difference, difference)
     return np.sqrt(squares)
-
-
-def _rms(rows: list[Row]) -> Numbers:
-    return np.array([row.rms or 0.0 for row in rows])
-
-
-def _roots(rows: list[Row]) -> Numbers:
-    """The square root of how many finite elements each row tells of."""
-    elements = np.fromiter(map(math.prod, map(_shape, rows)), np.float64, len(rows))
-    special = list(map(_special, rows))
-    if special != [(0, 0, 0)] * len(rows):
-        elements -= np.array(special, np.float64).sum(1)
-    return np.sqrt(np.maximum(elements, 0.0))

@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,24 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def horizon(self) -> int | None:
         """The first frame whose error exceeds what noise alone grows to; None where none does."""
         return next((at.frame for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
+
+
+# Of the reference and of the candidate, from an fp32 run of the reference.
+Distances = tuple[float, float]
+
+
+def with_distances(comparison: Comparison, distances: Mapping[tuple[Phase, int, str], Distances]) -> Comparison:
+    """`comparison` with the largest distances from the truth on every rung of the ladder that has them."""
+
+    def annotated(rung: WorstAtSite) -> WorstAtSite:
+        reference, candidate = distances.get((rung.phase, rung.step, rung.site), (math.inf, math.inf))
+        return msgspec.structs.replace(
+            rung,
+            reference_to_truth=reference if math.isfinite(reference) else None,
+            candidate_to_truth=candidate if math.isfinite(candidate) else None,
+        )
+
+    return msgspec.structs.replace(comparison, sites=[annotated(rung) for rung in comparison.sites])
 
 
 def read_comparison(path: Path) -> Comparison:

@@ -12,11 +12,11 @@ from harness.comparison import Comparison, Verdict
 from harness.contract import clock_shift, unlike_inputs, unlike_models
 from harness.expected import expected_observations
 from harness.judgement import Judgement, fixed_tolerance
+from harness.keys import ring_part
 from harness.ledger import incomparable
-from harness.lines import Part
 from harness.metrics import FrameMetrics, frame_metrics, read_pixels
-from harness.records import RECORDS_NAME, Manifest, check_promised, frame_path, frames_of, read_manifest
-from harness.rows import read_rows
+from harness.records import RECORDS_NAME, Manifest, check_promised, frame_path, frames_of, read_manifest, read_records
+from harness.ring_diff import ring_faults
 from harness.sweep import processes, sweep, tasks
 
 EVIDENCE = "sketches"
@@ -73,7 +73,10 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     if reason := unlike_inputs(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
-    return msgspec.structs.replace(comparison, notes=notes)
+    wrong = any(rung.failed and ring_part(rung.site) for rung in comparison.sites)
+    # Slot by slot only where a ring is wrong: it reads both dumps once more.
+    ring = ring_faults(reference.folder, candidate.folder) if wrong else []
+    return msgspec.structs.replace(comparison, ring=ring, notes=notes)
 
 
 def _swept(reference: Dump, candidate: Dump, judgement: Judgement) -> Whole:
@@ -107,8 +110,7 @@ def _shifted(reference: Dump, candidate: Dump, whole: Whole) -> str | None:
 
 
 def _first_frame(dump: Dump) -> int:
-    _, _, rows = next(read_rows(Part(dump.records)))
-    return rows[0].frame
+    return next(read_records(dump.folder)).frame
 
 
 def _with_lines(comparison: Comparison, reference: Dump, candidate: Dump) -> str:

@@ -32,7 +32,9 @@ class Bounds(Protocol):
     """
 
     @property
-    def frames(self) -> int: ...
+    def frames(self) -> int:
+        """How many frames have limits of their own."""
+        ...
 
     def of(self, key: Key) -> Limits:
         """The limits at `key`."""

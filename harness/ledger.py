@@ -12,8 +12,9 @@ from harness.compare_records import Errors
 from harness.comparison import COMPARISON_SCHEMA, Comparison, SiteResult, Verdict
 from harness.contract import accepted_sites
 from harness.distance import Error, no_distance
+from harness.growth import shows_growth
 from harness.judgement import Bounds, Judgement
-from harness.keys import Key, Phase, block_of, is_input, is_optional
+from harness.keys import Key, Phase, block_of, is_input, is_optional, ring_part
 from harness.metrics import FrameMetrics
 from harness.places import MOST_PLACES, Indices
 from harness.tally import Tally, finite
@@ -22,8 +23,8 @@ ALLOWED_MISSING = "ALLOWED_MISSING"
 ACCEPTED_INPUT = "ACCEPTED_INPUT"
 # Pairs that come one by one are judged so many at a time.
 _BATCH = 512
-# What a place shows. A frame has metrics of its own, and an input is equal or nothing is scored.
-_ACTIVATION, _FRAME, _INPUT, _ACCEPTED = range(4)
+# What a place shows. A frame has metrics of its own, a mask is right or wrong, an input is equal or nothing is scored.
+_LATENT, _ACTIVATION, _FRAME, _MASK, _INPUT, _ACCEPTED = range(6)
 
 # How many frames are to show each (phase, step, site); or how many observations there are to be, if no more is known.
 Expected = Mapping[tuple[Phase, int, str], int] | int
@@ -34,7 +35,7 @@ class Ledger:
 
     def __init__(self, judgement: Judgement) -> None:
         """Raise UserError for an accepted input that does not exist."""
-        self.tally = Tally()
+        self.tally = Tally(judgement.bounds)
         self._bounds = judgement.bounds
         self._accepted = accepted_sites(judgement.accepted_inputs)
         self._allowed_missing = judgement.allowed_missing
@@ -72,9 +73,11 @@ class Ledger:
             tally.differ(int(order[index]), partial(result, index))
         for index in np.flatnonzero(diverged).tolist():
             tally.fail(int(order[index]), partial(result, index))
-        if len(activations := np.flatnonzero(kinds == _ACTIVATION)):
+        if len(activations := np.flatnonzero(kinds <= _ACTIVATION)):
             index = activations[np.argmax(errors.distance[activations])]
             tally.exceed(float(errors.distance[index]), lambda: result(index))
+        for index in np.flatnonzero(kinds == _LATENT).tolist():
+            tally.growth.add(tally.places.key(int(codes[index])), errors.at(index))
         tally.climb(codes, errors.distance, same | noise | diverged, diverged)
         numbers = {Verdict.IDENTICAL: same, Verdict.WITHIN_NOISE: noise, Verdict.DIVERGED: diverged}
         for name, mask in (*numbers.items(), (ACCEPTED_INPUT, (kinds == _ACCEPTED) & ~same)):
@@ -115,8 +118,9 @@ class Ledger:
             expected=expected if isinstance(expected, int) else sum(expected.values()),
             compared=tally.compared(None if isinstance(expected, int) else expected),
             failures=tally.failures,
-            sites=tally.ladder(self._bounds),
+            sites=tally.ladder(),
             frames=list(frames),
+            growth=tally.growth.frames,
         )
 
     def _judge_pairs(self) -> None:
@@ -146,12 +150,17 @@ class Ledger:
     def _kinds_of(self, places: Indices) -> npt.NDArray[np.int8]:
         new = self.tally.places.names[len(self._kinds) :]
         if new:
-            self._kinds = np.concatenate([self._kinds, np.array([self._kind(site) for _, _, site, _ in new], np.int8)])
+            kinds = [self._kind(phase, site) for phase, _, site, _ in new]
+            self._kinds = np.concatenate([self._kinds, np.array(kinds, np.int8)])
         return self._kinds[places]
 
-    def _kind(self, site: str) -> int:
+    def _kind(self, phase: Phase, site: str) -> int:
         if is_input(site):
             return _ACCEPTED if site in self._accepted else _INPUT
+        if ring_part(site) in ("written", "visible"):
+            return _MASK
+        if shows_growth(phase, site):
+            return _LATENT
         return _FRAME if site == "frame" else _ACTIVATION
 
     def _lacking(self, expected: Expected) -> None:

@@ -1,23 +1,25 @@
 """Lockstep: two implementations in one process, pass by pass, compared by full tensors that never touch a disk."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import msgspec
 
-from harness.adapter import Adapter
+from harness.adapter import Adapter, Pass, Site
 from harness.checkpoint import Checkpoint
 from harness.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison
 from harness.dump import DumpWriter, expected_keys
 from harness.judgement import Judgement
 from harness.pairing import Pairing
-from harness.recorder import Observation, Recorder
+from harness.recorder import Observation, Recorder, Sink
 from harness.ring import ring_geometries
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
 from harness.teacher import Teacher
+from harness.truth import Truth
 
 EVIDENCE = "tensors"
 
@@ -39,38 +41,47 @@ def lockstep(
     scenario: Scenario,
     judgement: Judgement,
     *,
+    truth: Adapter | None = None,
     teacher_forced: bool = False,
 ) -> Comparison:
     """Run a session of both sides, each pass of the reference just before the candidate's, and compare every site.
 
-    `teacher_forced`: the candidate's caches and latents follow the reference after every frame; raises UserError where
-    they cannot (see harness.teacher).
+    `truth`: the reference in fp32, from which the distance of either side is taken too. `teacher_forced`: the
+    candidate's caches and latents follow the reference after every frame; raises UserError where they cannot (see
+    harness.teacher).
     """
     sites = [side.adapter.sites() for side in (reference, candidate)]
     common = sites[0].keys() & sites[1].keys()
-    pairing = Pairing(judgement, common, ring_geometries(checkpoint.transformer), teacher_forced=teacher_forced)
+    third, rings = Truth(), ring_geometries(checkpoint.transformer)
+    pairing = Pairing(judgement, common, rings, truth=third, teacher_forced=teacher_forced)
     teacher = Teacher(sites[1], checkpoint.transformer.n_layers) if teacher_forced else None
     watchers = ([pairing.reference] + ([teacher.observe] if teacher else []), [pairing.candidate])
     with ExitStack() as stack:
-        sessions = []
+
+        def session(adapter: Adapter, watched: Mapping[str, Site], sink: Sink) -> Iterator[tuple[int, Pass]]:
+            recorder = stack.enter_context(Recorder(watched, sink))
+            return passes(adapter, scenario, checkpoint.transformer, recorder)
+
+        sessions = [] if truth is None else [session(truth, truth.sites(), _Sink([third.observe], None))]
         for side, watched, takers in zip((reference, candidate), sites, watchers, strict=True):
             if side.writer is not None:
                 stack.enter_context(side.writer)
-            recorder = stack.enter_context(Recorder(watched, _Sink(takers, side.writer)))
-            sessions.append(passes(side.adapter, scenario, checkpoint.transformer, recorder))
+            sessions.append(session(side.adapter, watched, _Sink(takers, side.writer)))
         if teacher is not None:
             stack.enter_context(teacher)  # its hooks come after the recorders'
-        for _ in zip_longest(*sessions):
-            pass
+        deque(zip_longest(*sessions), maxlen=0)
     pairing.close()
-    expected = sum(1 for _ in expected_keys(checkpoint, scenario, optional=common))
+    places = Counter((key.phase, key.step, key.site) for key in expected_keys(checkpoint, scenario, optional=common))
     comparison = pairing.ledger.close(
-        reference.name, candidate.name, evidence=EVIDENCE, expected=expected, frames=pairing.frames
+        reference.name, candidate.name, evidence=EVIDENCE, expected=places, frames=pairing.frames
     )
     rollout = TEACHER_FORCED if teacher_forced else FREE_RUNNING
     if comparison.reason is not None:
         return msgspec.structs.replace(comparison, rollout=rollout)
-    return msgspec.structs.replace(comparison, rollout=rollout, growth=pairing.growth.frames, ring=pairing.rings.faults)
+    compared = msgspec.structs.replace(
+        comparison, rollout=rollout, growth=pairing.growth.frames, ring=pairing.rings.faults
+    )
+    return third.annotate(compared)
 
 
 class _Sink:

@@ -15,6 +15,7 @@ from harness.recorder import Observation
 from harness.ring import RingGeometry
 from harness.ring_comparison import RingComparison
 from harness.slots import sign_of
+from harness.truth import Truth
 
 
 class Pairing:
@@ -26,13 +27,18 @@ class Pairing:
         common: Collection[str],
         rings: list[RingGeometry],
         *,
+        truth: Truth,
         teacher_forced: bool = False,
     ) -> None:
-        """`common`: sites that both sides have. Tensors of other sites are not kept waiting for a partner."""
+        """`common`: sites that both sides have. Tensors of other sites are not kept waiting for a partner.
+
+        `truth` is told of every pair.
+        """
         self.ledger = Ledger(judgement)
         self.growth = Growth(judgement.bounds)
         self.rings = RingComparison(rings, teacher_forced=teacher_forced)
         self.frames: list[FrameMetrics] = []
+        self._truth = truth
         self._tokens = rings[0].tokens
         self._common = common
         self._paired: set[str] = set()
@@ -76,5 +82,6 @@ class Pairing:
         error = tensor_error(actual, expected)
         self.ledger.pair(order, key, error)
         self.growth.add(key, error)
+        self._truth.compare(key, actual, expected)
         if key.site == "frame" and actual.shape == expected.shape:
             self.frames.append(frame_metrics(key.frame, actual.cpu().numpy(), expected.cpu().numpy()))

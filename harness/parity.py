@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import torch
 
 from harness import registry
 from harness.adapter import Adapter, Numerics
@@ -54,6 +55,8 @@ class ParityRun:
     allow_observer_effect: bool = False
     # Run every cell a second time, with the candidate's caches and latents following the reference's.
     teacher_forced: bool = False
+    # In a lower precision than fp32, run the reference in fp32 beside both.
+    three_way: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ def run_parity(
     reference, candidate = (_load(run, name, cells[0].scenario) for name in (run.reference, run.candidate))
     if run.teacher_forced:
         check_teachable(candidate.adapter.sites(), run.checkpoint.transformer.n_layers)
-    comparisons = {cell.name: _run_cell(run, cell, reference, candidate) for cell in progress(cells)}
+    truth = _truth(run)
+    comparisons = {cell.name: _run_cell(run, cell, reference, candidate, truth) for cell in progress(cells)}
     summary = Summary(
         schema=SUMMARY_SCHEMA,
         reference=run.reference,
@@ -149,8 +153,15 @@ def _load(run: ParityRun, name: str, scenario: Scenario) -> _Implementation:
     return _Implementation(name, adapter, check_observer(adapter, scenario, config, adapter.sites(), allow=allow))
 
 
+def _truth(run: ParityRun) -> Adapter | None:
+    """The reference in fp32, where the run is in a lower precision."""
+    if not run.three_way or run.numerics.dtype == torch.float32:
+        return None
+    return registry.load(run.reference, run.checkpoint, replace(run.numerics, dtype=torch.float32))
+
+
 def _run_cell(
-    run: ParityRun, cell: Cell, reference: _Implementation, candidate: _Implementation
+    run: ParityRun, cell: Cell, reference: _Implementation, candidate: _Implementation, truth: Adapter | None
 ) -> tuple[Comparison, Comparison | None]:
     """The comparisons of the free-running session, which is dumped, and of the teacher-forced one, if asked for."""
     folder = run.out / cell.name
@@ -165,7 +176,7 @@ def _run_cell(
     sigmas = cell.scenario.schedule(run.checkpoint.transformer).tolist()
     judgement = run.standards.judgement(sigmas, image=cell.scenario.image is not None)
     write_scenario(cell.scenario, folder / "scenario.safetensors")
-    free = lockstep(*sides, run.checkpoint, cell.scenario, judgement)
+    free = lockstep(*sides, run.checkpoint, cell.scenario, judgement, truth=truth)
     _write(free, folder / COMPARISON_NAME)
     if not run.teacher_forced:
         (folder / TEACHER_FORCED_NAME).unlink(missing_ok=True)

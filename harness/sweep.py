@@ -8,13 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.align import Matches, Side, Waiting, align
+from harness.align import Matches, Side, align
 from harness.compare_records import record_error, row_errors
 from harness.distance import Error
 from harness.judgement import Judgement
 from harness.ledger import Ledger
 from harness.lines import Part, split
 from harness.places import Seen
+from harness.rows import Forms, Waiting
 from harness.selection import Selection
 from harness.tally import Tally
 
@@ -83,9 +84,9 @@ def sweep(work: list[Task]) -> Iterator[Swept]:
 def run(task: Task) -> Swept:
     """Match and judge the records of a task."""
     ledger = Ledger(task.judgement)
-    places = ledger.tally.places
-    reference = Side(task.reference, places, task.reference_taken)
-    candidate = Side(task.candidate, places, task.candidate_taken)
+    forms = Forms(ledger.tally.places)
+    reference = Side(task.reference, forms, task.reference_taken)
+    candidate = Side(task.candidate, forms, task.candidate_taken)
     for matches in align(reference, candidate):
         judge(ledger, matches)
     left = (Leftover(side.lines, side.seen, side.waiting) for side in (reference, candidate))
@@ -94,9 +95,10 @@ def run(task: Task) -> Swept:
 
 def judge(ledger: Ledger, matches: Matches) -> None:
     """Enter matches into the ledger."""
+    candidates, references = matches
 
     def error_of(index: int) -> Error:
-        return record_error(matches.candidates[index].record(), matches.references[index].record())
+        return record_error(candidates.record(index), references.record(index))
 
-    errors = row_errors(matches.candidates, matches.references)
-    ledger.judge(matches.order, matches.codes, errors, error_of, matches.lines)
+    errors = row_errors(candidates, references)
+    ledger.judge(references.at, references.codes, errors, error_of, candidates.at)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.comparison import SiteResult, Verdict, WorstAtSite
+from harness.growth import Growth
 from harness.judgement import Bounds
 from harness.keys import Key, Phase, is_input
 from harness.places import MOST_PLACES, Indices, Places, Seen
@@ -22,13 +23,14 @@ Column = npt.NDArray[np.float64]
 
 
 class Tally:
-    """Counts, first failures, the worst error, and the layer ladder.
+    """Counts, first failures, the worst error, the growth of the error, and the layer ladder.
 
     Its memory grows with the sites of a model, and by one byte for each observation that was `entered`: judged,
     accepted or allowed to be missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
+        self.growth = Growth(bounds)
         self.places = Places()
         self.entered = Seen()
         # The place in the execution after that of everything entered.
@@ -37,6 +39,7 @@ class Tally:
         self.failures: list[SiteResult] = []
         self.worst: SiteResult | None = None
         self.differing_input: SiteResult | None = None
+        self._bounds = bounds
         # The ladder, by place: the worst error, below any for a place without one, and the frame that showed it; then
         # how many observations were compared, lacked, and failed.
         self._errors: Column = np.empty(0)
@@ -105,6 +108,7 @@ class Tally:
         self.entered.merge(other.entered, numbers)
         self.end = max(self.end, other.end + lines[1])
         self.counts += other.counts
+        self.growth.merge(other.growth)
         for failure in other.failures:
             self.fail(failure.order + lines[1], partial(_moved, failure, lines))
         if (worst := other.worst) is not None:
@@ -138,15 +142,15 @@ class Tally:
                 return verdict
         return Verdict.MISSING
 
-    def ladder(self, bounds: Bounds) -> list[WorstAtSite]:
+    def ladder(self) -> list[WorstAtSite]:
         """The rungs of the ladder; the calls of one site are one rung."""
         rungs: dict[Rung, list[int]] = {}
         for place in self._shown():
             phase, step, site, _ = self.places.names[place]
             rungs.setdefault((phase, step, site), []).append(place)
-        return [self._rung(*rung, places, bounds) for rung, places in rungs.items()]
+        return [self._rung(*rung, places) for rung, places in rungs.items()]
 
-    def _rung(self, phase: Phase, step: int, site: str, places: list[int], bounds: Bounds) -> WorstAtSite:
+    def _rung(self, phase: Phase, step: int, site: str, places: list[int]) -> WorstAtSite:
         worst = max(places, key=lambda place: self._errors[place])
         frame = int(self._frames[worst])
         return WorstAtSite(
@@ -154,7 +158,7 @@ class Tally:
             step=step,
             site=site,
             rel_l2=finite(float(self._errors[worst])),
-            tolerance=bounds.of(Key(frame, phase, step, site)).rel_l2,
+            tolerance=self._bounds.of(Key(frame, phase, step, site)).rel_l2,
             frame=frame,
             failed=int(self._failed[places].sum()),
             observations=int((self._compared[places] + self._missing[places]).sum()),

@@ -4,18 +4,12 @@ Two right bf16 runs differ, and which of them is nearer to the truth no comparis
 and no verdict: a bf16 run is further from fp32 than two right bf16 runs are from each other.
 """
 
-import math
-from collections.abc import Mapping
-
-import msgspec
 from torch import Tensor
 
 from harness.compare_tensors import tensor_error
-from harness.comparison import Comparison, WorstAtSite
+from harness.comparison import Comparison, Distances, with_distances
 from harness.keys import Key, Phase, is_input
 from harness.recorder import Observation
-
-Distances = tuple[float, float]
 
 
 class Truth:
@@ -31,7 +25,7 @@ class Truth:
             self._tensors[seen.key] = seen.tensor.detach().clone()
 
     def compare(self, key: Key, candidate: Tensor, reference: Tensor) -> None:
-        """Take what both sides showed."""
+        """Take what both sides showed; nothing comes of it where there is no fp32 run."""
         truth = self._tensors.pop(key, None)
         if truth is None:
             return
@@ -43,17 +37,3 @@ class Truth:
     def annotate(self, comparison: Comparison) -> Comparison:
         """`comparison` with the distances in its ladder."""
         return with_distances(comparison, self._distances)
-
-
-def with_distances(comparison: Comparison, distances: Mapping[tuple[Phase, int, str], Distances]) -> Comparison:
-    """`comparison` with the (reference's, candidate's) largest distance from the truth on every rung that has one."""
-
-    def annotated(rung: WorstAtSite) -> WorstAtSite:
-        reference, candidate = distances.get((rung.phase, rung.step, rung.site), (math.inf, math.inf))
-        return msgspec.structs.replace(
-            rung,
-            reference_to_truth=reference if math.isfinite(reference) else None,
-            candidate_to_truth=candidate if math.isfinite(candidate) else None,
-        )
-
-    return msgspec.structs.replace(comparison, sites=[annotated(rung) for rung in comparison.sites])

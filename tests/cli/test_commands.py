@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,13 +10,14 @@ from PIL import Image
 from harness.checkpoint import Checkpoint
 from harness.comparison import Verdict, read_comparison
 from harness.diff import diff
+from harness.judgement import FIXED, Judgement
 from harness.parity import Summary
 from harness.records import read_manifest, read_records
 from harness.scenario import Scenario, read_scenario
 from tests.cli.conftest import ROOT, run, script
 from tests.harness import implementations
 
-COMMANDS = [["dump"], ["diff"], ["parity"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
+COMMANDS = [["dump"], ["diff"], ["parity"], ["floor"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -82,7 +84,8 @@ def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tmp_path
     outcome = script("diff", dumps / "reference", dumps / "candidate", "--json", tmp_path / "diff.json")
     assert outcome.code == 0, outcome
     assert outcome.out.startswith("WITHIN_NOISE: candidate against eager\n")
-    assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate")
+    judgement = Judgement(replace(FIXED["fp32"], reason="the checkpoint has no noise floor"))
+    assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate", judgement)
 
 
 def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:

@@ -8,6 +8,7 @@ from harness.keys import Key
 from harness.lines import Part
 from harness.places import Places
 from harness.records import RECORDS_NAME
+from harness.rows import Forms
 from harness.selection import Selection
 from tests.harness.observations import key, normal, write_dump
 
@@ -21,27 +22,28 @@ class Aligned:
         self, folder: Path, candidate: list[Key], reference: list[Key], taken: Selection | None = None
     ) -> None:
         self.places = Places()
+        self.forms = Forms(self.places)
         self.reference = self._side(folder / "reference", reference, taken)
         self.candidate = self._side(folder / "candidate", candidate, None)
         self.matches = list(align(self.reference, self.candidate))
 
     def _side(self, folder: Path, keys: list[Key], taken: Selection | None) -> Side:
         path = write_dump(folder, [(at, normal(4)) for at in keys]) / RECORDS_NAME
-        return Side(Part(path, 0, path.stat().st_size), self.places, taken)
+        return Side(Part(path, 0, path.stat().st_size), self.forms, taken)
 
     @property
     def pairs(self) -> list[tuple[int, int, Key]]:
         """(line of the reference, line of the candidate, key) of every match, from 0."""
         assert all(self._agree(matches) for matches in self.matches)
-        columns = [zip(m.order, m.lines, m.codes, strict=True) for m in self.matches]
+        columns = [zip(m.references.at, m.candidates.at, m.references.codes, strict=True) for m in self.matches]
         return [(int(order), int(line), self.places.key(int(code))) for rows in columns for order, line, code in rows]
 
     def _agree(self, matches: Matches) -> bool:
-        keys = [self.places.key(int(code)) for code in matches.codes]
-        return [row.key for row in matches.candidates] == [row.key for row in matches.references] == keys
+        keys = [self.places.key(code) for code in matches.references.codes.tolist()]
+        return all([rows.record(index).key for index in range(len(rows))] == keys for rows in matches)
 
     def waiting(self, side: Side) -> list[tuple[int, Key]]:
-        return [(line, row.key) for line, row in side.waiting.values()]
+        return [(waiting.at, self.places.key(code)) for code, waiting in side.waiting.items()]
 
 
 def test_records_in_one_order_are_matched_line_by_line(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from harness.compare_records import record_error, row_errors, same_values
 from harness.compare_tensors import tensor_error
 from harness.distance import Error
 from harness.lines import Part
+from harness.places import Places
 from harness.records import RECORDS_NAME, Record
-from harness.rows import Row, read_rows
+from harness.rows import Forms, Rows, read_rows
 from tests.harness.observations import key, normal, record, write_dump
 
 Measure = Callable[[Tensor, Tensor], Error]
@@ -153,12 +154,12 @@ def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: P
     assert not same_values(first, other)
 
 
-def rows_of(folder: Path, tensors: list[Tensor], *, digests: bool = True) -> list[Row]:
+def rows_of(folder: Path, tensors: list[Tensor], forms: Forms, *, digests: bool = True) -> Rows:
     """The rows of a dump of `tensors`."""
     path = write_dump(folder, [(key("latent", frame), tensor) for frame, tensor in enumerate(tensors)]) / RECORDS_NAME
     if not digests:
         path.write_bytes(re.sub(rb',"digest":"\w+"', b"", path.read_bytes()))
-    return [row for _, _, rows in read_rows(Part(path)) for row in rows]
+    return Rows.joined([rows for _, rows in read_rows(Part(path), forms)])
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -177,10 +178,13 @@ def test_many_rows_have_the_errors_that_their_records_have_one_by_one(tmp_path: 
         torch.ones(1),
         torch.tensor(3),
     ]
-    left, right = (rows_of(tmp_path / name, side, digests=digests) for name, side in (("a", actual), ("e", expected)))
+    forms = Forms(Places())
+    left, right = (
+        rows_of(tmp_path / at, side, forms, digests=digests) for at, side in (("a", actual), ("e", expected))
+    )
     many = row_errors(left, right)
-    for index, pair in enumerate(zip(left, right, strict=True)):
-        one = record_error(*(row.record() for row in pair))
+    for index in range(len(expected)):
+        one = record_error(left.record(index), right.record(index))
         found = (many.identical[index], many.rel_l2[index], many.log_norm[index])
         assert found == (one.identical, pytest.approx(one.rel_l2), pytest.approx(one.log_norm, abs=1e-12))
 

@@ -19,3 +19,15 @@ def test_a_latent_without_a_distance_has_none() -> None:
     growth = Growth(JUDGEMENT.bounds)
     growth.add(key("latent"), off_by(math.inf))
     assert growth.frames[0].rel_l2 is None
+
+
+def test_growth_is_told_alike_in_whatever_parts_and_order_the_errors_come() -> None:
+    parts = Growth(JUDGEMENT.bounds), Growth(JUDGEMENT.bounds)
+    parts[0].add(key("latent", 1, 1), off_by(4e-7))
+    parts[0].add(key("latent", 1, 0), off_by(3e-7))
+    parts[1].add(key("latent", 1, 0), off_by(5e-7))
+    parts[1].add(key("latent", 0, 1), off_by(2e-7))
+    whole = Growth(JUDGEMENT.bounds)
+    for part in parts:
+        whole.merge(part)
+    assert [(at.frame, at.rel_l2) for at in whole.frames] == [(0, 2e-7), (1, 4e-7)]

@@ -85,7 +85,9 @@ def test_the_worst_is_the_largest_error_of_an_activation() -> None:
     ledger.pair(1, key("out_norm"), off_by(3e-6))
     ledger.pair(2, key("velocity"), off_by(2e-6))
     ledger.pair(3, Key(0, "decode", 0, "frame"), off_by(9e-4))
-    comparison = close(ledger)
+    for order, mask in enumerate(("written", "visible"), start=4):
+        ledger.pair(order, Key(0, "cache", 0, f"kv_cache.layers.0.{mask}"), off_by(0.5))
+    comparison = close(ledger, expected=6)
     assert comparison.worst is not None
     assert comparison.worst.site == "out_norm"
 

@@ -10,8 +10,9 @@ from harness.records import RECORDS_NAME
 from harness.sweep import run, sweep, tasks
 from tests.harness.observations import JUDGEMENT, key, normal, write_dump
 
-KEYS = [key(f"transformer.blocks.{block}", frame) for frame in range(20) for block in range(5)]
-WRONG = {key("transformer.blocks.2", 3), key("transformer.blocks.4", 17)}
+SITES = [*(f"transformer.blocks.{block}" for block in range(4)), "latent"]
+KEYS = [key(site, frame) for frame in range(20) for site in SITES]
+WRONG = {key("transformer.blocks.2", 3), key("latent", 17)}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def test_parts_add_up_to_the_whole(reference: Path, tmp_path: Path, keys: list[K
     assert added.counts == once.counts
     assert added.failures == once.failures
     assert (added.worst and added.worst.rel_l2) == (once.worst and once.worst.rel_l2)
+    assert added.growth == once.growth
     assert sorted(added.sites, key=str) == sorted(once.sites, key=str)
 
 
@@ -53,6 +55,7 @@ def test_a_failure_in_a_later_part_has_its_place_in_the_whole_files(reference: P
     comparison = compared(reference, written(tmp_path, [key("patchify"), *KEYS]), 3)
     found = [(failure.key, failure.order, failure.lines) for failure in comparison.failures if failure.lines]
     assert found == [(at, KEYS.index(at), (KEYS.index(at) + 2, KEYS.index(at) + 1)) for at in sorted(WRONG)]
+    assert comparison.horizon == 17
 
 
 @pytest.mark.parametrize("again", [KEYS[0], KEYS[60], KEYS[99]])

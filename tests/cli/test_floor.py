@@ -1,0 +1,60 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.checkpoint import Checkpoint
+from harness.comparison import read_comparison
+from harness.make_scenario import make_scenario
+from harness.noise_floor import floor_path, read_floor
+from harness.scenario import write_scenario
+from tests.cli.conftest import refused, run, script
+
+# One frame under the checkpoint's schedule: what a floor needs at the least.
+SHORT = ("--schedules", "checkpoint", "--prompt-masks", "zeroed", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def scenario(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
+    write_scenario(make_scenario(tiny.transformer, name="one", frames=1, seed=1), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_folder: Path, scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose noise floor the command has measured."""
+    folder = tmp_path_factory.mktemp("measured") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    outcome = run("floor", "--checkpoint", folder, "--scenario", scenario, *SHORT, "--runs", 5)
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith(f"{floor_path(folder, 'fp32')}:\neager against itself, fp32, torch 2.13.0")
+    assert "second process 0.0e+00" in outcome.out
+    return folder
+
+
+def test_the_floor_lies_where_a_parity_run_looks_for_it(checkpoint: Path, scenario: Path, tmp_path: Path) -> None:
+    assert [session.frames for session in read_floor(floor_path(checkpoint, "fp32")).sessions] == [1]
+    sweep = ("--checkpoint", checkpoint, "--scenario", scenario, "--seeds", 7, *SHORT)
+    outcome = run("parity", *sweep, "--out", tmp_path / "out", "--false-alarm-rate", 0.01)
+    assert outcome.code == 0, outcome
+    (path,) = (tmp_path / "out").glob("*/comparison.json")
+    bounds = read_comparison(path).bounds
+    assert (bounds["kind"], bounds["false-alarm rate of a run"]) == ("noise floor", 0.01)
+    # The dumps that the run left name the checkpoint's folder, and are judged by the same floor.
+    diff = script("diff", path.parent / "reference", path.parent / "candidate")
+    assert diff.code == 0, diff
+    assert "judged by:        noise floor" in diff.out
+
+
+def test_a_floor_is_not_measured_on_a_handful_of_runs(tiny_folder: Path, scenario: Path, tmp_path: Path) -> None:
+    floor = tmp_path / "floor.json"
+    message = refused("floor", "--checkpoint", tiny_folder, "--scenario", scenario, *SHORT, "--runs", 4, "--out", floor)
+    assert message["what"] == "too few runs for a noise floor"
+    assert not floor.exists()
+
+
+def test_a_floor_of_another_checkpoint_is_refused(checkpoint: Path, golden: Path) -> None:
+    floor = floor_path(checkpoint, "fp32")
+    message = refused("parity", "--checkpoint", golden / "base", "--floor", floor)
+    assert message["what"] == f"{floor}: is the noise floor of other runs"
