@@ -36,7 +36,7 @@ class Checkpoint:
     autoencoder: AutoencoderConfig
     transformer_files: Weights
     autoencoder_files: Weights
-    # Where it lies, and what travels with it (harness.noise_floor); None for a checkpoint made in memory.
+    # Where it lies, and what travels with it (harness.floor.noise_floor); None for a checkpoint made in memory.
     folder: Path | None = None
 
     def check(self) -> None:

@@ -136,9 +136,9 @@ def _parity(command: arguments.Parity) -> int:
 @execute.register
 def _floor(command: arguments.Floor) -> int:
     from harness import given
-    from harness.measure_floor import measure_floor
-    from harness.noise_floor import floor_path, write_floor
-    from harness.render_floor import floor_lines
+    from harness.floor.lines import floor_lines
+    from harness.floor.measure import measure_floor
+    from harness.floor.noise_floor import floor_path, write_floor
 
     sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
     checkpoint = sweep.checkpoint
@@ -152,7 +152,7 @@ def _floor(command: arguments.Floor) -> int:
 
 @execute.register
 def _ring(command: arguments.Ring) -> int:
-    from harness.ring_map import ring_map
+    from harness.rings.map import ring_map
 
     print("\n".join(ring_map(command.dump, command.layer)))
     return HOLDS

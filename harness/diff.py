@@ -16,7 +16,7 @@ from harness.keys import ring_part
 from harness.ledger import incomparable
 from harness.metrics import FrameMetrics, frame_metrics, read_pixels
 from harness.records import RECORDS_NAME, Manifest, check_promised, frame_path, frames_of, read_manifest, read_records
-from harness.ring_diff import ring_faults
+from harness.rings.diff import ring_faults
 from harness.sweep import processes, sweep, tasks
 
 EVIDENCE = "sketches"

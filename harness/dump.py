@@ -34,11 +34,11 @@ from harness.records import (
     is_dump,
     to_json,
 )
-from harness.ring import ring_geometries
+from harness.rings.side import ring_geometries
+from harness.rings.slots import slot_marks
 from harness.scenario import Scenario
 from harness.selection import EVERYTHING, Selection
 from harness.sites import pass_sites, session_passes
-from harness.slots import slot_marks
 from harness.statistics import Measurements, Summary
 from harness.storage import replacing, writing
 

@@ -1,7 +1,7 @@
 """How a comparison judges: the largest error that is taken for noise, and what may differ or lack by name.
 
-Two kinds of bounds. A noise floor (harness/noise_floor.py) was measured on the checkpoint. The fixed tolerances here
-are for runs without one.
+Two kinds of bounds. A noise floor (harness/floor/noise_floor.py) was measured on the checkpoint. The fixed tolerances
+here are for runs without one.
 
 fp32: the two implementations here, and the official one, differ by at most 3e-6 at any site of a session of 14 frames;
 bf16: two right formulations of one model differ by up to 1.3e-2 at a site, and more as a session goes on.

@@ -15,7 +15,7 @@ from harness.dump import DumpWriter, expected_keys
 from harness.judgement import Judgement
 from harness.pairing import Pairing
 from harness.recorder import Observation, Recorder, Sink
-from harness.ring import ring_geometries
+from harness.rings.side import ring_geometries
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
 from harness.teacher import Teacher

@@ -12,9 +12,9 @@ from harness.keys import Key
 from harness.ledger import Ledger
 from harness.metrics import FrameMetrics, frame_metrics
 from harness.recorder import Observation
-from harness.ring import RingGeometry
-from harness.ring_comparison import RingComparison
-from harness.slots import sign_of
+from harness.rings.comparison import RingComparison
+from harness.rings.side import RingGeometry
+from harness.rings.slots import sign_of
 from harness.truth import Truth
 
 

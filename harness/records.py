@@ -12,7 +12,7 @@ import numpy.typing as npt
 from harness.errors import UserError
 from harness.keys import Key, Phase
 from harness.lines import Part, blocks, not_a_record
-from harness.ring import RingGeometry, Sign
+from harness.rings.side import RingGeometry, Sign
 from harness.selection import Selection
 
 DUMP_SCHEMA = "waypoint-parity/dump/1"
@@ -66,7 +66,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
     # accelerator would have had to send the tensor home for it.
     digest: str | None = None
-    # Of the sites of a ring, slot by slot (harness/slots.py); left out where they are not told.
+    # Of the sites of a ring, slot by slot (harness/rings/slots.py); left out where they are not told.
     slots: list[str] | None = None
 
     @property

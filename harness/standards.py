@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harness.arguments import Judging
 from harness.errors import UserError
+from harness.floor.noise_floor import FALSE_ALARM_RATE, Floor, floor_bounds, floor_path, read_floor
 from harness.judgement import FIXED, Bounds, Judgement, Tolerance, fixed_tolerance
-from harness.noise_floor import FALSE_ALARM_RATE, Floor, floor_bounds, floor_path, read_floor
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 
 from harness.checkpoint import Checkpoint
 from harness.comparison import read_comparison
+from harness.floor.noise_floor import floor_path, read_floor
 from harness.make_scenario import make_scenario
-from harness.noise_floor import floor_path, read_floor
 from harness.scenario import write_scenario
 from tests.cli.conftest import refused, run, script
 

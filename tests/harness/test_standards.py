@@ -4,10 +4,10 @@ import pytest
 
 from harness.arguments import Judging
 from harness.errors import UserError
+from harness.floor.noise_floor import FloorBounds, floor_path, write_floor
 from harness.judgement import FIXED, Tolerance
-from harness.noise_floor import FloorBounds, floor_path, write_floor
 from harness.standards import Standards, standards
-from tests.harness.test_noise_floor import SIGMAS, noise_floor
+from tests.harness.floor.test_noise_floor import SIGMAS, noise_floor
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 
 from harness.adapter import DTYPES, Numerics
 from harness.checkpoint import Checkpoint
-from harness.measure_floor import against_itself
+from harness.floor.measure import against_itself
 from harness.registry import load
 from harness.scenario import Scenario
 from reference.eager.adapter import EagerAdapter

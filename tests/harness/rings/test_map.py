@@ -13,8 +13,8 @@ from harness.make_scenario import make_scenario
 from harness.recorder import Recorder
 from harness.records import MANIFEST_NAME, read_manifest, to_json
 from harness.registry import load
-from harness.ring_diff import ring_faults
-from harness.ring_map import LEGEND, ring_map
+from harness.rings.diff import ring_faults
+from harness.rings.map import LEGEND, ring_map
 from harness.scenario import IMAGE_SHAPE, Scenario
 from harness.selection import Selection
 from harness.session import run

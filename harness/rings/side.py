@@ -11,7 +11,7 @@ import msgspec
 from harness.config import TransformerConfig
 from harness.keys import Key, block_of, ring_part
 
-# The marks of a slot (harness/slots.py), where they are not the digest of its keys.
+# The marks of a slot (harness/rings/slots.py), where they are not the digest of its keys.
 ALL, NONE, MIXED, EMPTY = "1", "0", "mixed", "empty"
 
 NOTHING = "nothing"

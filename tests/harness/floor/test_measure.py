@@ -5,12 +5,12 @@ import pytest
 from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import UserError
-from harness.harmless import EVERYTHING
+from harness.floor.harmless import EVERYTHING
+from harness.floor.measure import FEWEST_RUNS, RUNS_OF_A_CHANGE, Planned, against_itself, measure_floor
+from harness.floor.noise_floor import Floor, floor_bounds
 from harness.judgement import FIXED
 from harness.keys import Key
 from harness.make_scenario import make_scenario
-from harness.measure_floor import FEWEST_RUNS, RUNS_OF_A_CHANGE, Planned, against_itself, measure_floor
-from harness.noise_floor import Floor, floor_bounds
 from harness.registry import load
 from harness.scenario import Scenario
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from harness.errors import UserError
 from harness.records import Manifest, read_manifest, read_records
-from harness.ring import NONE, NOTHING, UNKNOWN, RingGeometry, RingSide, Sighting, tells_of_a_ring
+from harness.rings.side import NONE, NOTHING, UNKNOWN, RingGeometry, RingSide, Sighting, tells_of_a_ring
 
 LEGEND = "*n: written by this frame; (n): hidden from it; .: nothing; ?: unknown content"
 

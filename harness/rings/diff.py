@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harness.comparison import RingFault
 from harness.records import Record, read_manifest, read_records
-from harness.ring import tells_of_a_ring
-from harness.ring_comparison import RingComparison
+from harness.rings.comparison import RingComparison
+from harness.rings.side import tells_of_a_ring
 
 
 def ring_faults(reference: Path, candidate: Path) -> list[RingFault]:

@@ -1,8 +1,8 @@
 import pytest
 
 from harness.keys import Key, Phase
-from harness.ring import EMPTY, RingGeometry, Sign
-from harness.ring_comparison import MOST_FAULTS, RingComparison
+from harness.rings.comparison import MOST_FAULTS, RingComparison
+from harness.rings.side import EMPTY, RingGeometry, Sign
 
 GLOBAL = RingGeometry(kind="global", frames=4, dilation=2, tokens=4)
 LOCAL = RingGeometry(kind="local", frames=2, dilation=1, tokens=4)

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UserError
-from harness.judgement import FIXED, Limits
-from harness.keys import Key
-from harness.noise_floor import (
+from harness.floor.noise_floor import (
     FLOOR_SCHEMA,
     Floor,
     FloorBounds,
@@ -20,6 +18,8 @@ from harness.noise_floor import (
     read_floor,
     write_floor,
 )
+from harness.judgement import FIXED, Limits
+from harness.keys import Key
 from harness.records import SKETCH_SIZE
 from tests.harness.observations import LATENT
 

@@ -2,9 +2,9 @@
 
 from statistics import fmean
 
+from harness.floor.noise_floor import FALSE_ALARM_RATE, Floor, SessionFloor, floor_bounds
 from harness.judgement import fixed_tolerance
 from harness.keys import Key
-from harness.noise_floor import FALSE_ALARM_RATE, Floor, SessionFloor, floor_bounds
 
 
 def floor_lines(floor: Floor, false_alarm_rate: float = FALSE_ALARM_RATE) -> list[str]:

@@ -19,10 +19,10 @@ from harness.compare_tensors import tensor_error
 from harness.distance import Error
 from harness.dump import source_revision
 from harness.errors import UserError
-from harness.harmless import EVERYTHING, harmless
+from harness.floor.harmless import EVERYTHING, harmless
+from harness.floor.noise_floor import FLOOR_SCHEMA, Floor, SessionFloor, SiteFloor
+from harness.floor.other_process import against_another_process, other_processes
 from harness.keys import Key, Phase, is_input
-from harness.noise_floor import FLOOR_SCHEMA, Floor, SessionFloor, SiteFloor
-from harness.other_process import against_another_process, other_processes
 from harness.recorder import Observation, Recorder
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.digest import fast_digest
 from harness.keys import ring_part
 from harness.recorder import Observation
-from harness.ring import ALL, EMPTY, MIXED, NONE, Sign, tells_of_a_ring
+from harness.rings.side import ALL, EMPTY, MIXED, NONE, Sign, tells_of_a_ring
 
 
 def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:

@@ -8,10 +8,10 @@ from harness.dump import DumpWriter, describe_run
 from harness.recorder import Recorder
 from harness.records import Record, read_records
 from harness.registry import load
-from harness.ring import ALL, EMPTY, MIXED, NONE
+from harness.rings.side import ALL, EMPTY, MIXED, NONE
+from harness.rings.slots import slot_marks
 from harness.scenario import Scenario
 from harness.session import run
-from harness.slots import slot_marks
 from tests.harness.observations import normal
 
 KV, WRITTEN, VISIBLE = (f"kv_cache.layers.0.{part}" for part in ("kv", "written", "visible"))

@@ -6,9 +6,9 @@ import torch
 from harness.adapter import DTYPES, Adapter, Numerics
 from harness.checkpoint import Checkpoint
 from harness.distance import Error
-from harness.harmless import EVERYTHING, JitteredNoise, OtherThreadCount, RoundedOtherwise, harmless
+from harness.floor.harmless import EVERYTHING, JitteredNoise, OtherThreadCount, RoundedOtherwise, harmless
+from harness.floor.measure import against_itself
 from harness.keys import Key
-from harness.measure_floor import against_itself
 from harness.recorder import Recorder
 from harness.registry import load
 from harness.scenario import Scenario

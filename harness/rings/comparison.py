@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from harness.comparison import RingFault
 from harness.keys import Key
-from harness.ring import ALL, MIXED, NONE, UNKNOWN, RingGeometry, RingSide, Sighting, Sign, frame_name
+from harness.rings.side import ALL, MIXED, NONE, UNKNOWN, RingGeometry, RingSide, Sighting, Sign, frame_name
 
 MOST_FAULTS = 20
 

@@ -2,7 +2,7 @@ import pytest
 
 from fixtures.tiny import transformer_config
 from harness.keys import Key, Phase
-from harness.ring import EMPTY, NOTHING, UNKNOWN, RingSide, Sign, ring_geometries, tells_of_a_ring
+from harness.rings.side import EMPTY, NOTHING, UNKNOWN, RingSide, Sign, ring_geometries, tells_of_a_ring
 
 KEYS, RING = "transformer.blocks.4.attn.k_rope", "kv_cache.layers.4.kv"
 

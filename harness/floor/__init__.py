@@ -1,0 +1,1 @@
+"""The noise floor: measuring it, and judging by it."""

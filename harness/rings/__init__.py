@@ -1,0 +1,1 @@
+"""The key/value rings of two implementations, told slot by slot."""
