@@ -78,10 +78,7 @@ def lockstep(
     rollout = TEACHER_FORCED if teacher_forced else FREE_RUNNING
     if comparison.reason is not None:
         return msgspec.structs.replace(comparison, rollout=rollout)
-    compared = msgspec.structs.replace(
-        comparison, rollout=rollout, growth=pairing.growth.frames, ring=pairing.rings.faults
-    )
-    return third.annotate(compared)
+    return third.annotate(msgspec.structs.replace(comparison, rollout=rollout, ring=pairing.rings.faults))
 
 
 class _Sink:

@@ -6,7 +6,6 @@ from itertools import count
 from torch import Tensor
 
 from harness.compare_tensors import tensor_error
-from harness.growth import Growth
 from harness.judgement import Judgement
 from harness.keys import Key
 from harness.ledger import Ledger
@@ -35,7 +34,6 @@ class Pairing:
         `truth` is told of every pair.
         """
         self.ledger = Ledger(judgement)
-        self.growth = Growth(judgement.bounds)
         self.rings = RingComparison(rings, teacher_forced=teacher_forced)
         self.frames: list[FrameMetrics] = []
         self._truth = truth
@@ -79,9 +77,7 @@ class Pairing:
 
     def _enter(self, order: int, key: Key, actual: Tensor, expected: Tensor) -> None:
         self._paired.add(key.site)
-        error = tensor_error(actual, expected)
-        self.ledger.pair(order, key, error)
-        self.growth.add(key, error)
+        self.ledger.pair(order, key, tensor_error(actual, expected))
         self._truth.compare(key, actual, expected)
         if key.site == "frame" and actual.shape == expected.shape:
             self.frames.append(frame_metrics(key.frame, actual.cpu().numpy(), expected.cpu().numpy()))

@@ -154,7 +154,7 @@ class Waiting(NamedTuple):
 
 
 class _Columns:
-    """Takes rows, a block at a time, and lets go of them: only what is needed of so many stays in a processor's cache."""
+    """Takes rows, a block at a time, and lets go of them: what is not needed any more makes room in the caches."""
 
     def __init__(self, forms: Forms) -> None:
         self._all_forms = forms
@@ -183,17 +183,17 @@ class _Columns:
 
     def rows(self) -> Rows:
         """All of the rows."""
-        places, alike, elements = self._all_forms.columns(np.array(self._forms, np.int64))
+        places, alike, elements = self._all_forms.columns(np.fromiter(self._forms, np.int64))
         special = np.zeros((len(self), 3))
         if self._special != [(0, 0, 0)] * len(self):
             special = np.array(self._special, np.float64)
         return Rows(
-            codes=np.array(self._frames, np.int64) * MOST_PLACES + places,
-            at=np.array(self._at, np.int64),
+            codes=np.fromiter(self._frames, np.int64) * MOST_PLACES + places,
+            at=np.fromiter(self._at, np.int64),
             alike=alike,
             elements=np.maximum(elements - special.sum(1), 0.0),
             special=special,
-            rms=np.nan_to_num(np.array(self._rms, np.float64)),
+            rms=np.fromiter((rms or 0.0 for rms in self._rms), np.float64),
             sketches=np.frombuffer(b"".join(self._sketches), "<f4").reshape(-1, SKETCH_SIZE),
             digests=np.array(self._digests, object),
             sources=np.array(self._sources, object),
