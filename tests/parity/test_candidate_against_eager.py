@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from harness import registry
+from harness import given, registry
 from harness.adapter import Adapter, Numerics
 from harness.arguments import Parity
-from harness.cli import sweep
 from harness.comparison import Comparison, Verdict
 from harness.judgement import Judgement, fixed_tolerance
 from harness.lockstep import Side, lockstep
 from harness.parity import Cell, plan
 
-CHECKPOINT, SWEEP = sweep(Parity())
-CELLS = {cell.name: cell for cell in plan(CHECKPOINT, SWEEP)}
+SWEEP = given.sweep(Parity().swept)
+CHECKPOINT = SWEEP.checkpoint
+CELLS = {cell.name: cell for cell in plan(CHECKPOINT, SWEEP.variants(Parity().seeds))}
 
 
 @pytest.fixture(scope="module")
