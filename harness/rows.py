@@ -45,8 +45,7 @@ class Row(msgspec.Struct, gc=False):
     nan: int
     posinf: int
     neginf: int
-    # Read only where a whole record is, which then checks it.
-    sample: msgspec.Raw
+    sample: list[float | None]
     sketch: bytes
     digest: str | None = None
 

@@ -35,8 +35,9 @@ class EagerAdapter:
         device, dtype = numerics.device, numerics.dtype
         self._checkpoint = checkpoint
         model = load_world_model(checkpoint.transformer, checkpoint.transformer_weights(), device=device, dtype=dtype)
-        for option in numerics.options:
-            FORMULATIONS[option](model)
+        for option, reformulate in FORMULATIONS.items():
+            if option in numerics.options:
+                reformulate(model)
         autoencoder = load_autoencoder(checkpoint.autoencoder, checkpoint.autoencoder_weights(), device=device)
         self._session = Session(model, autoencoder, device=device, dtype=dtype)
 

@@ -113,8 +113,8 @@ def test_options_after_the_name_are_the_implementations_own_numerics(
 
 
 def test_an_implementation_without_options_takes_none(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
-    with pytest.raises(UserError, match="eager has no such option"):
-        load("eager+patched", tiny, fp32_on_cpu)
+    with pytest.raises(UserError, match="candidate has no such option"):
+        load("candidate+patched", tiny, fp32_on_cpu)
 
 
 def test_an_option_of_the_whole_run_reaches_only_who_knows_it(
