@@ -67,21 +67,9 @@ def measure_floor(
     Raises UserError for fewer than FEWEST_RUNS of a kind.
     """
     sessions = list(sessions)
-    if (fewest := min(map(len, sessions))) < FEWEST_RUNS:
-        raise UserError(
-            "too few runs for a noise floor",
-            found=f"{fewest} of a kind",
-            expected=f"at least {FEWEST_RUNS}: the law of a run's largest error is fitted to them",
-            do="raise --runs",
-        )
     changes = harmless(implementation, checkpoint, numerics)
     processes = {} if checkpoint.folder is None else other_processes(numerics)
-    planned = [
-        Planned(change, kind, scenario)
-        for change in [*processes, *changes]
-        for kind, scenarios in enumerate(sessions)
-        for scenario in (scenarios if change == EVERYTHING else scenarios[:RUNS_OF_A_CHANGE])
-    ]
+    planned = _plan([*processes, *changes], sessions)
     reference = registry.load(implementation, checkpoint, numerics)
     # Loaded when its turn comes: a real checkpoint does not fit into memory once for every change.
     load = lru_cache(maxsize=1)(lambda change: changes[change]())
@@ -109,6 +97,23 @@ def measure_floor(
         changes=[*processes, *changes],
         sessions=floors,
     )
+
+
+def _plan(changes: Sequence[str], sessions: Sequence[Sequence[Scenario]]) -> list[Planned]:
+    """Every trial that is to be made, one change after the other."""
+    if (fewest := min(map(len, sessions))) < FEWEST_RUNS:
+        raise UserError(
+            "too few runs for a noise floor",
+            found=f"{fewest} of a kind",
+            expected=f"at least {FEWEST_RUNS}: the law of a run's largest error is fitted to them",
+            do="raise --runs",
+        )
+    return [
+        Planned(change, kind, scenario)
+        for change in changes
+        for kind, scenarios in enumerate(sessions)
+        for scenario in (scenarios if change == EVERYTHING else scenarios[:RUNS_OF_A_CHANGE])
+    ]
 
 
 @exact_arithmetic()
