@@ -50,6 +50,14 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def scorecard(session: nox.Session) -> None:
+    """Put every known fault to the instrument; arguments go to `waypoint-parity scorecard`."""
+    install(session)
+    OUT.mkdir(parents=True, exist_ok=True)
+    session.run("waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
+
+
+@nox.session
 def floor(session: nox.Session) -> None:
     """Measure the noise floors that travel with the golden checkpoint; arguments go to `waypoint-parity floor`."""
     install(session)

@@ -64,8 +64,9 @@ class CandidateAdapter:
     def _ring_sites(self, cache: RingCache, window: nn.Module) -> dict[str, Site]:
         """The sites of one layer's ring. Which slots hold what, and so the official layout, follows from the clock."""
         return {
-            "visible": Site(window, cache.official_visible),
-            "written": Site(cache.written),
+            "visible": Site(window, cache.official_visible, cache.native_window),
+            # Shown, without a way back: it follows from the clock.
+            "written": Site(cache.written, layout=lambda tokens: tokens),
             "kv": Site(
                 cache.kv,
                 layout=lambda ring: cache.official_kv(ring, self.session.clock),

@@ -31,6 +31,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Attention of one frame's tokens to each other and to the frames in the ring."""
 
+    attend = staticmethod(grouped_attention)
+
     def __init__(self, config: WaypointConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -50,13 +52,23 @@ class SelfAttention(nn.Module):
         """`x` [1,T,M] -> the output [1,T,M] and the raw values [1,T,G*D]; layer 0's are the others' `v_first`."""
         q, k, v = self.qkv(x).split(self.widths, dim=-1)
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        values = v if self.v_lamb is None or v_first is None else torch.lerp(v, v_first, self.v_lamb)
-        q = self.q_rope(rotate(rms_norm(split_heads(q, self.head_dim)), rotation))
-        k = self.k_rope(rotate(rms_norm(split_heads(k, self.head_dim)), rotation))
-        out = grouped_attention(q, *remember(ring, k, split_heads(values, self.head_dim), window))
-        if self.gate_proj is not None:
-            out = out * self.gate_proj(x[..., : out.shape[2]]).sigmoid()[..., None]
-        return self.out_proj(out.flatten(2)), v
+        q = self.q_rope(rotate(self.normed_heads(q), rotation))
+        k = self.k_rope(rotate(self.normed_heads(k), rotation))
+        values = split_heads(self.mixed(v, v_first), self.head_dim)
+        out = self.attend(q, *remember(ring, k, values, window))
+        return self.out_proj(self.gated(out, x).flatten(2)), v
+
+    def normed_heads(self, x: Tensor) -> Tensor:
+        """Queries or keys [1,T,heads*D] -> [1,heads,T,D], not rotated yet."""
+        return rms_norm(split_heads(x, self.head_dim))
+
+    def mixed(self, v: Tensor, v_first: Tensor | None) -> Tensor:
+        """The values that are attended to, [1,T,G*D]: v + v_lamb * (v_first - v) where there is a value residual."""
+        return v if self.v_lamb is None or v_first is None else torch.lerp(v, v_first, self.v_lamb)
+
+    def gated(self, out: Tensor, x: Tensor) -> Tensor:
+        """Each head of `out` [1,T,H,D] times its gate, which the input `x` [1,T,M] sets."""
+        return out if self.gate_proj is None else out * self.gate_proj(x[..., : out.shape[2]]).sigmoid()[..., None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,8 @@ class PromptKeys:
 class PromptAttention(nn.Module):
     """Attention of a frame's tokens to the prompt, in width E. Padding is not masked: it takes its share, as zeros."""
 
+    attend = staticmethod(grouped_attention)
+
     def __init__(self, config: WaypointConfig) -> None:
         super().__init__()
         width = config.prompt_width
@@ -81,10 +95,14 @@ class PromptAttention(nn.Module):
     def read(self, prompt: Tensor) -> PromptKeys:
         """Keys and values of `prompt` [1,P,E]; a session needs them once."""
         k, v = self.kv(rms_norm(prompt)).chunk(2, dim=-1)
-        return PromptKeys(rms_norm(split_heads(k, self.head_dim)), split_heads(v, self.head_dim).contiguous())
+        return PromptKeys(self.normed_heads(k), split_heads(v, self.head_dim).contiguous())
 
     def forward(self, x: Tensor, prompt: PromptKeys) -> Tensor:
         """`x` [1,T,M] -> [1,T,M]."""
-        q = rms_norm(split_heads(self.q_proj(rms_norm(x)), self.head_dim))
-        out: Tensor = self.out_proj(grouped_attention(q, prompt.k, prompt.v).flatten(2))
+        q = self.normed_heads(self.q_proj(rms_norm(x)))
+        out: Tensor = self.out_proj(self.attend(q, prompt.k, prompt.v).flatten(2))
         return out
+
+    def normed_heads(self, x: Tensor) -> Tensor:
+        """Queries or keys [1,T,E] or [1,P,E] -> [1,E/D,T,D] or [1,E/D,P,D]."""
+        return rms_norm(split_heads(x, self.head_dim))

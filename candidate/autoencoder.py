@@ -154,7 +154,11 @@ class DecoderHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [1,c,512,512] -> [1,channels,360,640]."""
-        return bicubic(self.proj(functional.silu(x)), size=self.size)
+        return self.resized(self.proj(functional.silu(x)))
+
+    def resized(self, x: Tensor) -> Tensor:
+        """To the image's size."""
+        return bicubic(x, size=self.size)
 
 
 class Decoder(nn.Module):
@@ -169,14 +173,14 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(UpBlock(*stage) for stage in stages)
         self.residuals = nn.ModuleList(UpResidual(deeper, width) for deeper, width, _ in stages)
         self.conv_out = DecoderHead(widths[-1], config)
-        self.frame = nn.Identity()  # a site
+        self.frame = Pixels()
 
     def forward(self, latent: Tensor) -> Tensor:
         """`latent` [1,C,h,w] -> [360,640,3] uint8."""
         x = self.conv_in(latent)
         for block, residual in zip(self.blocks, self.residuals, strict=True):
             x = block(x) + residual(x)
-        frame: Tensor = self.frame(to_pixels(self.conv_out(x)))
+        frame: Tensor = self.frame(self.conv_out(x))
         return frame
 
 
@@ -184,6 +188,14 @@ def to_pixels(x: Tensor) -> Tensor:
     """[1,c,H,W] in [-1,1] -> [H,W,3] uint8, rounded, first three channels."""
     levels = (x[0, :3].float() / 2 + 0.5).clamp(0, 1) * 255
     return levels.round().to(torch.uint8).permute(1, 2, 0)
+
+
+class Pixels(nn.Module):
+    """What comes out of the decoder, as an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [1,c,360,640] in [-1,1] -> [360,640,3] uint8."""
+        return to_pixels(x)
 
 
 class Autoencoder(nn.Module):

@@ -76,7 +76,11 @@ class Modulator(nn.Module):
         """`cond` [1,1,M] -> the modulations of all blocks, from one product with the shared matrices."""
         heads = self.cond_proj(functional.silu(cond[0] + self.bias_in))  # [n_layers, 6*M]
         blocks = torch.unflatten(heads, -1, (6, 1, 1, -1)).unbind(0)
-        return Modulation(blocks, torch.unflatten(self.out_norm(functional.silu(cond)), -1, (2, -1)).movedim(2, 0))
+        return Modulation(blocks, self.of_out_norm(functional.silu(cond)))
+
+    def of_out_norm(self, activated: Tensor) -> Tensor:
+        """silu(cond) [1,1,M] -> scale and bias of the output norm, [2,1,1,M]."""
+        return torch.unflatten(self.out_norm(activated), -1, (2, -1)).movedim(2, 0)
 
 
 class ControlEmbedding(nn.Module):

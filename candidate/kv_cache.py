@@ -119,6 +119,16 @@ class RingCache(nn.Module):
         unused = ring.new_zeros((self.shape.frames - self.shape.slots) * self.tokens)
         return torch.cat([ring, unused, tail])
 
+    def native_window(self, official: Tensor, window: Window) -> Window:
+        """The way back: the window that shows what `official` [L+T] does, of all that a right session shows.
+
+        The frame in work then lies in the first slot that is not in sight.
+        """
+        tokens, slots = self.tokens, self.shape.slots
+        in_sight: list[bool] = [*official[: slots * tokens : tokens].tolist(), False]
+        slot = in_sight.index(False)
+        return Window(window.rows - window.rows[0] + slot * tokens, (sum(in_sight) + 1) * tokens)
+
     def official_kv(self, ring: Tensor, clock: int) -> Tensor:
         """`ring` as the official cache holds it once frame `clock` is over, [2,1,G,L+T,D].
 

@@ -102,11 +102,15 @@ class Session:
             if number == 0:
                 latent, control = engine.consume("noise", noise, engine.dtype), self._embed(button, mouse, scroll)
             velocity = engine.velocity(self._transform(latent, sigma, control))
-            latent = engine.latent(latent + delta * velocity)
+            latent = engine.latent(self.euler_step(latent, velocity, delta))
         yield Step("cache", sigma=0.0)
         self._remember(latent, control)
         yield Step("decode")
         engine.autoencoder.decoder(latent[:, 0].float())
+
+    def euler_step(self, latent: Tensor, velocity: Tensor, delta: Tensor) -> Tensor:
+        """`latent` one noise level on, `delta` [] away."""
+        return latent + delta * velocity
 
     def _transform(self, latent: Tensor, sigma: float, control: Tensor) -> Tensor:
         """One transformer pass over the frame in work: `latent` [1,1,C,h*ph,w*pw] -> its velocity."""

@@ -5,10 +5,9 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from harness import arguments
 from harness.errors import UserError
@@ -104,6 +103,7 @@ def _diff(command: arguments.Diff) -> int:
 def _parity(command: arguments.Parity) -> int:
     from harness import given
     from harness.parity import ParityRun, plan, run_parity
+    from harness.progress import progress
     from harness.standards import standards
     from harness.storage import replacing
     from reports.summary import summary_markdown, summary_table
@@ -125,7 +125,7 @@ def _parity(command: arguments.Parity) -> int:
         teacher_forced=command.teacher_forced,
         three_way=command.three_way,
     )
-    summary = run_parity(run, cells, _progress)
+    summary = run_parity(run, cells, progress)
     with replacing(command.out / "summary.md") as partial:
         partial.write_text(summary_markdown(summary), "utf-8")
     print(summary_table(summary))
@@ -134,17 +134,59 @@ def _parity(command: arguments.Parity) -> int:
 
 
 @execute.register
+def _blame(command: arguments.Blame) -> int:
+    from harness import given
+    from harness.blame.exchanges import exchange_called
+    from harness.blame.journal import Journal
+    from harness.blame.lines import blame_lines, ladder_lines
+    from harness.blame.result import BLAME_NAME
+    from harness.blame.search import Search
+    from harness.progress import counter
+    from harness.records import to_json
+    from harness.storage import replacing
+
+    case = given.case(command)
+    with counter() as announce:
+        journal = Journal(command.out, case.identity, resume=command.resume, budget=command.budget, announce=announce)
+        exchanges = [exchange_called(name, case.candidate.adapter.sites()) for name in command.exchange]
+        blame = Search(case, journal, gains=command.gains, exchanges=exchanges).run()
+    with replacing(command.out / BLAME_NAME) as partial:
+        partial.write_bytes(to_json(blame))
+    print("\n".join([*blame_lines(blame), *(ladder_lines(blame) if command.ladder else [])]))
+    return _exit_code(blame.comparison.verdict)
+
+
+@execute.register
+def _scorecard(command: arguments.Scorecard) -> int:
+    from harness.progress import counter
+    from harness.records import to_json
+    from harness.scorecard.lines import scorecard_lines
+    from harness.scorecard.score import Plan, score
+    from harness.storage import replacing
+
+    plan = Plan(command.suite, command.only, command.stacked, command.seed, command.sizes)
+    with counter() as announce:
+        card = score(plan, jobs=command.jobs, announce=announce)
+    print("\n".join(scorecard_lines(card)))
+    if command.json is not None:
+        with replacing(command.json) as partial:
+            partial.write_bytes(to_json(card))
+    return HOLDS if card else FAILS
+
+
+@execute.register
 def _floor(command: arguments.Floor) -> int:
     from harness import given
     from harness.floor.lines import floor_lines
     from harness.floor.measure import measure_floor
     from harness.floor.noise_floor import floor_path, write_floor
+    from harness.progress import progress
 
     sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
     checkpoint = sweep.checkpoint
     out = command.out or floor_path(checkpoint.folder or Path(), numerics.dtype_name)
     seeds = [command.first_seed + run * SEED_STRIDE for run in range(command.runs)]
-    floor = measure_floor(command.reference, checkpoint, numerics, sweep.kinds(seeds), _progress)
+    floor = measure_floor(command.reference, checkpoint, numerics, sweep.kinds(seeds), progress)
     write_floor(floor, out)
     print("\n".join([f"{out}:", *floor_lines(floor)]))
     return HOLDS
@@ -231,24 +273,6 @@ def _scenario_show(command: arguments.ScenarioShow) -> int:
 
     print("\n".join(scenario_lines(read_scenario(command.scenario))))
     return HOLDS
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=_Named)
-
-
-def _progress(items: Sequence[Item]) -> Iterator[Item]:
-    """`items`, with a bar on a terminal."""
-    from tqdm import tqdm
-
-    bar = tqdm(items, unit="run", disable=None)
-    for item in bar:
-        bar.set_postfix_str(item.name)
-        yield item
 
 
 def _exit_code(verdict: "Verdict") -> int:

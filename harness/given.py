@@ -10,10 +10,12 @@ import torch
 
 from harness import arguments
 from harness.adapter import DTYPES, Numerics, Prompt
+from harness.blame.case import Case, load_case
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import UserError
 from harness.prompt_encoder import TEXT_ENCODER, TOKENS, encode_prompt
 from harness.scenario import Scenario, read_scenario
+from harness.standards import standards
 from harness.variant import PromptMask, Variant, grid
 
 FIXTURES = Path(str(resources.files("fixtures")))
@@ -60,6 +62,19 @@ def sweep(given: arguments.Swept) -> Sweep:
         image = FIXTURES / "scenarios" / "photograph.safetensors"
     masks = given.prompt_masks if checkpoint.transformer.prompt_conditioning else (None,)
     return Sweep(checkpoint, scenario, None if image is None else read_scenario(image), given.schedules, masks)
+
+
+def case(given: arguments.Blame) -> Case:
+    """The case to be searched. Raises UserError for a checkpoint, scenario or implementation that is none."""
+    how = numerics(given.numerics)
+    checkpoint = open_checkpoint(given.checkpoint or FIXTURES / "golden" / "base")
+    recorded = read_scenario(given.scenario or FIXTURES / "scenarios" / "walk.safetensors")
+    variant = Variant(given.schedule, given.seed, given.prompt_mask)
+    scenario = recorded if variant == Variant() else variant.apply(recorded, checkpoint.transformer)
+    judged_by = standards(given.judging, how.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest)
+    sigmas = scenario.schedule(checkpoint.transformer).tolist()
+    judgement = judged_by.judgement(sigmas, image=scenario.image is not None)
+    return load_case(given.reference, given.candidate, checkpoint, how, scenario, judgement)
 
 
 def numerics(given: arguments.Numerics) -> Numerics:

@@ -35,6 +35,11 @@ def ring_part(site: str) -> str | None:
     return site.rpartition(".")[2] if site.startswith("kv_cache.layers.") else None
 
 
+def is_mask(site: str) -> bool:
+    """Whether the site tells which tokens of a ring are written or seen: right or wrong, with nothing in between."""
+    return ring_part(site) in ("written", "visible")
+
+
 def block_of(site: str) -> int | None:
     """The transformer block, cache layer or autoencoder stage that a site belongs to."""
     return next((int(part) for part in site.split(".") if part.isdigit()), None)

@@ -14,7 +14,7 @@ from harness.contract import accepted_sites
 from harness.distance import Error, no_distance
 from harness.growth import shows_growth
 from harness.judgement import Bounds, Judgement
-from harness.keys import Key, Phase, block_of, is_input, is_optional, ring_part
+from harness.keys import Key, Phase, block_of, is_input, is_mask, is_optional
 from harness.metrics import FrameMetrics
 from harness.places import MOST_PLACES, Indices
 from harness.tally import Tally, finite
@@ -157,7 +157,7 @@ class Ledger:
     def _kind(self, phase: Phase, site: str) -> int:
         if is_input(site):
             return _ACCEPTED if site in self._accepted else _INPUT
-        if ring_part(site) in ("written", "visible"):
+        if is_mask(site):
             return _MASK
         if shows_growth(phase, site):
             return _LATENT

@@ -55,7 +55,7 @@ def find(implementation: str) -> type[Adapter]:
     """
     location, colon, class_name = implementation.rpartition(":")
     if colon:
-        module = _from_file(Path(location)) if location.endswith(".py") else _from_name(location)
+        module = module_at(location)
     else:
         points = registered()
         if implementation not in points:
@@ -73,6 +73,11 @@ def find(implementation: str) -> type[Adapter]:
             do="add them; the README has a complete example",
         )
     return cast(type[Adapter], found)
+
+
+def module_at(location: str) -> ModuleType:
+    """The module in a file `path/to/file.py`, or of a full name. Raises UserError where there is none."""
+    return _from_file(Path(location)) if location.endswith(".py") else _from_name(location)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -3,24 +3,33 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
 from harness.adapter import Adapter, Pass
 from harness.config import TransformerConfig
-from harness.recorder import Recorder
 from harness.scenario import Scenario
 
 
+class Watcher(Protocol):
+    """What follows a session: a recorder, a patcher."""
+
+    def begin(self, frame: int, at: Pass) -> None:
+        """Everything shown from now on belongs to pass `at` of `frame`; the pass before is over."""
+        ...
+
+
 def passes(
-    adapter: Adapter, scenario: Scenario, config: TransformerConfig, recorder: Recorder
+    adapter: Adapter, scenario: Scenario, config: TransformerConfig, watcher: Watcher | None
 ) -> Iterator[tuple[int, Pass]]:
     """(frame, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`.
 
     A seed image is clock 0; generated frames are numbered from 0 whether or not an image came first.
     """
     for frame, at in _announced(adapter, scenario, config):
-        recorder.begin(frame, at)
+        if watcher is not None:
+            watcher.begin(frame, at)
         yield frame, at
 
 
@@ -40,6 +49,6 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @exact_arithmetic()
-def run(adapter: Adapter, scenario: Scenario, config: TransformerConfig, recorder: Recorder) -> None:
+def run(adapter: Adapter, scenario: Scenario, config: TransformerConfig, watcher: Watcher | None = None) -> None:
     """Run the whole session."""
-    deque(passes(adapter, scenario, config, recorder), maxlen=0)
+    deque(passes(adapter, scenario, config, watcher), maxlen=0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from harness.adapter import Site
 from harness.errors import UserError
 from harness.keys import ring_part
+from harness.patcher import is_patchable, replacement
 from harness.recorder import Observation
 
 _LATENT = "patchify"
@@ -34,7 +35,7 @@ class Teacher:
         self._sites = {
             name: site
             for name, site in sites.items()
-            if (name == _LATENT or ring_part(name) in ("kv", "written")) and _patchable(site)
+            if (name == _LATENT or ring_part(name) in ("kv", "written")) and is_patchable(site)
         }
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._taught: dict[str, Tensor] = {}
@@ -66,11 +67,7 @@ class Teacher:
     def _hook(self, name: str, site: Site) -> Callable[[nn.Module, Any, Any], Any]:
         def teach(module: nn.Module, inputs: Any, output: Any) -> Any:
             right = self._taught.pop(name, None)
-            if right is None:
-                return None
-            if site.restore is not None:
-                return site.restore(right, output)
-            return right.to(output)
+            return None if right is None else replacement(site, right, output)
 
         return teach
 
@@ -78,7 +75,7 @@ class Teacher:
 def check_teachable(sites: Mapping[str, Site], layers: int) -> None:
     """Raise UserError for an implementation whose latents and caches cannot all be replaced."""
     needed = [_LATENT, *(f"kv_cache.layers.{layer}.kv" for layer in range(layers))]
-    fixed = [name for name in needed if name not in sites or not _patchable(sites[name])]
+    fixed = [name for name in needed if name not in sites or not is_patchable(sites[name])]
     if fixed:
         raise UserError(
             "the candidate cannot be taught",
@@ -87,6 +84,3 @@ def check_teachable(sites: Mapping[str, Site], layers: int) -> None:
             do="give the adapter those sites, or leave --teacher-forced out",
         )
 
-
-def _patchable(site: Site) -> bool:
-    return site.layout is None or site.restore is not None

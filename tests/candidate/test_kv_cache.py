@@ -116,6 +116,17 @@ def test_a_wrong_window_shows(config: WaypointConfig) -> None:
         assert cache.official_visible(window)[:: config.tokens].tolist() == visible
 
 
+def test_a_window_can_be_made_of_what_it_shows(config: WaypointConfig) -> None:
+    for layer in range(2):
+        cache = RingCache(config, layer, torch.float32, torch.device("cpu"))
+        windows = WindowTable(cache.shape, config.tokens, torch.device("cpu"))
+        for clock in range(FRAMES):
+            right = windows.at(clock)
+            brought_back = cache.native_window(cache.official_visible(right), windows.at(0))
+            assert torch.equal(brought_back.rows, right.rows)
+            assert brought_back.length == right.length
+
+
 def test_the_official_layout_can_be_brought_back(ring: tuple[LiteralRing, RingCache], config: WaypointConfig) -> None:
     _, cache = ring
     other = RingCache(config, 0, torch.float32, torch.device("cpu"))

@@ -1,0 +1,50 @@
+"""The command line as typed values. Nothing here imports torch: parsing is to be instant."""
+
+from typing import Annotated
+
+import tyro
+
+from harness.arguments.comparing import Diff, Dump, Parity, Ring
+from harness.arguments.preparing import Convert, Info, Scenario, ScenarioMake, ScenarioShow
+from harness.arguments.searching import Blame, Floor, Scorecard
+from harness.arguments.shared import Judging, Numerics, Swept
+
+__all__ = [
+    "Blame",
+    "Convert",
+    "Diff",
+    "Dump",
+    "Floor",
+    "Info",
+    "Judging",
+    "Numerics",
+    "Parity",
+    "Ring",
+    "Scenario",
+    "ScenarioMake",
+    "ScenarioShow",
+    "Scorecard",
+    "Swept",
+    "parse",
+]
+
+Command = (
+    Annotated[Dump, tyro.conf.subcommand("dump")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Parity, tyro.conf.subcommand("parity")]
+    | Annotated[Blame, tyro.conf.subcommand("blame")]
+    | Annotated[Scorecard, tyro.conf.subcommand("scorecard")]
+    | Annotated[Floor, tyro.conf.subcommand("floor")]
+    | Annotated[Ring, tyro.conf.subcommand("ring")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Scenario, tyro.conf.subcommand("scenario")]
+)
+
+
+def parse(arguments: list[str] | None = None) -> Command:
+    """The command that `arguments` ask for; a mistake in them ends the process with status 2."""
+    return tyro.cli(Command, args=arguments, prog="waypoint-parity", description=_DESCRIPTION)
+
+
+_DESCRIPTION = "Compare two implementations of the Waypoint world model, site by site."

@@ -1,0 +1,80 @@
+"""Causes: findings with what they cost and what they look like, and their order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from harness.blame.explanations import explain
+from harness.blame.findings import Finding
+from harness.blame.parts import part_named
+from harness.blame.result import Cause, Seen, Share, SiteErrors
+from harness.blame.signature import Control, signature
+from harness.comparison import Comparison
+from harness.config import TransformerConfig
+from harness.distance import Error
+from harness.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What runs showed of one finding; None or empty where a run was not made."""
+
+    necessity: Share | None
+    sufficiency: Share | None
+    gain: float | None
+    controls: list[Control]
+
+
+def cause(finding: Finding, measured: Measured, config: TransformerConfig, scenario: Scenario) -> Cause:
+    """A finding as a cause."""
+    part = part_named(finding.part)
+    errors = {seen.key: _error(seen) for seen in finding.errors}
+    shows = msgspec.structs.replace(signature(errors, config, scenario), controls=[*measured.controls])
+    return Cause(
+        name=finding.exchange.name,
+        part=part.name,
+        family=part.family,
+        blocks=finding.blocks,
+        sites=list(dict.fromkeys(seen.site for seen in finding.errors)),
+        first=finding.errors[0],
+        worst=max(finding.errors, key=_distance),
+        failed=len(finding.errors),
+        observed=finding.observed,
+        region=finding.region,
+        signature=shows,
+        explanations=explain(part.name, shows),
+        necessity=measured.necessity,
+        sufficiency=measured.sufficiency,
+        gain=measured.gain,
+    )
+
+
+def ranked(causes: Sequence[Cause]) -> list[Cause]:
+    """The causes, the one first without which the final frame gains most; then by their local errors.
+
+    A cause that does not reach the final frame is ranked by all frames.
+    """
+    return sorted(causes, key=_weight, reverse=True)
+
+
+def with_inherited(ladder: Sequence[SiteErrors], comparison: Comparison) -> list[SiteErrors]:
+    """The ladder of local errors with those of the free-running session."""
+    free = {(rung.phase, rung.step, rung.site): rung.rel_l2 for rung in comparison.sites}
+    return [msgspec.structs.replace(rung, inherited=free.get((rung.phase, rung.step, rung.site))) for rung in ladder]
+
+
+def _weight(cause: Cause) -> tuple[float, float, float]:
+    necessity = cause.necessity
+    shares = (None, None) if necessity is None else (necessity.mean_abs, necessity.all_frames)
+    final, every = (-math.inf if value is None else value for value in shares)
+    return final, every, _distance(cause.worst)
+
+
+def _distance(seen: Seen) -> float:
+    return math.inf if seen.rel_l2 is None else seen.rel_l2
+
+
+def _error(seen: Seen) -> Error:
+    return Error(identical=False, rel_l2=_distance(seen), norm_ratio=seen.norm_ratio, note=seen.note)

@@ -1,0 +1,158 @@
+"""Exchange: an implementation in which some parts are computed by another one, from its own values.
+
+Two sessions of one scenario run at once. The leader's is the one that counts. The shadow's follows it: at every site
+that is not exchanged the leader's value takes the place of the shadow's. So at a site that is exchanged the shadow
+shows what its own part makes of the leader's values, and there its value takes the place of the leader's.
+
+The leader waits at such a site until the shadow has come there, which needs a session that can be left in the middle
+of a pass and taken up again: a greenlet.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from greenlet import greenlet
+from torch import Tensor
+
+from harness.adapter import Adapter, Controls, Pass, Prompt, Site
+from harness.blame.exchanges import Exchange, exchanged
+from harness.blame.pace import PHASES
+from harness.keys import Key, is_mask
+from harness.patcher import Patcher, is_patchable
+
+
+class Exchanged:
+    """An adapter that drives `leader`, with the parts of `exchanges` computed by `shadow`, while its context is open.
+
+    `refused`: the sites of those parts at which one of the two has no value to give or to take.
+    """
+
+    def __init__(self, leader: Adapter, shadow: Adapter, exchanges: Iterable[Exchange]) -> None:
+        self._leader, self._shadow = leader, shadow
+        self._exchanges = tuple(exchanges)
+        sites = leader.sites()
+        self._led = Patcher(sites, self._lead)
+        # Masks act through what carries them (harness.blame.parts).
+        self._fixed = {name for name, site in sites.items() if not is_patchable(site) and not is_mask(name)}
+        self._shadowed = Patcher(shadow.sites(), self._follow)
+        self._attached = ExitStack()
+        self._following: _Following | None = None
+        self._frame = 0
+        # Of the pass in work: what the leader has shown, and what the shadow has made where parts are exchanged.
+        self._shown: dict[Key, Tensor] = {}
+        self._made: dict[Key, Tensor] = {}
+        self._wanted: Key | None = None
+        self.refused: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._attached.enter_context(self._led)
+        self._attached.enter_context(self._shadowed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._attached.close()
+
+    def describe(self) -> dict[str, str]:
+        """The leader's identity, and what is exchanged."""
+        return self._leader.describe() | {"exchanged": "; ".join(exchange.name for exchange in self._exchanges)}
+
+    def sites(self) -> Mapping[str, Site]:
+        """The leader's sites; they show what it goes on with."""
+        return self._leader.sites()
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        """Begin a session of both."""
+        self._frame = 0
+        return self._both(self._leader.start(prompt, sigmas), self._shadow.start(prompt, sigmas))
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        """Give both a frame."""
+        return self._both(self._leader.append_image(image), self._shadow.append_image(image))
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        """Have both generate a frame."""
+        yield from self._both(self._leader.generate(noise, controls), self._shadow.generate(noise, controls))
+        self._frame += 1
+
+    def _both(self, leading: Iterator[Pass], following: Iterator[Pass]) -> Iterator[Pass]:
+        """The passes of the leader; each one's end is that of the shadow's same pass too."""
+        self._following = _Following(following, lambda at: self._shadowed.begin(self._frame, at))
+        at = next(leading, None)
+        while at is not None:
+            self._shown.clear()
+            self._made.clear()
+            self._led.begin(self._frame, at)
+            yield at
+            upcoming = next(leading, None)
+            self._following.finish(at)
+            at = upcoming
+        self._following.finish(None)
+
+    def _lead(self, key: Key, value: Tensor) -> Tensor | None:
+        if exchanged(key, self._exchanges):
+            return self._from_shadow(key)
+        # The implementation may reuse its tensor.
+        self._shown[key] = value.detach().clone()
+        return None
+
+    def _from_shadow(self, key: Key) -> Tensor | None:
+        """What the shadow makes of the leader's values at `key`; None where it does not come there."""
+        assert self._following is not None, "a site showed outside of a session"
+        self._wanted = key
+        self._following.reach(Pass(key.phase, key.step), lambda: key in self._made)
+        self._wanted = None
+        made = self._made.get(key)
+        if made is None or key.site in self._fixed:
+            self.refused.add(key.site)
+        return made
+
+    def _follow(self, key: Key, value: Tensor) -> Tensor | None:
+        if not exchanged(key, self._exchanges):
+            return self._shown.get(key)
+        self._made[key] = value.detach().clone()
+        if key == self._wanted:
+            assert self._following is not None, "a site showed outside of a session"
+            self._following.pause()
+        return None
+
+
+class _Following:
+    """The shadow's passes of one call of its adapter, run as far as the leader needs them."""
+
+    def __init__(self, passes: Iterator[Pass], begin: Callable[[Pass], None]) -> None:
+        self._passes = passes
+        self._begin = begin
+        self._at: Pass | None = None
+        self._over = False
+        self._running = greenlet(self._run)
+        self._running.switch()
+
+    def pause(self) -> None:
+        """Leave the session where it is; to be called from within it."""
+        assert self._running.parent is not None, "the session in work was left by another one"
+        self._running.parent.switch()
+
+    def reach(self, at: Pass, there: Callable[[], bool]) -> None:
+        """Run the passes before `at`, and then that one until `there`, or to its end."""
+        while not self._over and self._at is not None and _rank(self._at) <= _rank(at) and not there():
+            self._running.switch()
+
+    def finish(self, at: Pass | None) -> None:
+        """Run to the end of pass `at`; without one to the end."""
+        while not self._over and (at is None or self._at is None or _rank(self._at) <= _rank(at)):
+            self._running.switch()
+
+    def _run(self) -> None:
+        for at in self._passes:
+            self._at = at
+            self._begin(at)
+            self.pause()
+        self._over = True
+
+
+def _rank(at: Pass) -> tuple[int, int]:
+    return PHASES.index(at.phase), at.step

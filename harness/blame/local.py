@@ -1,0 +1,118 @@
+"""Local errors: what each site does wrong by itself, with the right values at every site before it.
+
+One run for all sites: in every pass each site of the candidate is measured against the reference's, and the reference's
+value then takes its place. Where the candidate's sites can be watched and not patched, the other way round: the
+reference is fed what the candidate shows, and what it makes of that is what the candidate should have made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.adapter import Adapter, Site
+from harness.blame.pace import At, Paced, keep_pace
+from harness.checkpoint import Checkpoint
+from harness.compare_tensors import tensor_error
+from harness.distance import Error
+from harness.keys import Key
+from harness.patcher import Patcher, is_patchable
+from harness.scenario import Scenario
+from harness.session import exact_arithmetic, passes
+
+
+@dataclass
+class LocalErrors:
+    """What a run with the right values before every site showed.
+
+    `errors` of the observations that both sides have, in the order of execution, and the `roundoff` of their dtype, 0
+    where it is exact; `lacking`: what the candidate did not show of a pass that it ran; `alone`: passes that one side
+    only has, and which; `patched`: the sites whose errors no later site inherits.
+    """
+
+    patched: frozenset[str]
+    errors: dict[Key, Error] = field(default_factory=dict)
+    roundoff: dict[Key, float] = field(default_factory=dict)
+    lacking: list[Key] = field(default_factory=list)
+    alone: list[tuple[At, str]] = field(default_factory=list)
+
+
+def local_errors(
+    reference: Adapter, candidate: Adapter, checkpoint: Checkpoint, scenario: Scenario, *, reverse: bool = False
+) -> LocalErrors:
+    """The local error of every observation of a session.
+
+    `reverse`: patch the reference instead of the candidate.
+    """
+    leading, following = (candidate, reference) if reverse else (reference, candidate)
+    fed = following.sites()
+    both = {name: site for name, site in leading.sites().items() if name in fed}
+    found = LocalErrors(frozenset(name for name in both if is_patchable(fed[name])))
+    _Run(leading, following, both, fed, found, reverse=reverse).drive(checkpoint, scenario)
+    return found
+
+
+def must_be_reversed(candidate: Mapping[str, Site]) -> bool:
+    """Whether too little of a candidate can be patched, though it can be watched."""
+    fixed = sum(not is_patchable(site) for site in candidate.values())
+    return 2 * fixed > len(candidate)
+
+
+class _Run:
+    """Two sessions, of which the second is fed what the first shows."""
+
+    def __init__(
+        self,
+        leading: Adapter,
+        following: Adapter,
+        shown: Mapping[str, Site],
+        fed: Mapping[str, Site],
+        found: LocalErrors,
+        *,
+        reverse: bool,
+    ) -> None:
+        self._adapters = leading, following
+        self._watch = Patcher(shown, self._keep)
+        self._feed = Patcher({name: fed[name] for name in shown}, self._measure)
+        self._found = found
+        self._reverse = reverse
+        self._kept: dict[Key, Tensor] = {}
+
+    @exact_arithmetic()
+    def drive(self, checkpoint: Checkpoint, scenario: Scenario) -> None:
+        with self._watch, self._feed:
+            leading, following = (
+                Paced(passes(adapter, scenario, checkpoint.transformer, patcher))
+                for adapter, patcher in zip(self._adapters, (self._watch, self._feed), strict=True)
+            )
+            keep_pace(leading, following, self._alone)
+        self._lack()
+
+    def _keep(self, key: Key, value: Tensor) -> None:
+        if self._kept and next(iter(self._kept))[:3] != key[:3]:
+            self._lack()
+        # The implementation may reuse its tensor.
+        self._kept[key] = value.detach().clone()
+
+    def _measure(self, key: Key, value: Tensor) -> Tensor | None:
+        given = self._kept.pop(key, None)
+        if given is not None:
+            pair = (given, value) if self._reverse else (value, given)
+            self._found.errors[key] = tensor_error(*pair)
+            self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
+        return given
+
+    def _alone(self, at: At, role: str) -> None:
+        self._found.alone.append((at, "candidate" if (role == "leading") is self._reverse else "reference"))
+
+    def _lack(self) -> None:
+        """What is left of a pass once the next one begins was not shown by the other side."""
+        alone = {at for at, _ in self._found.alone}
+        self._found.lacking += [key for key in self._kept if key[:3] not in alone]
+        self._kept.clear()
+
+
+def _roundoff(value: Tensor) -> float:
+    """The largest relative error of rounding to the dtype of `value`."""
+    return torch.finfo(value.dtype).eps / 2 if value.is_floating_point() else 0.0

@@ -1,0 +1,209 @@
+"""The search: local errors, the parts at fault exchanged, again until nothing is left; then what each of them costs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from harness.blame.case import Case
+from harness.blame.causes import Measured, cause, ranked, with_inherited
+from harness.blame.exchanges import Exchange
+from harness.blame.findings import Finding
+from harness.blame.journal import Journal, OutOfBudgetError, Result
+from harness.blame.local import must_be_reversed
+from harness.blame.noise import Noise
+from harness.blame.pictures import Difference, difference, share
+from harness.blame.result import BLAME_SCHEMA, Blame, Cause, Exchanged, Share, SiteErrors
+from harness.blame.runs import (
+    FreeRun,
+    GainRun,
+    LocalRun,
+    MendedRun,
+    PicturesRun,
+    free_run,
+    gain_run,
+    has_padding,
+    local_run,
+    mended_pictures,
+    mended_run,
+    noise_run,
+    pictures_in,
+    spoilt_pictures,
+    unpadded,
+)
+from harness.blame.signature import Control
+from harness.metrics import Pixels
+
+# Faults that show only once others are mended. Local errors show all at once: a second round is rare.
+MOST_ROUNDS = 4
+_READ_THE_PROMPT = ("input.prompt", "prompt attention")
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every later run is compared with: the free-running sessions, their frames and the noise."""
+
+    free: FreeRun
+    noise: Noise
+    right: list[Pixels]
+    wrong: list[Pixels]
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """Where the rounds ended: the parts found, the local errors of the first round, the candidate as last mended."""
+
+    findings: list[Finding]
+    ladder: list[SiteErrors]
+    mended: MendedRun | None
+
+
+class Search:
+    """One search for the causes of a case; every run of sessions goes through the journal."""
+
+    def __init__(
+        self,
+        case: Case,
+        journal: Journal,
+        *,
+        gains: bool = True,
+        noise: Noise | None = None,
+        exchanges: Sequence[Exchange] = (),
+    ) -> None:
+        """`gains`: measure how the reference amplifies an error at each cause, two sessions a cause.
+
+        `noise` of the case, where it was measured before. `exchanges`: what to exchange besides the causes.
+        """
+        self._wanted = exchanges
+        self._case = case
+        self._noise = noise
+        self._journal = journal
+        self._gains = gains
+        self._exchangeable = not must_be_reversed(case.candidate.adapter.sites())
+        self._unmeasured = [] if self._exchangeable else ["exchanges: the candidate's sites cannot be patched"]
+
+    def run(self) -> Blame:
+        """Search, and tell what was found. Raises OutOfBudgetError where there is no time for the first runs."""
+        started, case, folder = time.monotonic(), self._case, self._journal.folder
+        free = self._journal.once("free", FreeRun, lambda: free_run(case, folder))
+        right, wrong = pictures_in(folder)
+        noise = self._noise or self._journal.once("noise", Noise, lambda: noise_run(case, right))
+        base = _Base(free, noise, right, wrong)
+        searched = self._rounds(base)
+        causes = [self._cause(finding, searched, base) for finding in searched.findings]
+        mended = searched.mended
+        return Blame(
+            schema=BLAME_SCHEMA,
+            reference=case.reference.name,
+            candidate=case.candidate.name,
+            comparison=free.comparison,
+            causes=ranked(causes),
+            restored=None if mended is None or mended.refused else mended.left is None,
+            left=None if mended is None else mended.left,
+            contradictions=_contradictions(searched, free),
+            unmeasured=self._unmeasured,
+            sites=with_inherited(searched.ladder, free.comparison),
+            exchanges=[self._exchange(wanted, base) for wanted in self._wanted],
+            seconds=time.monotonic() - started,
+        )
+
+    def _rounds(self, base: _Base) -> _Searched:
+        """Measure local errors, exchange the parts that have some, and again, until parity holds or none is new."""
+        found: list[Finding] = []
+        ladder: list[SiteErrors] = []
+        mended = None
+        for number in range(MOST_ROUNDS):
+            exchanges = [finding.exchange for finding in found]
+            local = self._journal.once(
+                f"local {number}", LocalRun, partial(local_run, self._case, base.noise, exchanges)
+            )
+            ladder = ladder or local.sites
+            new = [finding for finding in local.findings if finding.exchange not in exchanges]
+            found += new
+            if not new or not self._exchangeable:
+                break
+            exchanges = [finding.exchange for finding in found]
+            mended = self._attempt(
+                f"mended {number}", MendedRun, partial(mended_run, self._case, exchanges, base.right, local.alone)
+            )
+            if mended is None or mended.left is None:
+                break
+        return _Searched(found, ladder, mended)
+
+    def _cause(self, finding: Finding, searched: _Searched, base: _Base) -> Cause:
+        """A finding with what it costs, as far as the budget goes."""
+        measured = Measured(
+            necessity=self._necessity(finding.exchange, base, searched),
+            sufficiency=self._sufficiency(finding.exchange, base),
+            gain=self._gain(finding),
+            controls=self._controls(finding, base),
+        )
+        return cause(finding, measured, self._case.checkpoint.transformer, self._case.scenario)
+
+    def _exchange(self, wanted: Exchange, base: _Base) -> Exchanged:
+        necessity, sufficiency = self._necessity(wanted, base), self._sufficiency(wanted, base)
+        return Exchanged(name=wanted.name, necessity=necessity, sufficiency=sufficiency)
+
+    def _necessity(self, exchange: Exchange, base: _Base, searched: _Searched | None = None) -> Share | None:
+        """What the candidate is spared with the reference's part."""
+        if not self._exchangeable:
+            return None
+        # The last of the rounds has shown it where there is but one cause.
+        if searched is not None and len(searched.findings) == 1 and searched.mended is not None:
+            after: Difference | None = searched.mended.difference
+        else:
+            run = self._attempt(
+                f"necessity of {exchange.name}",
+                PicturesRun,
+                lambda: mended_pictures(self._case, [exchange], base.right),
+            )
+            after = None if run is None else run.difference
+        return share(base.free.difference, after, base.noise.pictures)
+
+    def _sufficiency(self, exchange: Exchange, base: _Base) -> Share | None:
+        """What the reference suffers with the candidate's part."""
+        if not self._exchangeable:
+            return None
+        run = self._attempt(
+            f"sufficiency of {exchange.name}", PicturesRun, lambda: spoilt_pictures(self._case, [exchange], base.wrong)
+        )
+        before = difference(base.right, base.wrong)
+        return share(before, None if run is None else run.difference, base.noise.pictures)
+
+    def _gain(self, finding: Finding) -> float | None:
+        if not self._gains:
+            return None
+        run = self._attempt(
+            f"gain at {finding.errors[0].site}", GainRun, lambda: gain_run(self._case, finding.errors[0].site)
+        )
+        return None if run is None else run.gain
+
+    def _controls(self, finding: Finding, base: _Base) -> list[Control]:
+        """What a control experiment shows: of a part that reads the prompt, its local error without any padding."""
+        if finding.part not in _READ_THE_PROMPT or not has_padding(self._case.scenario):
+            return []
+        run = self._attempt("local without padding", LocalRun, lambda: local_run(unpadded(self._case), base.noise, []))
+        if run is None:
+            return []
+        remains = any(other.part == finding.part for other in run.findings)
+        return ["unchanged by padding" if remains else "only with padding"]
+
+    def _attempt(self, name: str, kind: type[Result], run: Callable[[], Result]) -> Result | None:
+        """The result of a run that the budget may do without."""
+        try:
+            return self._journal.once(name, kind, run)
+        except OutOfBudgetError:
+            self._unmeasured.append(name)
+            return None
+
+
+def _contradictions(searched: _Searched, free: FreeRun) -> list[str]:
+    """Evidence that does not fit together."""
+    found = []
+    if not free.comparison and not searched.findings:
+        found.append("parity fails, and no site does anything wrong by itself")
+    if searched.mended is not None and searched.mended.left is not None:
+        found.append(f"with the parts of all causes exchanged there is still {searched.mended.left}")
+    if searched.mended is not None and searched.mended.refused:
+        found.append(f"could not be exchanged: {', '.join(searched.mended.refused)}")
+    return found
