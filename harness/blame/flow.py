@@ -1,16 +1,29 @@
 """Flow: which sites each site is computed from. The wiring of the model, without its mathematics."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 from harness.config import AutoencoderConfig, TransformerConfig
-from harness.keys import is_mask
 
-Flow = Mapping[str, tuple[str, ...]]
+Wiring = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The wiring: the sites that each site reads directly (`reads`); an input reads none.
+
+    `around`: sites whose errors reach another one whatever is patched. A session knows its schedule and its clock by
+    itself, wherever the site that shows them is patched. And what a ring stores of a layer with a value residual are
+    the mixed values, which have no site and are what that layer's attention attends to.
+    """
+
+    reads: Wiring
+    around: Wiring
 
 
 def flow(config: TransformerConfig, autoencoder: AutoencoderConfig, *, image: bool) -> Flow:
-    """The sites that each site reads directly, in a session with a seed `image` or without; an input reads none."""
+    """The wiring of a session, with a seed `image` or without."""
     wiring: dict[str, tuple[str, ...]] = {
         "denoise_step_emb": ("input.sigma",),
         "ctrl_emb": ("input.button", "input.mouse", "input.scroll"),
@@ -28,10 +41,20 @@ def flow(config: TransformerConfig, autoencoder: AutoencoderConfig, *, image: bo
     if image:
         wiring |= _coder("encoder", len(autoencoder.encoder_blocks_per_stage), "input.image")
     wiring |= _coder("decoder", len(autoencoder.decoder_blocks_per_stage), "latent")
-    return wiring | {"frame": ("decoder.conv_out",)}
+    return Flow(wiring | {"frame": ("decoder.conv_out",)}, _around(config))
 
 
-def _block(config: TransformerConfig, layer: int, entering: str) -> Flow:
+def _around(config: TransformerConfig) -> Wiring:
+    reached: dict[str, tuple[str, ...]] = {"latent": ("input.sigma",)}
+    for layer in range(config.n_layers):
+        ring = f"kv_cache.layers.{layer}"
+        reached |= dict.fromkeys((f"{ring}.written", f"{ring}.visible"), ("input.timestamp",))
+        if config.value_residual and layer:
+            reached[f"{ring}.kv"] = (f"transformer.blocks.{layer}.attn",)
+    return reached
+
+
+def _block(config: TransformerConfig, layer: int, entering: str) -> Wiring:
     block, ring = f"transformer.blocks.{layer}", f"kv_cache.layers.{layer}"
     head, clock = f"{block}.cond_head", "input.timestamp"
     projections = [f"{block}.attn.{name}_proj" for name in ("q", "k", "v")]
@@ -56,7 +79,7 @@ def _block(config: TransformerConfig, layer: int, entering: str) -> Flow:
     return wiring | {block: (*stream, f"{block}.mlp")}
 
 
-def _coder(coder: str, stages: int, given: str) -> Flow:
+def _coder(coder: str, stages: int, given: str) -> Wiring:
     wiring: dict[str, tuple[str, ...]] = {f"{coder}.conv_in": (given,)}
     entering: tuple[str, ...] = (f"{coder}.conv_in",)
     for stage in range(stages):
@@ -79,12 +102,5 @@ def exposed_to(site: str, wiring: Flow, patched: Collection[str]) -> list[str]:
 
 
 def _unpatched(site: str, wiring: Flow, patched: Collection[str]) -> Iterator[str]:
-    direct = (ancestor for ancestor in wiring.get(site, ()) if ancestor not in patched)
-    return chain(_known_from_elsewhere(site), direct)
-
-
-def _known_from_elsewhere(site: str) -> tuple[str, ...]:
-    """What a session knows by itself, wherever the site that shows it is patched: its schedule and its clock."""
-    if site == "latent":
-        return ("input.sigma",)
-    return ("input.timestamp",) if is_mask(site) else ()
+    direct = (ancestor for ancestor in wiring.reads.get(site, ()) if ancestor not in patched)
+    return chain(wiring.around.get(site, ()), direct)

@@ -51,9 +51,10 @@ PARTS = (
     Part("conditioning heads", "conditioning", rf"{_BLOCK}\.cond_head"),
     Part("projections", "attention", rf"{_BLOCK}\.attn\.(q|k|v|gate)_proj"),
     Part("rotation", "rope", rf"{_BLOCK}\.attn\.(q|k)_rope"),
-    # What a pass sees of a ring can only be shown: it acts through the attention.
+    # What a pass sees of a ring may be shown and not patched: it acts through the attention.
     Part("cache", "cache", rf"{_RING}\.(kv|written|visible)", carriers=((rf"{_BLOCK}\.attn", None),)),
-    Part("attention", "attention", rf"{_BLOCK}\.attn"),
+    # With a value residual the ring stores what the attention mixed.
+    Part("attention", "attention", rf"{_BLOCK}\.attn", carriers=((rf"{_RING}\.kv", None),)),
     Part("prompt attention", "prompt", rf"{_BLOCK}\.prompt_cross_attn"),
     Part("control fusion", "control", rf"{_BLOCK}\.ctrl_mlpfusion"),
     Part("mlp", "mlp", rf"{_BLOCK}\.mlp"),
