@@ -103,10 +103,10 @@ class Exchanged:
         """What the shadow makes of the leader's values at `key`; None where it does not come there."""
         assert self._following is not None, "a site showed outside of a session"
         self._wanted = key
-        self._following.reach(Pass(key.phase, key.step), lambda: key in self._made)
+        shared = self._following.reach(Pass(key.phase, key.step), lambda: key in self._made)
         self._wanted = None
         made = self._made.get(key)
-        if made is None or key.site in self._fixed:
+        if shared and (made is None or key.site in self._fixed):
             self.refused.add(key.site)
         return made
 
@@ -136,10 +136,13 @@ class _Following:
         assert self._running.parent is not None, "the session in work was left by another one"
         self._running.parent.switch()
 
-    def reach(self, at: Pass, there: Callable[[], bool]) -> None:
-        """Run the passes before `at`, and then that one until `there`, or to its end."""
+    def reach(self, at: Pass, there: Callable[[], bool]) -> bool:
+        """Run the passes before `at`, and that one until `there`, or to its end; whether there is such a pass."""
+        shared = False
         while not self._over and self._at is not None and _rank(self._at) <= _rank(at) and not there():
+            shared = _rank(self._at) == _rank(at)
             self._running.switch()
+        return shared or there()
 
     def finish(self, at: Pass | None) -> None:
         """Run to the end of pass `at`; without one to the end."""

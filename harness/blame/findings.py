@@ -53,7 +53,7 @@ def findings(local: LocalErrors, noise: Noise, wiring: Flow, accepted: Collectio
     exposed = {site: exposed_to(site, wiring, local.patched) for site in {key.site for key in wrong}}
     by_part: dict[str, dict[Key, Error]] = defaultdict(dict)
     for key, error in wrong.items():
-        if not _inherited(key, wrong, exposed[key.site]):
+        if not _inherited(key, wrong, exposed[key.site]) and not _handed_on_otherwise(key, local):
             by_part[_blamed(key, local).name][key] = error
     return [_finding(part, by_part[part.name], local, noise, exposed) for part in PARTS if part.name in by_part]
 
@@ -69,6 +69,12 @@ def _inherited(key: Key, wrong: Collection[Key], exposed: Sequence[str]) -> bool
         return True
     known = [site for site in exposed if site in _OF_A_FRAME]
     return any(other.frame == key.frame and other.site in known for other in wrong)
+
+
+def _handed_on_otherwise(key: Key, local: LocalErrors) -> bool:
+    """Whether another value was handed on because the sides took another number of denoise steps in this frame."""
+    unequal = any((frame, phase) == (key.frame, "denoise") for (frame, phase, _), _ in local.alone)
+    return unequal and part_named("input.schedule").carries(key)
 
 
 def _blamed(key: Key, local: LocalErrors) -> Part:

@@ -1,0 +1,80 @@
+"""What the tests of blame share: the shortest session, its noise, cases on it and their searches, each made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.adapter import Adapter, Numerics
+from harness.blame.case import Case, load_case
+from harness.blame.journal import Journal
+from harness.blame.noise import Noise
+from harness.blame.pictures import pictures_of
+from harness.blame.result import Blame
+from harness.blame.runs import noise_run
+from harness.blame.search import Search
+from harness.checkpoint import Checkpoint
+from harness.make_scenario import make_scenario
+from harness.scenario import Scenario
+from harness.session import run
+from reference.eager.adapter import EagerAdapter
+from tests.harness.blame import candidates
+from tests.harness.observations import JUDGEMENT
+
+Cases = Callable[..., Case]
+Searching = Callable[..., Blame]
+
+
+@pytest.fixture(scope="session")
+def one_frame(tiny: Checkpoint) -> Scenario:
+    """A session of one frame on the tiny checkpoint."""
+    return make_scenario(tiny.transformer, name="one", frames=1, seed=3, prompt_tokens=6, prompt_padding=2)
+
+
+@pytest.fixture(scope="session")
+def eager(tiny: Checkpoint, fp32_on_cpu: Numerics) -> EagerAdapter:
+    """The reference."""
+    return EagerAdapter(tiny, fp32_on_cpu)
+
+
+@pytest.fixture(scope="session")
+def case(tiny: Checkpoint, fp32_on_cpu: Numerics, one_frame: Scenario) -> Cases:
+    """The case of the reference and a candidate with changes."""
+
+    def made(
+        *changes: Callable[[Any], None], candidate: str = "candidate", scenario: Scenario = one_frame, judgement=JUDGEMENT
+    ) -> Case:
+        def changed(adapter: Adapter) -> None:
+            for change in changes:
+                change(adapter)
+
+        return load_case("eager", candidate, tiny, fp32_on_cpu, scenario, judgement, changed=changed)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def noise(case: Cases, one_frame: Scenario) -> Noise:
+    """The noise of the shortest session."""
+    right = case()
+    with pictures_of(right.spare) as pictures:
+        run(right.spare, one_frame, right.checkpoint.transformer)
+    return noise_run(right, pictures)
+
+
+@pytest.fixture(scope="session")
+def search(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Searching:
+    """The search of a case for its causes."""
+
+    def searched(case: Case, folder: Path | None = None, *, gains: bool = False, **kept: Any) -> Blame:
+        folder = folder or tmp_path_factory.mktemp("search")
+        return Search(case, Journal(folder, case.identity, **kept), gains=gains, noise=noise).run()
+
+    return searched
+
+
+@pytest.fixture(scope="session")
+def of_velocity(case: Cases, search: Searching) -> Blame:
+    """The blame of a candidate with a single fault, in its velocity."""
+    return search(case(candidates.faster), gains=True)
