@@ -37,9 +37,10 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments go to pytest."""
+    """Run all tests, on all cores; or pytest with the arguments that are given."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    # A file's tests share what they set up.
+    session.run("pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
 
 
 @nox.session

@@ -149,7 +149,8 @@ def _blame(command: arguments.Blame) -> int:
     with counter() as announce:
         journal = Journal(command.out, case.identity, resume=command.resume, budget=command.budget, announce=announce)
         exchanges = [exchange_called(name, case.candidate.adapter.sites()) for name in command.exchange]
-        blame = Search(case, journal, gains=command.gains, exchanges=exchanges).run()
+        search = Search(case, journal, gains=command.gains, gain_sites=command.gain_sites, exchanges=exchanges)
+        blame = search.run()
     with replacing(command.out / BLAME_NAME) as partial:
         partial.write_bytes(to_json(blame))
     print("\n".join([*blame_lines(blame), *(ladder_lines(blame) if command.ladder else [])]))

@@ -83,4 +83,3 @@ def check_teachable(sites: Mapping[str, Site], layers: int) -> None:
             expected="patchify and the kv of every layer as sites, with a `restore` where they have a `layout`",
             do="give the adapter those sites, or leave --teacher-forced out",
         )
-

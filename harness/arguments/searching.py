@@ -33,8 +33,10 @@ class Blame:
     """Exchange these too, found guilty or not: parts, families (rope, cache, input, ...), `block 3`, globs of sites."""
     gains: bool = True
     """Measure how the reference amplifies an error at each cause on its way to the frame."""
+    gain_sites: tuple[str, ...] = ()
+    """Measure it at these sites too, as globs such as `*.attn`; two sessions for each."""
     ladder: bool = False
-    """Print every site with its own and its inherited error."""
+    """Print every site with its own and its inherited error, and its gain where that was measured."""
     budget: float | None = None
     """Seconds after which no new run is begun; what was not measured is listed."""
     resume: bool = False

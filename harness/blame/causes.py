@@ -1,7 +1,7 @@
 """Causes: findings with what they cost and what they look like, and their order."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -59,10 +59,15 @@ def ranked(causes: Sequence[Cause]) -> list[Cause]:
     return sorted(causes, key=_weight, reverse=True)
 
 
-def with_inherited(ladder: Sequence[SiteErrors], comparison: Comparison) -> list[SiteErrors]:
-    """The ladder of local errors with those of the free-running session."""
+def annotated(
+    ladder: Sequence[SiteErrors], comparison: Comparison, gains: Mapping[str, float | None]
+) -> list[SiteErrors]:
+    """The ladder of local errors with those of the free-running session, and with gains by site."""
     free = {(rung.phase, rung.step, rung.site): rung.rel_l2 for rung in comparison.sites}
-    return [msgspec.structs.replace(rung, inherited=free.get((rung.phase, rung.step, rung.site))) for rung in ladder]
+    return [
+        msgspec.structs.replace(rung, inherited=free.get((rung.phase, rung.step, rung.site)), gain=gains.get(rung.site))
+        for rung in ladder
+    ]
 
 
 def _weight(cause: Cause) -> tuple[float, float, float]:

@@ -1,5 +1,7 @@
 """Gain: how the reference amplifies a small error at one site on its way to the decoded frame."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,6 @@ from harness.patcher import Patcher
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
 
-# Relative to the site's root mean square: far above rounding in fp32, and small enough for a linear response.
-PERTURBATION = 1e-3
 # Before it is rounded to levels; or the frame itself, of an implementation that does not show that.
 _SHOWN_AT = ("decoder.conv_out", "frame")
 
@@ -22,36 +22,49 @@ _SHOWN_AT = ("decoder.conv_out", "frame")
 def gain(reference: Adapter, spare: Adapter, checkpoint: Checkpoint, scenario: Scenario, site: str) -> float | None:
     """The relative change of the final frame for a relative change of 1 at `site`, by linear extrapolation.
 
-    The change is Gaussian noise in every pass, PERTURBATION times the site's root mean square. `spare` is `reference`
-    once more. None for a site that holds no floating-point values, and where no decoded frame is shown.
+    The change is Gaussian noise in every pass; relative to the site's root mean square it is the square root of the
+    dtype's epsilon, the step of a finite difference that lies farthest from rounding on one side and from curvature on
+    the other. `spare` is `reference` once more. None for a site that holds no floating-point values, and where no
+    decoded frame is shown.
     """
-    draw = torch.Generator().manual_seed(0)
     shown_at = next((name for name in _SHOWN_AT if name in reference.sites()), None)
     if shown_at is None or site not in spare.sites():
         return None
-    frames: dict[str, Tensor] = {}
-    reached = False
+    change = _Change()
+    exact, changed = _Last(), _Last()
+    watch = Patcher({shown_at: reference.sites()[shown_at]}, exact)
+    # The frame is to be seen as the change leaves it, also where that is where it is made.
+    with watch, Patcher({site: spare.sites()[site]}, change), Patcher({shown_at: spare.sites()[shown_at]}, changed):
+        leading = Paced(passes(reference, scenario, checkpoint.transformer, watch))
+        keep_pace(leading, Paced(passes(spare, scenario, checkpoint.transformer, None)), _never)
+    if change.size is None:
+        return None
+    return tensor_error(changed.value, exact.value).rel_l2 / change.size
 
-    def perturb(key: Key, value: Tensor) -> Tensor | None:
-        nonlocal reached
-        if key.site == shown_at:
-            frames["perturbed"] = value.detach().clone()
-        if key.site != site or not value.is_floating_point():
+
+class _Change:
+    """Puts noise on every value of a site; `size` is its root mean square in units of the value's, once it was made."""
+
+    def __init__(self) -> None:
+        self.size: float | None = None
+        self._draw = torch.Generator().manual_seed(0)
+
+    def __call__(self, key: Key, value: Tensor) -> Tensor | None:
+        if not value.is_floating_point():
             return None
-        reached = True
-        noise = torch.randn(value.shape, generator=draw).to(value.device)
+        self.size = math.sqrt(torch.finfo(value.dtype).eps)
+        noise = torch.randn(value.shape, generator=self._draw).to(value.device)
         level = value.float().square().mean().sqrt()
-        return (value.float() + PERTURBATION * level * noise).to(value.dtype)
+        return (value.float() + self.size * level * noise).to(value.dtype)
 
-    def keep(key: Key, value: Tensor) -> None:
-        frames["exact"] = value.detach().clone()
 
-    exact = Patcher({shown_at: reference.sites()[shown_at]}, keep)
-    perturbed = Patcher({name: spare.sites()[name] for name in (site, shown_at)}, perturb)
-    with exact, perturbed:
-        leading = Paced(passes(reference, scenario, checkpoint.transformer, exact))
-        keep_pace(leading, Paced(passes(spare, scenario, checkpoint.transformer, perturbed)), _never)
-    return tensor_error(frames["perturbed"], frames["exact"]).rel_l2 / PERTURBATION if reached else None
+class _Last:
+    """Keeps the last value that it is shown."""
+
+    value: Tensor
+
+    def __call__(self, key: Key, value: Tensor) -> None:
+        self.value = value.detach().clone()
 
 
 def _never(at: object, side: str) -> None:

@@ -25,13 +25,13 @@ def blame_lines(blame: Blame) -> list[str]:
 
 def ladder_lines(blame: Blame) -> list[str]:
     """Every site in the order of execution: its own error, and what it shows in a free-running session."""
-    header = f"{'phase':9} {'step':>4}  {'site':46} {'local':>9} {'bound':>9} {'inherited':>9}"
+    header = f"{'phase':9} {'step':>4}  {'site':46} {'local':>9} {'bound':>9} {'inherited':>9} {'gain':>9}"
     return [header, *(_rung(rung) for rung in blame.sites)]
 
 
 def _rung(rung: SiteErrors) -> str:
     wrong = rung.local is None or rung.local > rung.bound
-    numbers = " ".join(f"{_number(value):>9}" for value in (rung.local, rung.bound, rung.inherited))
+    numbers = " ".join(f"{_number(value):>9}" for value in (rung.local, rung.bound, rung.inherited, rung.gain))
     return f"{rung.phase:9} {rung.step:4}  {rung.site:46} {numbers}{'  <- by itself' if wrong else ''}"
 
 
@@ -72,7 +72,11 @@ def _share(share: Share) -> str:
     """The shares of the final frame; of all frames where it does not reach that one."""
     names = {"mean_abs": "mean |d|", "ssim": "SSIM", "sharpness": "sharpness"}
     known = [(label, getattr(share, name)) for name, label in names.items()]
-    told = [f"{value:.0%} ({label})" for label, value in known if value is not None]
+    told = [f"{_percent(value)} ({label})" for label, value in known if value is not None]
     if not told and share.all_frames is not None:
-        return f"{share.all_frames:.0%} (mean |d| of all frames; the final one does not differ)"
+        return f"{_percent(share.all_frames)} (mean |d| of all frames; the final one does not differ)"
     return ", ".join(told) or "nothing that counts"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share)}%"

@@ -87,11 +87,11 @@ class _Run:
                 for adapter, patcher in zip(self._adapters, (self._watch, self._feed), strict=True)
             )
             keep_pace(leading, following, self._alone)
-        self._lack()
+        self._forget()
 
     def _keep(self, key: Key, value: Tensor) -> None:
         if self._kept and next(iter(self._kept))[:3] != key[:3]:
-            self._lack()
+            self._forget()
         # The implementation may reuse its tensor.
         self._kept[key] = value.detach().clone()
 
@@ -101,16 +101,24 @@ class _Run:
             pair = (given, value) if self._reverse else (value, given)
             self._found.errors[key] = tensor_error(*pair)
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
+        elif self._reverse:
+            self._lacks(key)
         return given
 
     def _alone(self, at: At, role: str) -> None:
         self._found.alone.append((at, "candidate" if (role == "leading") is self._reverse else "reference"))
 
-    def _lack(self) -> None:
-        """What is left of a pass once the next one begins was not shown by the other side."""
-        alone = {at for at, _ in self._found.alone}
-        self._found.lacking += [key for key in self._kept if key[:3] not in alone]
+    def _forget(self) -> None:
+        """Once a pass is over, what is kept of it was not shown by the other side."""
+        if not self._reverse:
+            for key in self._kept:
+                self._lacks(key)
         self._kept.clear()
+
+    def _lacks(self, key: Key) -> None:
+        """The candidate did not show `key`: worth telling where it ran that pass."""
+        if all(key[:3] != at for at, _ in self._found.alone):
+            self._found.lacking.append(key)
 
 
 def _roundoff(value: Tensor) -> float:

@@ -101,7 +101,8 @@ class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
 class SiteErrors(msgspec.Struct, frozen=True, kw_only=True):
     """The largest errors of one site in one step of any frame: its own (`local`), and with what it inherited.
 
-    None where no distance exists, or where none was measured: `inherited` is of the free-running session.
+    None where no distance exists, or where none was measured: `inherited` is of the free-running session, `gain` (see
+    Cause) of the sites that it was asked for.
     """
 
     phase: Phase
@@ -110,6 +111,7 @@ class SiteErrors(msgspec.Struct, frozen=True, kw_only=True):
     local: float | None
     bound: float
     inherited: float | None = None
+    gain: float | None = None
 
 
 class Blame(msgspec.Struct, frozen=True, kw_only=True):

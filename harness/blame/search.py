@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 
 from harness.blame.case import Case
-from harness.blame.causes import Measured, cause, ranked, with_inherited
+from harness.blame.causes import Measured, annotated, cause, ranked
 from harness.blame.exchanges import Exchange
 from harness.blame.findings import Finding
 from harness.blame.journal import Journal, OutOfBudgetError, Result
@@ -67,18 +68,22 @@ class Search:
         journal: Journal,
         *,
         gains: bool = True,
+        gain_sites: Sequence[str] = (),
         noise: Noise | None = None,
         exchanges: Sequence[Exchange] = (),
     ) -> None:
         """`gains`: measure how the reference amplifies an error at each cause, two sessions a cause.
 
-        `noise` of the case, where it was measured before. `exchanges`: what to exchange besides the causes.
+        `gain_sites`: globs of sites where to measure it besides. `noise` of the case, where it was measured before.
+        `exchanges`: what to exchange besides the causes.
         """
+        self._measures_gains = gains
+        self._gain_sites = gain_sites
+        self._gains: dict[str, float | None] = {}
         self._wanted = exchanges
         self._case = case
         self._noise = noise
         self._journal = journal
-        self._gains = gains
         self._exchangeable = not must_be_reversed(case.candidate.adapter.sites())
         self._unmeasured = [] if self._exchangeable else ["exchanges: the candidate's sites cannot be patched"]
 
@@ -91,6 +96,9 @@ class Search:
         base = _Base(free, noise, right, wrong)
         searched = self._rounds(base)
         causes = [self._cause(finding, searched, base) for finding in searched.findings]
+        for site in dict.fromkeys(rung.site for rung in searched.ladder):
+            if any(fnmatchcase(site, glob) for glob in self._gain_sites):
+                self._gain(site)
         mended = searched.mended
         return Blame(
             schema=BLAME_SCHEMA,
@@ -102,7 +110,7 @@ class Search:
             left=None if mended is None else mended.left,
             contradictions=_contradictions(searched, free),
             unmeasured=self._unmeasured,
-            sites=with_inherited(searched.ladder, free.comparison),
+            sites=annotated(searched.ladder, free.comparison, self._gains),
             exchanges=[self._exchange(wanted, base) for wanted in self._wanted],
             seconds=time.monotonic() - started,
         )
@@ -135,7 +143,7 @@ class Search:
         measured = Measured(
             necessity=self._necessity(finding.exchange, base, searched),
             sufficiency=self._sufficiency(finding.exchange, base),
-            gain=self._gain(finding),
+            gain=self._gain(finding.errors[0].site) if self._measures_gains else None,
             controls=self._controls(finding, base),
         )
         return cause(finding, measured, self._case.checkpoint.transformer, self._case.scenario)
@@ -170,13 +178,12 @@ class Search:
         before = difference(base.right, base.wrong)
         return share(before, None if run is None else run.difference, base.noise.pictures)
 
-    def _gain(self, finding: Finding) -> float | None:
-        if not self._gains:
-            return None
-        run = self._attempt(
-            f"gain at {finding.errors[0].site}", GainRun, lambda: gain_run(self._case, finding.errors[0].site)
-        )
-        return None if run is None else run.gain
+    def _gain(self, site: str) -> float | None:
+        """How the reference amplifies an error at a site; measured once."""
+        if site not in self._gains:
+            run = self._attempt(f"gain at {site}", GainRun, lambda: gain_run(self._case, site))
+            self._gains[site] = None if run is None else run.gain
+        return self._gains[site]
 
     def _controls(self, finding: Finding, base: _Base) -> list[Control]:
         """What a control experiment shows: of a part that reads the prompt, its local error without any padding."""

@@ -1,7 +1,7 @@
 """What the tests of blame share: changes to a candidate, candidates that show less, and what an adapter shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class Sealed(CandidateAdapter):
 
 
 class Moody(CandidateAdapter):
-    """Its velocity is too large in the sessions whose numbers, counted from 0, are in MOODS; block 1 is in LOUD_ONCE."""
+    """Too fast in its sessions FAST, counted from 0, and in its sessions LOUD too loud in block 1."""
 
     FAST: frozenset[int] = frozenset()
     LOUD: frozenset[int] = frozenset()
@@ -143,9 +143,3 @@ def hooks(adapter: Adapter) -> int:
     """How many hooks there are on the sites of an adapter."""
     modules = {site.module for site in adapter.sites().values()}
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
-
-
-def without_padding(scenario: Scenario) -> Scenario:
-    """The same prompt, none of it masked."""
-    mask = scenario.prompt_pad_mask
-    return scenario if mask is None else replace(scenario, prompt_pad_mask=torch.zeros_like(mask))

@@ -1,6 +1,6 @@
 """What the tests of blame share: the shortest session, its noise, cases on it and their searches, each made once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 
 from harness.adapter import Adapter, Numerics
 from harness.blame.case import Case, load_case
+from harness.blame.exchanges import exchange_called
 from harness.blame.journal import Journal
 from harness.blame.noise import Noise
 from harness.blame.pictures import pictures_of
@@ -15,6 +16,7 @@ from harness.blame.result import Blame
 from harness.blame.runs import noise_run
 from harness.blame.search import Search
 from harness.checkpoint import Checkpoint
+from harness.judgement import Judgement
 from harness.make_scenario import make_scenario
 from harness.scenario import Scenario
 from harness.session import run
@@ -43,7 +45,10 @@ def case(tiny: Checkpoint, fp32_on_cpu: Numerics, one_frame: Scenario) -> Cases:
     """The case of the reference and a candidate with changes."""
 
     def made(
-        *changes: Callable[[Any], None], candidate: str = "candidate", scenario: Scenario = one_frame, judgement=JUDGEMENT
+        *changes: Callable[[Any], None],
+        candidate: str = "candidate",
+        scenario: Scenario = one_frame,
+        judgement: Judgement = JUDGEMENT,
     ) -> Case:
         def changed(adapter: Adapter) -> None:
             for change in changes:
@@ -67,14 +72,17 @@ def noise(case: Cases, one_frame: Scenario) -> Noise:
 def search(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Searching:
     """The search of a case for its causes."""
 
-    def searched(case: Case, folder: Path | None = None, *, gains: bool = False, **kept: Any) -> Blame:
-        folder = folder or tmp_path_factory.mktemp("search")
-        return Search(case, Journal(folder, case.identity, **kept), gains=gains, noise=noise).run()
+    def searched(
+        case: Case, folder: Path | None = None, *, gains: bool = False, wanted: Sequence[str] = (), **kept: Any
+    ) -> Blame:
+        journal = Journal(folder or tmp_path_factory.mktemp("search"), case.identity, **kept)
+        exchanges = [exchange_called(name, case.reference.adapter.sites()) for name in wanted]
+        return Search(case, journal, gains=gains, noise=noise, exchanges=exchanges).run()
 
     return searched
 
 
 @pytest.fixture(scope="session")
 def of_velocity(case: Cases, search: Searching) -> Blame:
-    """The blame of a candidate with a single fault, in its velocity."""
-    return search(case(candidates.faster), gains=True)
+    """The blame of a candidate with a single fault, in its velocity; besides, the head and the decoder exchanged."""
+    return search(case(candidates.faster), gains=True, wanted=["head", "decoder"])
