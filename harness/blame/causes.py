@@ -8,13 +8,16 @@ import msgspec
 
 from harness.blame.explanations import explain
 from harness.blame.findings import Finding
-from harness.blame.parts import part_named
-from harness.blame.result import Cause, Seen, Share, SiteErrors
+from harness.blame.parts import Part, part_named, parts_at
+from harness.blame.result import Cause, Explanation, Seen, Share, Signature, SiteErrors
 from harness.blame.signature import Control, signature
 from harness.comparison import Comparison
 from harness.config import TransformerConfig
 from harness.distance import Error
 from harness.scenario import Scenario
+
+# More parts than these that may be at fault are no help: more sites have to be mapped.
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,19 @@ def cause(finding: Finding, measured: Measured, config: TransformerConfig, scena
         observed=finding.observed,
         region=finding.region,
         signature=shows,
-        explanations=explain(part.name, shows),
+        explanations=_explanations(part, finding.region, shows),
         necessity=measured.necessity,
         sufficiency=measured.sufficiency,
         gain=measured.gain,
     )
+
+
+def _explanations(part: Part, region: Sequence[str], shows: Signature) -> list[Explanation]:
+    """What the errors look like in the part itself; and the likeliest in each part before it, where these are few."""
+    before = [other for other in parts_at(region) if other != part]
+    if len(before) > FEW:
+        before = []
+    return [*explain(part.name, shows), *(kind for other in before for kind in explain(other.name, shows)[:1])]
 
 
 def ranked(causes: Sequence[Cause]) -> list[Cause]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from harness.blame.parts import parts_at
 from harness.blame.result import Blame, Cause, Share, SiteErrors
 from harness.render import comparison_lines
 
@@ -14,8 +15,7 @@ def blame_lines(blame: Blame) -> list[str]:
     if not blame.causes:
         lines.append("  no site does anything wrong by itself")
     if blame.restored:
-        together = "it is" if len(blame.causes) == 1 else "all of them are"
-        lines.append(f"  restored:         parity holds once {together} taken from {blame.reference}")
+        lines.append(f"  restored:         {_restored(blame)}")
     for exchange in blame.exchanges:
         lines += [f"  exchanged:        {exchange.name}", *_share_lines(exchange.necessity, exchange.sufficiency)]
     lines += [f"  CONTRADICTION:    {contradiction}" for contradiction in blame.contradictions]
@@ -39,6 +39,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"
 
 
+def _restored(blame: Blame) -> str:
+    them = "it" if len(blame.causes) == 1 else "all of them"
+    if blame.fed == "reference":
+        return f"{blame.reference} with {them} from {blame.candidate} agrees with {blame.candidate}"
+    return f"parity holds once {blame.candidate} has {them} from {blame.reference}"
+
+
 def _what(cause: Cause) -> str:
     where = "" if cause.blocks is not None or cause.signature.layers == "none" else " of every block that has it"
     return f"{cause.name}{where} ({cause.family}): {cause.failed} of {cause.observed} observations wrong by themselves"
@@ -52,7 +59,8 @@ def _cause_lines(cause: Cause) -> Iterator[str]:
     if cause.gain is not None:
         yield f"    gain:           a relative error of 1 at {cause.first.site} changes the frame by {cause.gain:.2g}"
     if cause.region:
-        yield f"    or before it:   {', '.join(cause.region)} (not shown, or not to be patched)"
+        parts = dict.fromkeys(part.name for part in parts_at(cause.region))
+        yield f"    or before it:   {', '.join(parts)}; map their sites to tell"
     shows = cause.signature
     tags = [*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls]
     yield f"    looks like:     {'; '.join(tags)}"

@@ -5,7 +5,7 @@ value then takes its place. Where the candidate's sites can be watched and not p
 reference is fed what the candidate shows, and what it makes of that is what the candidate should have made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -39,17 +39,24 @@ class LocalErrors:
 
 
 def local_errors(
-    reference: Adapter, candidate: Adapter, checkpoint: Checkpoint, scenario: Scenario, *, reverse: bool = False
+    reference: Adapter,
+    candidate: Adapter,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    *,
+    reverse: bool = False,
+    feeding: Callable[[Key], bool] = lambda key: True,
 ) -> LocalErrors:
     """The local error of every observation of a session.
 
-    `reverse`: patch the reference instead of the candidate.
+    `reverse`: patch the reference instead of the candidate. `feeding`: where the other side's value is put; of what is
+    not fed, errors are those of a session that goes on with its own.
     """
     leading, following = (candidate, reference) if reverse else (reference, candidate)
     fed = following.sites()
     both = {name: site for name, site in leading.sites().items() if name in fed}
     found = LocalErrors(frozenset(name for name in both if is_patchable(fed[name])))
-    _Run(leading, following, both, fed, found, reverse=reverse).drive(checkpoint, scenario)
+    _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding).drive(checkpoint, scenario)
     return found
 
 
@@ -71,7 +78,9 @@ class _Run:
         found: LocalErrors,
         *,
         reverse: bool,
+        feeding: Callable[[Key], bool],
     ) -> None:
+        self._feeding = feeding
         self._adapters = leading, following
         self._watch = Patcher(shown, self._keep)
         self._feed = Patcher({name: fed[name] for name in shown}, self._measure)
@@ -103,7 +112,7 @@ class _Run:
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
         elif self._reverse:
             self._lacks(key)
-        return given
+        return given if self._feeding(key) else None
 
     def _alone(self, at: At, role: str) -> None:
         self._found.alone.append((at, "candidate" if (role == "leading") is self._reverse else "reference"))

@@ -1,6 +1,7 @@
 """Parts: what can be to blame, and be exchanged. Every site belongs to one part, every part to one family."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.keys import Key, Phase
@@ -74,6 +75,12 @@ def part_of(key: Key) -> Part:
         if part.shows(key):
             return part
     raise ValueError(f"{key.site} in a {key.phase} pass is no site of any part")
+
+
+def parts_at(sites: Iterable[str]) -> list[Part]:
+    """The parts whose errors are seen at any of `sites` in any phase, in the order of execution."""
+    named = list(sites)
+    return [part for part in PARTS if any(re.fullmatch(part.sites, site) for site in named)]
 
 
 def part_named(name: str) -> Part:

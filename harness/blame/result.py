@@ -1,6 +1,7 @@
 """What a search for the causes of a divergence found, as values with a truth and a JSON form."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -123,7 +124,9 @@ class Blame(msgspec.Struct, frozen=True, kw_only=True):
     # The free-running session.
     comparison: Comparison
     causes: list[Cause]
-    # Whether parity holds once the parts of all causes are exchanged; None where that was not run.
+    # Whose sites were patched: the reference's where the candidate's can only be watched.
+    fed: Literal["candidate", "reference"]
+    # Whether the two agree once that side has the other's parts of all causes; None where that was not run.
     restored: bool | None
     # What diverges nevertheless.
     left: str | None

@@ -147,6 +147,20 @@ def _left(comparison: Comparison, exchanges: Sequence[Exchange], alone: Sequence
     )
 
 
+def grafted_run(case: Case, exchanges: Sequence[Exchange], wrong: Sequence[Pixels]) -> MendedRun:
+    """The reference with what the candidate shows at `exchanges`: all that a candidate without patches can be asked.
+
+    `left` is then what of the candidate's other sites this does not account for; `wrong` are its decoded frames.
+    """
+    reference, candidate, bounds = case.reference.adapter, case.candidate.adapter, case.judgement.bounds
+    with pictures_of(reference) as pictures:
+        sessions = reference, candidate, case.checkpoint, case.scenario
+        grafted = local_errors(*sessions, reverse=True, feeding=lambda key: exchanged(key, exchanges))
+    others = ((key, error) for key, error in grafted.errors.items() if not exchanged(key, exchanges))
+    left = next((f"{key}: {error.rel_l2:.2e}" for key, error in others if error.rel_l2 > bounds.of(key).rel_l2), None)
+    return MendedRun(difference=difference(pictures, wrong), left=left, refused=[])
+
+
 def mended_pictures(case: Case, exchanges: Sequence[Exchange], right: Sequence[Pixels]) -> PicturesRun:
     """The candidate with the reference's parts, against the reference's decoded frames."""
     return _exchanged_pictures(case, (case.candidate.adapter, case.spare), exchanges, right)

@@ -13,7 +13,7 @@ from harness.blame.findings import Finding
 from harness.blame.journal import Journal, OutOfBudgetError, Result
 from harness.blame.local import must_be_reversed
 from harness.blame.noise import Noise
-from harness.blame.pictures import Difference, difference, share
+from harness.blame.pictures import difference, share
 from harness.blame.result import BLAME_SCHEMA, Blame, Cause, Exchanged, Share, SiteErrors
 from harness.blame.runs import (
     FreeRun,
@@ -23,6 +23,7 @@ from harness.blame.runs import (
     PicturesRun,
     free_run,
     gain_run,
+    grafted_run,
     has_padding,
     local_run,
     mended_pictures,
@@ -85,7 +86,7 @@ class Search:
         self._noise = noise
         self._journal = journal
         self._exchangeable = not must_be_reversed(case.candidate.adapter.sites())
-        self._unmeasured = [] if self._exchangeable else ["exchanges: the candidate's sites cannot be patched"]
+        self._unmeasured = [] if self._exchangeable else ["necessity: the candidate's sites cannot be patched"]
 
     def run(self) -> Blame:
         """Search, and tell what was found. Raises OutOfBudgetError where there is no time for the first runs."""
@@ -108,6 +109,7 @@ class Search:
             causes=ranked(causes),
             restored=None if mended is None or mended.refused else mended.left is None,
             left=None if mended is None else mended.left,
+            fed="candidate" if self._exchangeable else "reference",
             contradictions=_contradictions(searched, free),
             unmeasured=self._unmeasured,
             sites=annotated(searched.ladder, free.comparison, self._gains),
@@ -128,21 +130,25 @@ class Search:
             ladder = ladder or local.sites
             new = [finding for finding in local.findings if finding.exchange not in exchanges]
             found += new
-            if not new or not self._exchangeable:
+            if not new:
                 break
             exchanges = [finding.exchange for finding in found]
-            mended = self._attempt(
-                f"mended {number}", MendedRun, partial(mended_run, self._case, exchanges, base.right, local.alone)
-            )
-            if mended is None or mended.left is None:
+            if self._exchangeable:
+                mend = partial(mended_run, self._case, exchanges, base.right, local.alone)
+            else:
+                mend = partial(grafted_run, self._case, exchanges, base.wrong)
+            mended = self._attempt(f"mended {number}", MendedRun, mend)
+            if mended is None or mended.left is None or not self._exchangeable:
                 break
         return _Searched(found, ladder, mended)
 
     def _cause(self, finding: Finding, searched: _Searched, base: _Base) -> Cause:
         """A finding with what it costs, as far as the budget goes."""
+        # Where it is the only one, the rounds have shown a part of that.
+        shown = searched.mended if len(searched.findings) == 1 else None
         measured = Measured(
-            necessity=self._necessity(finding.exchange, base, searched),
-            sufficiency=self._sufficiency(finding.exchange, base),
+            necessity=self._necessity(finding.exchange, base, shown),
+            sufficiency=self._sufficiency(finding.exchange, base, shown),
             gain=self._gain(finding.errors[0].site) if self._measures_gains else None,
             controls=self._controls(finding, base),
         )
@@ -152,31 +158,30 @@ class Search:
         necessity, sufficiency = self._necessity(wanted, base), self._sufficiency(wanted, base)
         return Exchanged(name=wanted.name, necessity=necessity, sufficiency=sufficiency)
 
-    def _necessity(self, exchange: Exchange, base: _Base, searched: _Searched | None = None) -> Share | None:
+    def _necessity(self, exchange: Exchange, base: _Base, shown: MendedRun | None = None) -> Share | None:
         """What the candidate is spared with the reference's part."""
         if not self._exchangeable:
             return None
-        # The last of the rounds has shown it where there is but one cause.
-        if searched is not None and len(searched.findings) == 1 and searched.mended is not None:
-            after: Difference | None = searched.mended.difference
-        else:
-            run = self._attempt(
-                f"necessity of {exchange.name}",
-                PicturesRun,
-                lambda: mended_pictures(self._case, [exchange], base.right),
-            )
-            after = None if run is None else run.difference
-        return share(base.free.difference, after, base.noise.pictures)
-
-    def _sufficiency(self, exchange: Exchange, base: _Base) -> Share | None:
-        """What the reference suffers with the candidate's part."""
-        if not self._exchangeable:
-            return None
-        run = self._attempt(
-            f"sufficiency of {exchange.name}", PicturesRun, lambda: spoilt_pictures(self._case, [exchange], base.wrong)
+        after = shown or self._attempt(
+            f"necessity of {exchange.name}", PicturesRun, lambda: mended_pictures(self._case, [exchange], base.right)
         )
+        return share(base.free.difference, None if after is None else after.difference, base.noise.pictures)
+
+    def _sufficiency(self, exchange: Exchange, base: _Base, shown: MendedRun | None = None) -> Share | None:
+        """What the reference suffers with the candidate's part.
+
+        Of a candidate that cannot be patched only the cause that is the only one can tell: what it shows at one of
+        several is not its own alone.
+        """
+        after: MendedRun | PicturesRun | None = shown
+        if self._exchangeable:
+            after = self._attempt(
+                f"sufficiency of {exchange.name}",
+                PicturesRun,
+                lambda: spoilt_pictures(self._case, [exchange], base.wrong),
+            )
         before = difference(base.right, base.wrong)
-        return share(before, None if run is None else run.difference, base.noise.pictures)
+        return share(before, None if after is None else after.difference, base.noise.pictures)
 
     def _gain(self, site: str) -> float | None:
         """How the reference amplifies an error at a site; measured once."""

@@ -45,7 +45,7 @@ def test_the_cause_is_named_with_its_share_and_what_to_check(searched: Outcome) 
         "    sufficient:     put into the reference, it makes 100% (mean |d|)",
         "    gain:           a relative error of 1 at transformer.blocks.0.attn.q_rope changes the frame by ",
         "    may be:         rotation not applied",
-        "  restored:         parity holds once it is taken from eager",
+        f"  restored:         parity holds once {ROTATION_LEFT_OUT} has it from eager",
     ):
         assert any(found.startswith(line) for found in printed), line
     assert searched.err == "", "no progress bar away from a terminal"

@@ -70,14 +70,20 @@ def noise(case: Cases, one_frame: Scenario) -> Noise:
 
 @pytest.fixture(scope="session")
 def search(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    """The search of a case for its causes."""
+    """The search of a case for its causes. `gains`: where to measure them besides the causes, None for nowhere."""
 
     def searched(
-        case: Case, folder: Path | None = None, *, gains: bool = False, wanted: Sequence[str] = (), **kept: Any
+        case: Case,
+        folder: Path | None = None,
+        *,
+        wanted: Sequence[str] = (),
+        gains: Sequence[str] | None = None,
+        **kept: Any,
     ) -> Blame:
         journal = Journal(folder or tmp_path_factory.mktemp("search"), case.identity, **kept)
         exchanges = [exchange_called(name, case.reference.adapter.sites()) for name in wanted]
-        return Search(case, journal, gains=gains, noise=noise, exchanges=exchanges).run()
+        measured: Any = {"gains": gains is not None, "gain_sites": gains or ()}
+        return Search(case, journal, noise=noise, exchanges=exchanges, **measured).run()
 
     return searched
 
@@ -85,4 +91,4 @@ def search(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Searching:
 @pytest.fixture(scope="session")
 def of_velocity(case: Cases, search: Searching) -> Blame:
     """The blame of a candidate with a single fault, in its velocity; besides, the head and the decoder exchanged."""
-    return search(case(candidates.faster), gains=True, wanted=["head", "decoder"])
+    return search(case(candidates.faster), gains=["decoder.conv_o*"], wanted=["head", "decoder"])

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fixtures.tiny import transformer_config
-from harness.blame.causes import Measured, cause, ranked, with_inherited
+from harness.blame.causes import Measured, annotated, cause, ranked
 from harness.blame.findings import Finding
 from harness.blame.result import Cause, Seen, Share, SiteErrors
 from harness.comparison import Verdict, WorstAtSite
@@ -86,7 +86,7 @@ def test_causes_that_cost_the_same_or_were_not_measured_go_by_their_errors() -> 
 
 
 @pytest.mark.parametrize("phase", ["denoise", "cache"])
-def test_the_ladder_is_given_the_errors_of_the_free_session_at_the_same_rungs(phase: Phase) -> None:
+def test_the_ladder_is_given_the_errors_of_the_free_session_at_the_same_rungs_and_gains_by_site(phase: Phase) -> None:
     def rung(step: int, site: str) -> SiteErrors:
         return SiteErrors(phase=phase, step=step, site=site, local=0.1, bound=1e-6)
 
@@ -95,8 +95,9 @@ def test_the_ladder_is_given_the_errors_of_the_free_session_at_the_same_rungs(ph
     )
     compared = incomparable("eager", "mine", "made by hand", bounds=Tolerance(1e-5, 1e-3), evidence="tensors")
     compared = msgspec.structs.replace(compared, sites=[free], verdict=Verdict.DIVERGED)
-    ladder = with_inherited([rung(0, "velocity"), rung(1, "velocity"), rung(1, "latent")], compared)
+    ladder = annotated([rung(0, "velocity"), rung(1, "velocity"), rung(1, "latent")], compared, {"velocity": 3.0})
     assert [rung.inherited for rung in ladder] == [None, 0.4, None]
+    assert [rung.gain for rung in ladder] == [3.0, 3.0, None]
     assert [(rung.step, rung.site, rung.local) for rung in ladder] == [
         (0, "velocity", 0.1),
         (1, "velocity", 0.1),

@@ -103,14 +103,15 @@ def test_what_the_user_asked_to_be_exchanged_is_told_with_its_shares(of_velocity
 
 def test_the_ladder_marks_the_sites_that_do_something_wrong_by_themselves(of_velocity: Blame) -> None:
     header, *rungs = ladder_lines(of_velocity)
-    assert header.split() == ["phase", "step", "site", "local", "bound", "inherited"]
+    assert header.split() == ["phase", "step", "site", "local", "bound", "inherited", "gain"]
     assert len(rungs) == len(of_velocity.sites)
     marked = [line.split() for line in rungs if "<- by itself" in line]
     assert [words[:3] for words in marked] == [["denoise", "0", "velocity"], ["denoise", "1", "velocity"]]
 
 
 def test_a_rung_without_a_distance_is_marked_and_has_no_number(of_velocity: Blame) -> None:
-    rung = msgspec.structs.replace(of_velocity.sites[0], local=None, inherited=None)
+    rung = msgspec.structs.replace(of_velocity.sites[0], local=None, inherited=None, gain=0.5)
     (line,) = ladder_lines(msgspec.structs.replace(of_velocity, sites=[rung]))[1:]
     assert line.endswith("<- by itself")
-    assert line.split()[3] == line.split()[5] == "-"
+    assert line.split()[3:7:2] == ["-", "-"]
+    assert line.split()[6] == "5.0e-01"

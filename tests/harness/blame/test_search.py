@@ -72,6 +72,11 @@ def test_the_ladder_has_what_each_site_does_wrong_by_itself_beside_what_it_shows
     assert inherited.local <= inherited.bound < 0.01 < inherited.inherited
 
 
+def test_the_gain_is_measured_at_the_causes_and_where_it_is_asked_for(of_velocity: Blame) -> None:
+    gains = {rung.site: rung.gain for rung in of_velocity.sites if rung.gain is not None}
+    assert gains == {"velocity": of_velocity.causes[0].gain, "decoder.conv_out": pytest.approx(1.0, rel=0.02)}
+
+
 def test_two_faults_at_once_are_both_named_the_weightier_one_first(of_both: Blame) -> None:
     assert sorted(parts(of_both)) == [("mlp", [1]), ("velocity", None)]
     first, second = of_both.causes
