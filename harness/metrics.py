@@ -12,8 +12,6 @@ from harness.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
 
-# Of red, green and blue in the luma (ITU-R BT.601).
-LUMA = np.array([0.299, 0.587, 0.114])
 SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
 
 
@@ -51,18 +49,6 @@ def _ssim(actual: Pixels, expected: Pixels) -> float:
         expected, actual, data_range=255, channel_axis=2, gaussian_weights=True, use_sample_covariance=False
     )
     return float(ssim)
-
-
-def sharpness(pixels: Pixels) -> float:
-    """Variance of the Laplacian of Gaussian (sigma 1) of the luma, over the variance of the luma; 0 for a flat frame.
-
-    `pixels` [height,width,3] uint8. Blur lowers it, noise raises it, a change of contrast leaves it.
-    """
-    from scipy.ndimage import gaussian_laplace
-
-    luma = pixels @ LUMA
-    variance = float(luma.var())
-    return float(gaussian_laplace(luma, sigma=1.0).var()) / variance if variance else 0.0
 
 
 def read_pixels(path: Path) -> Pixels:

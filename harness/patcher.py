@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from harness.adapter import Pass, Site
@@ -18,7 +19,8 @@ Patch = Callable[[Key, Tensor], Tensor | None]
 class Patcher:
     """Hands what the sites of one implementation show to `patch`, pass by pass, while its context is open.
 
-    Hooks attached before see the implementation's own values, hooks attached after see the replacements.
+    Hooks attached before see the implementation's own values, hooks attached after see the replacements. `refused`:
+    sites that did not show a value once it was put in their place, such as a ring that has no slot for it.
     """
 
     def __init__(self, sites: Mapping[str, Site], patch: Patch) -> None:
@@ -30,6 +32,7 @@ class Patcher:
         self._attached = ExitStack()
         self._calls: Counter[str] = Counter()
         self._frame, self._pass = 0, Pass("prompt")
+        self.refused: set[str] = set()
 
     def __enter__(self) -> Self:
         for module, sites in self._modules.items():
@@ -51,11 +54,21 @@ class Patcher:
             shown = {name: output if site.layout is None else site.layout(output) for name, site in sites.items()}
             for name, value in shown.items():
                 given = self._patch(self._key(name), value)
-                if given is not None and is_patchable(sites[name]):
-                    output = replacement(sites[name], given, output)
+                if given is not None:
+                    output = self._replaced(name, sites[name], given, output)
             return output
 
         return patch
+
+    def _replaced(self, name: str, site: Site, given: Tensor, output: Any) -> Any:
+        """The output that goes on, `given` in its place where that is possible."""
+        if not is_patchable(site):
+            self.refused.add(name)
+            return output
+        replaced = replacement(site, given, output)
+        if site.layout is not None and not _shows(site.layout(replaced), given):
+            self.refused.add(name)
+        return replaced
 
     def _key(self, name: str) -> Key:
         call = self._calls[name]
@@ -71,3 +84,7 @@ def is_patchable(site: Site) -> bool:
 def replacement(site: Site, official: Tensor, output: Any) -> Any:
     """What an implementation is to go on with so that its `site`, whose `output` is given, shows `official`."""
     return official.to(output) if site.restore is None else site.restore(official, output)
+
+
+def _shows(shown: Tensor, given: Tensor) -> bool:
+    return shown.shape == given.shape and torch.equal(shown, given.to(shown))

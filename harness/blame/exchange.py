@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+import torch
 from greenlet import greenlet
 from torch import Tensor
 
@@ -55,6 +56,8 @@ class Exchanged:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._attached.close()
+        if self._following is not None:
+            self._following.leave()
 
     def describe(self) -> dict[str, str]:
         """The leader's identity, and what is exchanged."""
@@ -148,6 +151,13 @@ class _Following:
         """Run to the end of pass `at`; without one to the end."""
         while not self._over and (at is None or self._at is None or _rank(self._at) <= _rank(at)):
             self._running.switch()
+
+    def leave(self) -> None:
+        """Give up a session that is in the middle of a pass."""
+        if not self._running.dead:
+            # What it has set for its own passes it restores now: not to what it is outside of them.
+            with torch.set_grad_enabled(torch.is_grad_enabled()):
+                self._running.throw()
 
     def _run(self) -> None:
         for at in self._passes:

@@ -9,10 +9,11 @@ from harness.blame.exchanges import Exchange, exchange_of
 from harness.blame.flow import Flow, exposed_to
 from harness.blame.local import LocalErrors
 from harness.blame.noise import Noise
+from harness.blame.pace import rank
 from harness.blame.parts import PARTS, Part, part_named, part_of
 from harness.blame.result import Seen
 from harness.distance import Error, no_distance
-from harness.keys import Key, block_of
+from harness.keys import Key, block_of, ring_part
 from harness.tally import finite
 
 # Inputs that a session also knows by itself: an error of theirs reaches the whole frame.
@@ -51,9 +52,13 @@ def findings(local: LocalErrors, noise: Noise, wiring: Flow, accepted: Collectio
     wrong |= {key: no_distance("the candidate does not show it in this pass") for key in local.lacking}
     wrong |= {Key(*at, _OF_A_PASS[at[1]]): no_distance(f"only the {side} has this pass") for at, side in local.alone}
     exposed = {site: exposed_to(site, wiring, local.patched) for site in {key.site for key in wrong}}
+    at_site: dict[str, list[Key]] = defaultdict(list)
+    for key in wrong:
+        at_site[key.site].append(key)
     by_part: dict[str, dict[Key, Error]] = defaultdict(dict)
     for key, error in wrong.items():
-        if not _inherited(key, wrong, exposed[key.site]) and not _handed_on_otherwise(key, local):
+        inherited = any(_reaches(other, key) for site in exposed[key.site] for other in at_site[site])
+        if not inherited and not _handed_on_otherwise(key, local):
             by_part[_blamed(key, local).name][key] = error
     return [_finding(part, by_part[part.name], local, noise, exposed) for part in PARTS if part.name in by_part]
 
@@ -63,12 +68,13 @@ def beyond(key: Key, error: Error, local: LocalErrors, noise: Noise) -> bool:
     return not error.identical and error.rel_l2 > noise.bound(key, local.roundoff[key])
 
 
-def _inherited(key: Key, wrong: Collection[Key], exposed: Sequence[str]) -> bool:
-    """Whether the error at `key` can come from a wrong site that no patch kept from reaching it."""
-    if any(key._replace(site=site, call=0) in wrong for site in exposed):
-        return True
-    known = [site for site in exposed if site in _OF_A_FRAME]
-    return any(other.frame == key.frame and other.site in known for other in wrong)
+def _reaches(other: Key, key: Key) -> bool:
+    """Whether an error at `other` that no patch kept from spreading is seen at `key`, which is computed from it."""
+    if other.site in _OF_A_FRAME:
+        return other.frame == key.frame
+    if ring_part(other.site) in ("kv", "written"):
+        return rank(other[:3]) <= rank(key[:3])
+    return other[:3] == key[:3]
 
 
 def _handed_on_otherwise(key: Key, local: LocalErrors) -> bool:

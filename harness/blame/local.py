@@ -31,7 +31,7 @@ class LocalErrors:
     only has, and which; `patched`: the sites whose errors no later site inherits.
     """
 
-    patched: frozenset[str]
+    patched: set[str] = field(default_factory=set)
     errors: dict[Key, Error] = field(default_factory=dict)
     roundoff: dict[Key, float] = field(default_factory=dict)
     lacking: list[Key] = field(default_factory=list)
@@ -55,7 +55,7 @@ def local_errors(
     leading, following = (candidate, reference) if reverse else (reference, candidate)
     fed = following.sites()
     both = {name: site for name, site in leading.sites().items() if name in fed}
-    found = LocalErrors(frozenset(name for name in both if is_patchable(fed[name])))
+    found = LocalErrors()
     _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding).drive(checkpoint, scenario)
     return found
 
@@ -97,6 +97,7 @@ class _Run:
             )
             keep_pace(leading, following, self._alone)
         self._forget()
+        self._found.patched = {key.site for key in self._found.errors} - self._feed.refused
 
     def _keep(self, key: Key, value: Tensor) -> None:
         if self._kept and next(iter(self._kept))[:3] != key[:3]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter
 from harness.blame.result import Share
-from harness.metrics import Pixels, frame_metrics, sharpness
+from harness.metrics import Pixels, frame_metrics
+from harness.sharpness import sharpness
 
 # A difference counts from this many times the noise on: below, a share of it would be a share of noise.
 COUNTS = 3.0

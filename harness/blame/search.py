@@ -124,9 +124,11 @@ class Search:
         mended = None
         for number in range(MOST_ROUNDS):
             exchanges = [finding.exchange for finding in found]
-            local = self._journal.once(
-                f"local {number}", LocalRun, partial(local_run, self._case, base.noise, exchanges)
-            )
+            # Without the first there is nothing to tell.
+            measure = self._attempt if number else self._journal.once
+            local = measure(f"local {number}", LocalRun, partial(local_run, self._case, base.noise, exchanges))
+            if local is None:
+                break
             ladder = ladder or local.sites
             new = [finding for finding in local.findings if finding.exchange not in exchanges]
             found += new
