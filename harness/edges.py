@@ -18,8 +18,8 @@ _STRONG, _ENOUGH = 0.03, 1000
 class Edges(NamedTuple):
     """Places [count] of edges in pixels, and the unit vectors across them, from dark to bright."""
 
-    y: npt.NDArray[np.intp]
-    x: npt.NDArray[np.intp]
+    y: npt.NDArray[np.floating]
+    x: npt.NDArray[np.floating]
     across_y: npt.NDArray[np.floating]
     across_x: npt.NDArray[np.floating]
 
@@ -33,11 +33,17 @@ def strong_edges(luma: Plane, margin: int) -> Edges:
     slope = np.hypot(down, right)
     inside = slope[margin:-margin, margin:-margin]
     y, x = margin + np.argwhere((inside >= np.quantile(inside, 1 - _STRONG)) & (inside > 0)).T
-    across_y, across_x = down[y, x] / slope[y, x], right[y, x] / slope[y, x]
-    beside = [ndimage.map_coordinates(slope, (y + s * across_y, x + s * across_x), order=1) for s in (-1, 1)]
-    top = np.flatnonzero(slope[y, x] >= np.maximum(*beside))
-    evenly = top[:: max(1, math.ceil(len(top) / _ENOUGH))]
-    return Edges(y[evenly], x[evenly], across_y[evenly], across_x[evenly])
+    strength = slope[y, x]
+    across_y, across_x = down[y, x] / strength, right[y, x] / strength
+    before, after = (
+        ndimage.map_coordinates(slope, (y + step * across_y, x + step * across_x), order=1) for step in (-1, 1)
+    )
+    top = np.flatnonzero((strength >= np.maximum(before, after)) & (strength > np.minimum(before, after)))
+    top = top[:: max(1, math.ceil(len(top) / _ENOUGH))]
+    # Between the pixels, at the summit of a parabola: a place half a pixel off would widen the mean.
+    off = ((after - before) / (2 * strength - before - after) / 2)[top]
+    across_y, across_x = across_y[top], across_x[top]
+    return Edges(y[top] + off * across_y, x[top] + off * across_x, across_y, across_x)
 
 
 def edge_width(luma: Plane, edges: Edges, shift: tuple[float, float] = (0.0, 0.0)) -> float | None:
@@ -53,15 +59,16 @@ def edge_width(luma: Plane, edges: Edges, shift: tuple[float, float] = (0.0, 0.0
     x = edges.x + shift[1] + _ACROSS[:, None] * edges.across_x
     line = np.diff(ndimage.map_coordinates(luma, (y, x), order=3, output=np.float64, mode="nearest").mean(1))
     # The summit is looked for within two pixels of the place: further off it would be another edge.
-    start = len(line) // 2 - 4
-    summit = start + int(line[start : start + 8].argmax())
+    near = len(line) // 2 - 4
+    summit = near + int(line[near : near + 8].argmax())
     half = float(line[summit]) / 2
     below = np.flatnonzero(line <= half)
     left, right = below[below < summit], below[below > summit]
     if half <= 0 or not len(left) or not len(right):
         return None
-    ends = (_crossing(line, int(right[0]) - 1, int(right[0]), half), _crossing(line, left[-1] + 1, left[-1], half))
-    return (ends[0] - ends[1]) * float(_ACROSS[1] - _ACROSS[0])
+    start = _crossing(line, int(left[-1]) + 1, int(left[-1]), half)
+    end = _crossing(line, int(right[0]) - 1, int(right[0]), half)
+    return (end - start) * float(_ACROSS[1] - _ACROSS[0])
 
 
 def _crossing(line: npt.NDArray[np.float64], above: int, below: int, level: float) -> float:

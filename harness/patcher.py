@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from harness.adapter import Pass, Site
@@ -87,4 +86,7 @@ def replacement(site: Site, official: Tensor, output: Any) -> Any:
 
 
 def _shows(shown: Tensor, given: Tensor) -> bool:
-    return shown.shape == given.shape and torch.equal(shown, given.to(shown))
+    if shown.shape != given.shape:
+        return False
+    given = given.to(shown)
+    return bool(((shown == given) | (shown.isnan() & given.isnan())).all())

@@ -19,7 +19,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # of sigma 0.5 does to photographs (about 0.8 and 1.1) and what one of sigma 1 does (about 0.4 and 1.4).
 MOST_SHARPNESS, LEAST_EDGE_WIDTH = 0.8, 1.15
 # Less alike than this, the two are pictures of different things: there are no same edges to measure.
-LEAST_LIKENESS = 0.5
+LEAST_LIKENESS = 0.8
 # Frames closer than this, in root mean square levels, differ by rounding.
 ROUNDING = 0.5
 # JPEG of quality 95 leaves more zeros than this on its grid.
@@ -42,8 +42,8 @@ class BlurDecision(msgspec.Struct, frozen=True, kw_only=True):
     `sharpness` is the variance of the Laplacian of Gaussian over that of the luma, the noise of both frames taken out,
     and `sharpness_with_noise` with it; `edge_width` the width of the reference's strong edges. None: not measurable.
     `noise` in levels, of the luma, beyond the reference's; `shift` in pixels down and right; `gain` and `offset`
-    (levels) of the luma; `likeness` the correlation of the means of 16x16 blocks, the shift undone; `grid` the surplus
-    of zeros among the coefficients of JPEG's 8x8 blocks, 1 without JPEG.
+    (levels) of the luma; `likeness` the correlation of the means of 16x16 blocks, the shift undone; `grid` how many
+    more zeros there are on JPEG's grid than off it, and than the reference has there: about 1 without JPEG.
     """
 
     cause: Cause
@@ -115,7 +115,7 @@ class ReferenceFrame:
         noise = _noise_variance(luma, self._flat)
         kept = self._sharpness(luma, detail, noise, self._noise)
         residual = _Residual(luma, self._luma, self._moved(shift))
-        grid = _zeros_on_grid(luma) / self._grid
+        grid = _zeros_on_grid(luma) / max(1.0, self._grid)
         width = self._widening(luma, shift) if residual.likeness >= LEAST_LIKENESS else None
         blurred = kept is not None and width is not None and kept <= MOST_SHARPNESS and width >= LEAST_EDGE_WIDTH
         return BlurDecision(
@@ -145,7 +145,8 @@ class ReferenceFrame:
     def _shift(self, detail: Plane) -> tuple[float, float]:
         """Where the correlation of the details peaks, at most _MARGIN pixels away, between pixels by a parabola."""
         correlation = fft.irfft2(fft.rfft2(detail) * self._detail_spectrum.conj(), s=detail.shape)
-        near = np.roll(correlation, (_MARGIN + 1, _MARGIN + 1), (0, 1))[: 2 * _MARGIN + 3, : 2 * _MARGIN + 3]
+        around = np.arange(-_MARGIN - 1, _MARGIN + 2)
+        near = correlation[np.ix_(around, around)]
         y, x = (int(index) for index in np.unravel_index(near[1:-1, 1:-1].argmax(), (2 * _MARGIN + 1,) * 2))
         if near[y + 1, x + 1] <= 0:
             return 0.0, 0.0
@@ -155,8 +156,10 @@ class ReferenceFrame:
     def _moved(self, shift: tuple[float, float]) -> Plane:
         if max(map(abs, shift)) < LEAST_SHIFT:
             return self._luma
-        moved = ndimage.fourier_shift(self._spectrum, shift, n=self._luma.shape[1])
-        return np.asarray(fft.irfft2(moved, s=self._luma.shape), np.float32)
+        height, width = self._luma.shape
+        turns = shift[0] * fft.fftfreq(height)[:, None] + shift[1] * fft.rfftfreq(width)
+        turned = self._spectrum * np.exp(-2j * np.pi * turns).astype(np.complex64)
+        return np.asarray(fft.irfft2(turned, s=self._luma.shape))
 
 
 class _Residual:
@@ -219,11 +222,11 @@ def _noise_variance(luma: Plane, flat: npt.NDArray[np.intp]) -> float:
     """Variance of the white noise, in squared levels: the median of that in the flat blocks.
 
     By the difference of two Laplacians (J. Immerkaer, "Fast Noise Variance Estimation", 1996), which is blind to
-    planes and to straight edges along the axes; scaled so that white noise keeps its variance.
+    planes and to straight edges along the axes; 36 is the sum of its squared weights.
     """
-    second = np.array([1, -2, 1], np.float32) / np.float32(6**0.5)
-    high = ndimage.correlate1d(ndimage.correlate1d(luma, second, 0), second, 1)
-    return float(np.median(np.square(_blocks(high)[flat]).mean(1)))
+    squares = _blocks(luma)[flat].reshape(-1, _BLOCK, _BLOCK)
+    second = np.diff(np.diff(squares, 2, axis=1), 2, axis=2)
+    return float(np.median(np.square(second).mean((1, 2)))) / 36
 
 
 def _summit(near: npt.NDArray[np.float64]) -> tuple[float, float]:

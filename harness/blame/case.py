@@ -40,6 +40,7 @@ class Case:
             "scenario": self.scenario.digest,
             "bounds": str(self.judgement.bounds.to_json()),
             "accepted inputs": ", ".join(self.judgement.accepted_inputs),
+            "allowed missing": ", ".join(self.judgement.allowed_missing),
             **self.numerics.to_json(),
         }
 

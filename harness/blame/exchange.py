@@ -5,7 +5,7 @@ that is not exchanged the leader's value takes the place of the shadow's. So at 
 shows what its own part makes of the leader's values, and there its value takes the place of the leader's.
 
 The leader waits at such a site until the shadow has come there, which needs a session that can be left in the middle
-of a pass and taken up again: a greenlet.
+of a pass and taken up again: a greenlet. The shadow in turn does not go past a site that the leader has yet to show.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.adapter import Adapter, Controls, Pass, Prompt, Site
 from harness.blame.exchanges import Exchange, exchanged
 from harness.blame.pace import PHASES
-from harness.keys import Key, is_mask
+from harness.keys import Key, is_input, is_mask
 from harness.patcher import Patcher, is_patchable
 
 
@@ -45,6 +45,7 @@ class Exchanged:
         self._shown: dict[Key, Tensor] = {}
         self._made: dict[Key, Tensor] = {}
         self._wanted: Key | None = None
+        self._common = sites.keys() & shadow.sites().keys()
         self.refused: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -96,31 +97,46 @@ class Exchanged:
         self._following.finish(None)
 
     def _lead(self, key: Key, value: Tensor) -> Tensor | None:
-        if exchanged(key, self._exchanges):
-            return self._from_shadow(key)
-        # The implementation may reuse its tensor.
-        self._shown[key] = value.detach().clone()
-        return None
+        if not exchanged(key, self._exchanges):
+            # The implementation may reuse its tensor.
+            self._shown[key] = value.detach().clone()
+            return None
+        # What a pass sees acts through the attention, which is exchanged with it (harness.blame.parts). It may be shown
+        # for all layers at once, long before a shadow comes to the last of them.
+        return None if is_mask(key.site) else self._from_shadow(key)
 
     def _from_shadow(self, key: Key) -> Tensor | None:
         """What the shadow makes of the leader's values at `key`; None where it does not come there."""
         assert self._following is not None, "a site showed outside of a session"
-        self._wanted = key
-        shared = self._following.reach(Pass(key.phase, key.step), lambda: key in self._made)
-        self._wanted = None
-        made = self._made.get(key)
+        shared, made = True, None
+        if key.site in self._common:
+            self._wanted = key
+            shared = self._following.reach(Pass(key.phase, key.step), lambda: key in self._made)
+            self._wanted = None
+            made = self._made.get(key)
         if shared and (made is None or key.site in self._fixed):
             self.refused.add(key.site)
         return made
 
     def _follow(self, key: Key, value: Tensor) -> Tensor | None:
-        if not exchanged(key, self._exchanges):
-            return self._shown.get(key)
-        self._made[key] = value.detach().clone()
-        if key == self._wanted:
-            assert self._following is not None, "a site showed outside of a session"
-            self._following.pause()
-        return None
+        assert self._following is not None, "a site showed outside of a session"
+        if exchanged(key, self._exchanges):
+            self._made[key] = value.detach().clone()
+            if key == self._wanted:
+                self._following.pause()
+            return None
+        while self._is_awaited(key):
+            self._following.starve()
+        return self._shown.get(key)
+
+    def _is_awaited(self, key: Key) -> bool:
+        """Whether the leader, which waits for the shadow, has yet to show the value at `key` in this very pass.
+
+        Inputs and masks may be shown at any time before they count, and both sides are given the same.
+        """
+        if self._wanted is None or key[:3] != self._wanted[:3] or is_input(key.site) or is_mask(key.site):
+            return False
+        return key.site in self._common and key not in self._shown
 
 
 class _Following:
@@ -131,6 +147,7 @@ class _Following:
         self._begin = begin
         self._at: Pass | None = None
         self._over = False
+        self._starved = False
         self._running = greenlet(self._run)
         self._running.switch()
 
@@ -139,12 +156,19 @@ class _Following:
         assert self._running.parent is not None, "the session in work was left by another one"
         self._running.parent.switch()
 
+    def starve(self) -> None:
+        """Leave the session because it lacks a value that only the leader can give."""
+        self._starved = True
+        self.pause()
+
     def reach(self, at: Pass, there: Callable[[], bool]) -> bool:
         """Run the passes before `at`, and that one until `there`, or to its end; whether there is such a pass."""
-        shared = False
+        shared, self._starved = False, False
         while not self._over and self._at is not None and _rank(self._at) <= _rank(at) and not there():
             shared = _rank(self._at) == _rank(at)
             self._running.switch()
+            if self._starved:
+                break
         return shared or there()
 
     def finish(self, at: Pass | None) -> None:

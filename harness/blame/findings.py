@@ -70,10 +70,11 @@ def beyond(key: Key, error: Error, local: LocalErrors, noise: Noise) -> bool:
 
 def _reaches(other: Key, key: Key) -> bool:
     """Whether an error at `other` that no patch kept from spreading is seen at `key`, which is computed from it."""
-    if other.site in _OF_A_FRAME:
+    if other.site in _OF_A_FRAME and key.phase != "image":
         return other.frame == key.frame
-    if ring_part(other.site) in ("kv", "written"):
-        return rank(other[:3]) <= rank(key[:3])
+    if ring_part(other.site) in ("kv", "written") and ring_part(key.site) is None:
+        # What a pass leaves in a ring is seen by those that follow.
+        return rank(other[:3]) < rank(key[:3])
     return other[:3] == key[:3]
 
 

@@ -95,7 +95,7 @@ def exposed_to(site: str, wiring: Flow, patched: Collection[str]) -> list[str]:
     pending = list(_unpatched(site, wiring, patched))
     while pending:
         ancestor = pending.pop(0)
-        if ancestor not in found:
+        if ancestor not in found and ancestor != site:
             found[ancestor] = None
             pending += _unpatched(ancestor, wiring, patched)
     return list(found)

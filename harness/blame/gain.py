@@ -14,7 +14,7 @@ from harness.patcher import Patcher
 from harness.scenario import Scenario
 from harness.session import exact_arithmetic, passes
 
-# Before it is rounded to levels; or the frame itself, of an implementation that does not show that.
+# Before it is rounded to levels. Of an implementation that does not show that, the frame itself: a coarse figure.
 _SHOWN_AT = ("decoder.conv_out", "frame")
 
 

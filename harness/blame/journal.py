@@ -1,5 +1,6 @@
 """The journal of a search: every finished run on disk, so that an interrupted search goes on where it was."""
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +72,9 @@ class Journal:
 
     def once(self, name: str, kind: type[Result], run: Callable[[], Result]) -> Result:
         """The result of the run called `name`: from the journal, or run now. Raises OutOfBudgetError."""
-        path = self.folder / f"{_UNFIT.sub('-', name)}{SUFFIX}"
+        # The digest tells names apart that differ in what no file name can hold.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        path = self.folder / f"{_UNFIT.sub('-', name)}.{digest}{SUFFIX}"
         if path.is_file():
             return msgspec.json.decode(path.read_bytes(), type=kind)
         if self._end is not None and time.monotonic() > self._end:

@@ -132,7 +132,7 @@ class Blame(msgspec.Struct, frozen=True, kw_only=True):
     left: str | None
     # Evidence that does not fit together; with any the causes are not to be relied on.
     contradictions: list[str]
-    # Runs that the budget did not allow.
+    # Runs that the budget did not allow, and what could not be exchanged.
     unmeasured: list[str]
     sites: list[SiteErrors]
     seconds: float

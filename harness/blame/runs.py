@@ -61,9 +61,13 @@ class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PicturesRun(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the decoded frames of an implementation with parts of another are from that other one's."""
+    """How far the decoded frames of an implementation with parts of another are from that other one's.
+
+    `refused`: sites that could not be exchanged.
+    """
 
     difference: Difference | None
+    refused: list[str]
 
 
 class GainRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +180,7 @@ def _exchanged_pictures(
 ) -> PicturesRun:
     with Exchanged(*sides, exchanges) as mixed, pictures_of(mixed) as pictures:
         run(mixed, case.scenario, case.checkpoint.transformer)
-    return PicturesRun(difference=difference(pictures, expected))
+    return PicturesRun(difference=difference(pictures, expected), refused=sorted(mixed.refused))
 
 
 def gain_run(case: Case, site: str) -> GainRun:

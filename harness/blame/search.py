@@ -164,9 +164,8 @@ class Search:
         """What the candidate is spared with the reference's part."""
         if not self._exchangeable:
             return None
-        after = shown or self._attempt(
-            f"necessity of {exchange.name}", PicturesRun, lambda: mended_pictures(self._case, [exchange], base.right)
-        )
+        run = partial(mended_pictures, self._case, [exchange], base.right)
+        after = shown or self._exchanged(f"necessity of {exchange.name}", run)
         return share(base.free.difference, None if after is None else after.difference, base.noise.pictures)
 
     def _sufficiency(self, exchange: Exchange, base: _Base, shown: MendedRun | None = None) -> Share | None:
@@ -177,13 +176,16 @@ class Search:
         """
         after: MendedRun | PicturesRun | None = shown
         if self._exchangeable:
-            after = self._attempt(
-                f"sufficiency of {exchange.name}",
-                PicturesRun,
-                lambda: spoilt_pictures(self._case, [exchange], base.wrong),
-            )
+            run = partial(spoilt_pictures, self._case, [exchange], base.wrong)
+            after = self._exchanged(f"sufficiency of {exchange.name}", run)
         before = difference(base.right, base.wrong)
         return share(before, None if after is None else after.difference, base.noise.pictures)
+
+    def _exchanged(self, name: str, run: Callable[[], PicturesRun]) -> PicturesRun | None:
+        after = self._attempt(name, PicturesRun, run)
+        if after is not None and after.refused:
+            self._unmeasured.append(f"{name} at {', '.join(after.refused)}: not to be exchanged")
+        return after
 
     def _gain(self, site: str) -> float | None:
         """How the reference amplifies an error at a site; measured once."""

@@ -112,9 +112,19 @@ def test_a_site_without_a_way_back_is_shown_and_left() -> None:
     shown = Shown(site=lambda value: SEVEN)
     assert not is_patchable(fixed)
     assert is_patchable(Site(nn.Identity()))
-    with Patcher({"site": fixed}, shown):
+    with Patcher({"site": fixed}, shown) as patcher:
         assert fixed.module(torch.tensor([3.0])) == 3
     assert shown.at("site") == [torch.tensor([4.0])]
+    assert patcher.refused == {"site"}
+
+
+def test_a_site_that_does_not_show_what_was_put_in_its_place_is_refused() -> None:
+    positive = Site(nn.Identity(), layout=lambda own: own, restore=lambda official, own: official.clamp(min=0))
+    with Patcher({"site": positive}, Shown(site=doubled)) as patcher:
+        assert positive.module(torch.tensor([3.0])) == 6
+        assert patcher.refused == set()
+        assert positive.module(torch.tensor([-3.0])) == 0
+    assert patcher.refused == {"site"}
 
 
 def test_hooks_attached_before_see_the_own_value_and_hooks_attached_after_the_replacement() -> None:

@@ -115,7 +115,8 @@ def test_a_site_is_exposed_to_what_lies_between_it_and_the_patched_sites_nearest
 
 
 def test_a_cycle_through_the_latent_of_the_step_before_ends() -> None:
-    assert {"latent", "velocity", "patchify", "input.noise"} <= set(exposed("patchify"))
+    assert {"latent", "velocity", "input.noise"} <= set(exposed("patchify"))
+    assert "patchify" not in exposed("patchify"), "a site's own error is its own"
 
 
 @pytest.mark.parametrize(

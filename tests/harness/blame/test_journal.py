@@ -105,7 +105,6 @@ def test_every_name_is_a_run_of_its_own(tmp_path: Path) -> None:
     assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
 
 
-@pytest.mark.xfail(strict=True, reason="the journal calls both runs by one name")
 def test_names_that_differ_in_a_wildcard_alone_are_two_runs(tmp_path: Path) -> None:
     journal = Journal(tmp_path, IDENTITY)
     names = [f"necessity of transformer.blocks.{glob}.attn" for glob in ("?", "*", "[01]", "[!01]")]

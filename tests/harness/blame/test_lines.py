@@ -28,7 +28,7 @@ def test_a_cause_is_told_with_where_it_is_what_it_costs_and_what_it_looks_like(o
     assert "a relative error of 1 at velocity changes the frame by" in text
     assert "looks like:     frame 0" in text
     assert all(explanation.check in text for explanation in of_velocity.causes[0].explanations)
-    assert "restored:         parity holds once it is taken from eager" in text
+    assert "restored:         parity holds once candidate has it from eager" in text
     assert "CONTRADICTION" not in text
     assert "not measured" not in text
 
@@ -51,8 +51,8 @@ def test_the_worst_error_is_told_where_it_is_another_than_the_first(of_velocity:
 
 def test_the_region_is_told_where_there_is_one(of_velocity: Blame) -> None:
     assert "or before it:" not in printed(of_velocity)
-    text = printed(of_velocity, causes=cause(of_velocity, region=["out_norm", "patchify"]))
-    assert "or before it:   out_norm, patchify (not shown, or not to be patched)" in text
+    text = printed(of_velocity, causes=cause(of_velocity, region=["velocity", "out_norm", "patchify"]))
+    assert "or before it:   patchify, output norm, velocity; map their sites to tell" in text
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,15 @@ def test_several_causes_are_numbered_and_restore_together(of_velocity: Blame) ->
     text = printed(of_velocity, causes=of_velocity.causes * 2)
     assert "cause 1 of 2:" in text
     assert "cause 2 of 2:" in text
-    assert "parity holds once all of them are taken from eager" in text
+    assert "parity holds once candidate has all of them from eager" in text
+
+
+def test_of_a_candidate_that_was_only_watched_it_is_the_reference_that_its_parts_were_put_into(
+    of_velocity: Blame,
+) -> None:
+    assert "restored:         eager with it from candidate agrees with candidate" in printed(
+        of_velocity, fed="reference"
+    )
 
 
 def test_contradictions_and_what_the_budget_left_out_are_told(of_velocity: Blame) -> None:

@@ -80,7 +80,7 @@ def test_a_difference_is_that_of_the_final_frame_and_the_mean_of_all() -> None:
     assert found is not None
     assert (found.mean_abs, found.all_frames) == (4.0, 2.0)
     assert 0 < found.ssim < 0.1
-    assert found.sharpness == pytest.approx(0.0, abs=1e-9)
+    assert found.sharpness == pytest.approx(0.0, abs=1e-5)
 
 
 def test_blur_and_sharpening_both_count_as_a_difference_of_sharpness() -> None:
