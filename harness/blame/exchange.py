@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.adapter import Adapter, Controls, Pass, Prompt, Site
 from harness.blame.exchanges import Exchange, exchanged
 from harness.blame.pace import PHASES
-from harness.keys import Key, is_input, is_mask
+from harness.keys import Key, is_input, is_mask, ring_part
 from harness.patcher import Patcher, is_patchable
 
 
@@ -135,6 +135,9 @@ class Exchanged:
         Inputs and masks may be shown at any time before they count, and both sides are given the same.
         """
         if self._wanted is None or key[:3] != self._wanted[:3] or is_input(key.site) or is_mask(key.site):
+            return False
+        if ring_part(self._wanted.site):
+            # A ring is shown at the end of a pass: what the leader has not shown by then it leaves out.
             return False
         return key.site in self._common and key not in self._shown
 

@@ -1,6 +1,6 @@
 """The runs of a search: each drives one or two sessions and returns what it showed, ready to be written down."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +44,9 @@ class LocalRun(msgspec.Struct, frozen=True, kw_only=True):
 
     findings: list[Finding]
     sites: list[SiteErrors]
-    # Passes that only one side has.
+    # What there is nothing to judge at: passes that only one side has, and what the candidate leaves out of others.
     alone: list[At]
+    lacking: list[Key]
 
 
 class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +107,9 @@ def local_run(case: Case, noise: Noise, exchanges: Sequence[Exchange]) -> LocalR
     else:
         local = local_errors(case.reference.adapter, candidate, *sessions, reverse=reverse)
     found = findings(local, noise, case.wiring, accepted_sites(case.judgement.accepted_inputs))
-    return LocalRun(findings=found, sites=_ladder(local, noise), alone=[at for at, _ in local.alone])
+    return LocalRun(
+        findings=found, sites=_ladder(local, noise), alone=[at for at, _ in local.alone], lacking=local.lacking
+    )
 
 
 def _ladder(local: LocalErrors, noise: Noise) -> list[SiteErrors]:
@@ -122,26 +125,27 @@ def _ladder(local: LocalErrors, noise: Noise) -> list[SiteErrors]:
     ]
 
 
-def mended_run(case: Case, exchanges: Sequence[Exchange], right: Sequence[Pixels], alone: Sequence[At]) -> MendedRun:
+def mended_run(
+    case: Case, exchanges: Sequence[Exchange], right: Sequence[Pixels], unmatched: Collection[At | Key]
+) -> MendedRun:
     """The candidate with the reference's parts, judged at every site but those; `right`: the reference's frames.
 
-    In passes that are not both sides' (`alone`) there is nothing to judge.
+    `unmatched`: passes and observations that are not both sides', where there is nothing to judge.
     """
     with Exchanged(case.candidate.adapter, case.spare, exchanges) as mended, pictures_of(mended) as pictures:
         side = Side(case.candidate.name, mended)
         comparison = lockstep(case.reference, side, case.checkpoint, case.scenario, case.judgement)
-
-    left = _left(comparison, exchanges, alone)
+    left = _left(comparison, exchanges, frozenset(unmatched))
     return MendedRun(difference=difference(pictures, right), left=left, refused=sorted(mended.refused))
 
 
-def _left(comparison: Comparison, exchanges: Sequence[Exchange], alone: Sequence[At]) -> str | None:
-    """The first failure of a comparison outside of what was exchanged and of passes that one side only has."""
+def _left(comparison: Comparison, exchanges: Sequence[Exchange], unmatched: Collection[At | Key]) -> str | None:
+    """The first failure of a comparison outside of what was exchanged and of what is unmatched."""
     if comparison.reason is not None:
         return comparison.reason
 
     def counts(key: Key) -> bool:
-        return key[:3] not in alone and not exchanged(key, exchanges)
+        return key[:3] not in unmatched and key not in unmatched and not exchanged(key, exchanges)
 
     first = next((str(failure) for failure in comparison.failures if counts(failure.key)), None)
     # The list of failures is cut off, the ladder of sites is not.

@@ -13,6 +13,7 @@ from harness.blame.findings import Finding
 from harness.blame.journal import Journal, OutOfBudgetError, Result
 from harness.blame.local import must_be_reversed
 from harness.blame.noise import Noise
+from harness.blame.pace import At
 from harness.blame.pictures import difference, share
 from harness.blame.result import BLAME_SCHEMA, Blame, Cause, Exchanged, Share, SiteErrors
 from harness.blame.runs import (
@@ -34,6 +35,7 @@ from harness.blame.runs import (
     unpadded,
 )
 from harness.blame.signature import Control
+from harness.keys import Key
 from harness.metrics import Pixels
 
 # Faults that show only once others are mended. Local errors show all at once: a second round is rare.
@@ -136,7 +138,8 @@ class Search:
                 break
             exchanges = [finding.exchange for finding in found]
             if self._exchangeable:
-                mend = partial(mended_run, self._case, exchanges, base.right, local.alone)
+                unmatched: list[At | Key] = [*local.alone, *local.lacking]
+                mend = partial(mended_run, self._case, exchanges, base.right, unmatched)
             else:
                 mend = partial(grafted_run, self._case, exchanges, base.wrong)
             mended = self._attempt(f"mended {number}", MendedRun, mend)

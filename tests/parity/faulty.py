@@ -1,14 +1,14 @@
 """Candidates with one deliberate change each, for `--candidate tests/parity/faulty.py:ClassName`."""
 
-from collections.abc import Iterator
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from candidate.adapter import CandidateAdapter
-from candidate.kv_cache import Window, WindowTable
-from candidate.rope import Rotation
-from harness.adapter import Controls, Numerics, Pass, Prompt
+from fixtures.faults.cache import stale_slot
+from fixtures.faults.rope import no_rotation
+from fixtures.faults.seeding import at_start
+from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint
 
 
@@ -25,21 +25,7 @@ class RotationLeftOut(CandidateAdapter):
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         super().__init__(checkpoint, numerics)
-        self.engine.model.rope.register_forward_hook(
-            lambda module, inputs, turn: Rotation(torch.ones_like(turn.cos), torch.zeros_like(turn.sin))
-        )
-
-
-class _StaleWindows(WindowTable):
-    """While denoising, the frame goes to the spare slot and the slot that it will replace stays in sight."""
-
-    denoising = False
-
-    def at(self, clock: int) -> Window:
-        slots = self.shape.slots
-        if not self.denoising or clock < slots:
-            return super().at(clock)
-        return Window(self.rows[slots], (slots + 1) * self.rows.shape[1])
+        no_rotation(self)
 
 
 class StaleSlotVisible(CandidateAdapter):
@@ -47,27 +33,24 @@ class StaleSlotVisible(CandidateAdapter):
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         super().__init__(checkpoint, numerics)
-        right = self.engine.local
-        self.windows = _StaleWindows(right.shape, right.rows.shape[1], right.rows.device)
-        self.engine.local = self.windows
-
-    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
-        for at in super().generate(noise, controls):
-            self.windows.denoising = at.phase == "denoise"
-            yield at
+        stale_slot(self)
 
 
 class CachePassSkipped(CandidateAdapter):
     """No pass of the clean latent: the keys and values of the last denoise step stay."""
 
-    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        passes = super().start(prompt, sigmas)
-        session = self.session
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        at_start(self, lambda prompt, sigmas: skip_cache_pass(self))
 
-        def remember(latent: Tensor, control: Tensor) -> None:
-            for cache in self.engine.rings:
-                cache.observe(session.clock)
-            session.seek(session.clock + 1)
 
-        session._remember = remember  # type: ignore[method-assign]
-        return passes
+def skip_cache_pass(adapter: Any) -> None:
+    """Have the session in progress remember its frames as their last denoise step left them."""
+    session = adapter.session
+
+    def remember(latent: Tensor, control: Tensor) -> None:
+        for cache in adapter.engine.rings:
+            cache.observe(session.clock)
+        session.seek(session.clock + 1)
+
+    session._remember = remember

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faults.cache import no_history
+from fixtures.faults.seeding import at_start
 from harness.blame.journal import Journal, OutOfBudgetError
 from harness.blame.result import Blame, Share
 from harness.comparison import Verdict
@@ -13,6 +14,7 @@ from tests.harness.blame import candidates
 from tests.harness.blame.candidates import LOUD, named
 from tests.harness.blame.conftest import Cases, Searching
 from tests.harness.observations import JUDGEMENT
+from tests.parity.faulty import skip_cache_pass
 
 # Of the frame's error: what rounding leaves of "all of it".
 WHOLE = 0.99
@@ -51,6 +53,19 @@ def test_a_right_candidate_has_nothing_to_blame(case: Cases, search: Searching) 
     assert blame.contradictions == blame.unmeasured == []
     assert (blame.restored, blame.left) == (None, None)
     assert all(rung.local is not None and rung.local <= rung.bound for rung in blame.sites)
+
+
+def test_what_a_pass_leaves_out_is_wrong_by_itself_and_not_held_against_the_exchange(
+    case: Cases, search: Searching
+) -> None:
+    """A cache pass of which nothing runs: nothing of it can be exchanged, and the history it should leave can."""
+    blame = search(case(lambda adapter: at_start(adapter, lambda prompt, sigmas: skip_cache_pass(adapter))))
+    assert parts(blame) == [("cache", None)]
+    (cause,) = blame.causes
+    assert cause.first.note == "the candidate does not show it in this pass"
+    assert (cause.first.phase, cause.first.site) == ("cache", "input.sigma")
+    assert blame.restored
+    assert blame.contradictions == []
 
 
 def test_a_single_fault_is_the_one_cause_and_explains_everything(of_velocity: Blame) -> None:
