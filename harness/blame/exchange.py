@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.adapter import Adapter, Controls, Pass, Prompt, Site
 from harness.blame.exchanges import Exchange, exchanged
 from harness.blame.pace import PHASES
-from harness.keys import Key, is_input, is_mask, ring_part
+from harness.keys import Key, block_of, is_input, is_mask, ring_part
 from harness.patcher import Patcher, is_patchable
 
 
@@ -101,9 +101,14 @@ class Exchanged:
             # The implementation may reuse its tensor.
             self._shown[key] = value.detach().clone()
             return None
-        # What a pass sees acts through the attention, which is exchanged with it (harness.blame.parts). It may be shown
-        # for all layers at once, long before a shadow comes to the last of them.
-        return None if is_mask(key.site) else self._from_shadow(key)
+        if is_mask(key.site):
+            # It may be shown for all layers at once, long before a shadow comes to the last of them. It acts through
+            # the attention, and is exchanged with that.
+            attention = key._replace(site=f"transformer.blocks.{block_of(key.site)}.attn")
+            if not exchanged(attention, self._exchanges):
+                self.refused.add(key.site)
+            return None
+        return self._from_shadow(key)
 
     def _from_shadow(self, key: Key) -> Tensor | None:
         """What the shadow makes of the leader's values at `key`; None where it does not come there."""
@@ -132,7 +137,7 @@ class Exchanged:
     def _is_awaited(self, key: Key) -> bool:
         """Whether the leader, which waits for the shadow, has yet to show the value at `key` in this very pass.
 
-        Inputs and masks may be shown at any time before they count, and both sides are given the same.
+        Inputs and masks may be shown at any time before they count: there the shadow goes on with its own.
         """
         if self._wanted is None or key[:3] != self._wanted[:3] or is_input(key.site) or is_mask(key.site):
             return False

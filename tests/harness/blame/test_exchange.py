@@ -189,6 +189,15 @@ def test_a_site_that_one_side_cannot_give_or_take_is_refused(
     assert furthest(apart(session, shown(wrong, one_frame, tiny.transformer))) < ROUNDING
 
 
+def test_what_a_pass_sees_is_exchanged_only_with_the_attention_that_it_acts_through(
+    wrong: CandidateAdapter, spare: EagerAdapter, tiny: Checkpoint, one_frame: Scenario
+) -> None:
+    for name, refused in (("cache", set()), ("kv_cache.layers.1.visible", {"kv_cache.layers.1.visible"})):
+        with Exchanged(wrong, spare, called(name)) as mixed:
+            shown(mixed, one_frame, tiny.transformer)
+        assert mixed.refused == refused
+
+
 def test_it_is_the_leader_for_those_who_drive_it(wrong: CandidateAdapter, spare: EagerAdapter) -> None:
     mixed = Exchanged(wrong, spare, called("velocity", "mlp"))
     assert mixed.describe() == wrong.describe() | {"exchanged": "velocity; mlp"}
