@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import UserError
+from harness.documents import read_document
 from harness.keys import Key, Phase
 from harness.metrics import FrameMetrics
 
@@ -187,13 +187,5 @@ def with_distances(comparison: Comparison, distances: Mapping[tuple[Phase, int, 
 
 
 def read_comparison(path: Path) -> Comparison:
-    """The comparison in a file. Raises UserError for a broken file."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Comparison)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a comparison",
-            found=str(error),
-            expected=f"a comparison of schema {COMPARISON_SCHEMA}",
-            do="compare again",
-        ) from error
+    """The comparison in a file. Raises UserError for a broken file and for another schema."""
+    return read_document(path, Comparison, COMPARISON_SCHEMA, called="a comparison", do="compare again")

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from harness.documents import read_document
 from harness.errors import UserError
 from harness.keys import Key, Phase
 from harness.lines import Part, blocks, not_a_record
@@ -140,22 +141,8 @@ def is_dump(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run."""
     path = folder / MANIFEST_NAME
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a manifest",
-            found=str(error),
-            expected=f"a manifest of schema {DUMP_SCHEMA}",
-            do="name the folder that `waypoint-parity dump --out` wrote",
-        ) from error
-    if manifest.schema != DUMP_SCHEMA:
-        raise UserError(
-            f"{path}: unknown dump schema",
-            found=manifest.schema,
-            expected=DUMP_SCHEMA,
-            do="dump again, or use a release of waypoint-parity that knows the schema",
-        )
+    do = "name the folder that `waypoint-parity dump --out` wrote"
+    manifest = read_document(path, Manifest, DUMP_SCHEMA, called="a manifest", do=do)
     if "dtype" not in manifest.numerics:
         raise UserError(
             f"{path}: does not say in which precision the run computed",

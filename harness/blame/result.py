@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from harness.comparison import Comparison
-from harness.errors import UserError
+from harness.documents import read_document
 from harness.keys import Key, Phase
 
 BLAME_SCHEMA = "waypoint-parity/blame/1"
@@ -144,13 +144,5 @@ class Blame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_blame(path: Path) -> Blame:
-    """The blame in a file. Raises UserError for a broken file."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Blame)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a blame",
-            found=str(error),
-            expected=f"a blame of schema {BLAME_SCHEMA}",
-            do="run waypoint-parity blame again",
-        ) from error
+    """The blame in a file. Raises UserError for a broken file and for another schema."""
+    return read_document(path, Blame, BLAME_SCHEMA, called="a blame", do="run waypoint-parity blame again")

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import msgspec
 
-from harness.errors import UserError
+from harness.documents import read_document
 from harness.judgement import Limits, Tolerance
 from harness.keys import Key, Phase
 from harness.records import SKETCH_SIZE, to_json
@@ -178,20 +178,5 @@ def write_floor(floor: Floor, path: Path) -> None:
 
 def read_floor(path: Path) -> Floor:
     """The floor in a file. Raises UserError for a broken file and for another schema."""
-    try:
-        floor = msgspec.json.decode(path.read_bytes(), type=Floor)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a noise floor",
-            found=str(error),
-            expected=f"a noise floor of schema {FLOOR_SCHEMA}",
-            do="measure it again: waypoint-parity floor --help",
-        ) from error
-    if floor.schema != FLOOR_SCHEMA:
-        raise UserError(
-            f"{path}: unknown schema of a noise floor",
-            found=floor.schema,
-            expected=FLOOR_SCHEMA,
-            do="measure it again: waypoint-parity floor --help",
-        )
-    return floor
+    do = "measure it again: waypoint-parity floor --help"
+    return read_document(path, Floor, FLOOR_SCHEMA, called="a noise floor", do=do)
