@@ -5,17 +5,16 @@ reference's final latent (what `patchify` makes of it), and what its caches hold
 the next frame inherits none of its errors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.adapter import Site
 from harness.errors import UserError
 from harness.keys import ring_part
-from harness.patcher import is_patchable, replacement
+from harness.patcher import Patcher, is_patchable
 from harness.recorder import Observation
 
 _LATENT = "patchify"
@@ -37,21 +36,18 @@ class Teacher:
             for name, site in sites.items()
             if (name == _LATENT or ring_part(name) in ("kv", "written")) and is_patchable(site)
         }
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._taught: dict[str, Tensor] = {}
+        self._patcher = Patcher(self._sites, lambda key, value: self._taught.pop(key.site, None))
         self._pass: tuple[int, str, int] | None = None
 
     def __enter__(self) -> Self:
-        for name, site in self._sites.items():
-            self._handles.append(site.module.register_forward_hook(self._hook(name, site)))
+        self._patcher.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._patcher.__exit__(kind, error, trace)
 
     def observe(self, seen: Observation) -> None:
         """Take what the reference shows, in every pass just before the candidate runs it."""
@@ -63,13 +59,6 @@ class Teacher:
         if seen.key.phase in _PHASES and seen.key.site in self._sites:
             # The reference may reuse its own.
             self._taught[seen.key.site] = seen.tensor.detach().clone()
-
-    def _hook(self, name: str, site: Site) -> Callable[[nn.Module, Any, Any], Any]:
-        def teach(module: nn.Module, inputs: Any, output: Any) -> Any:
-            right = self._taught.pop(name, None)
-            return None if right is None else replacement(site, right, output)
-
-        return teach
 
 
 def check_teachable(sites: Mapping[str, Site], layers: int) -> None:
