@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from harness.align import Matches, Side, align
 from harness.compare_records import record_error, row_errors
+from harness.cores import available_cores
 from harness.distance import Error
 from harness.judgement import Judgement
 from harness.ledger import Ledger
@@ -56,8 +56,7 @@ def processes(records: int) -> int:
     """In how many processes so many records are read. A process that was itself started by one starts none."""
     if multiprocessing.parent_process() is not None:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, records // _RECORDS_PER_PROCESS))
+    return max(1, min(available_cores(), records // _RECORDS_PER_PROCESS))
 
 
 def tasks(

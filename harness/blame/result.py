@@ -91,7 +91,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     gain: float | None = None
 
 
-class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
+class ExchangeShares(msgspec.Struct, frozen=True, kw_only=True):
     """What was exchanged because the user asked for it, and what became of it: see Cause."""
 
     name: str
@@ -137,7 +137,7 @@ class Blame(msgspec.Struct, frozen=True, kw_only=True):
     sites: list[SiteErrors]
     seconds: float
     # What the user asked to be exchanged besides.
-    exchanges: list[Exchanged] = []
+    exchanges: list[ExchangeShares] = []
 
     def __bool__(self) -> bool:
         return bool(self.comparison)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 
 from harness.blame.case import Case
 from harness.blame.causes import Measured, annotated, cause, ranked
@@ -14,8 +14,8 @@ from harness.blame.journal import Journal, OutOfBudgetError, Result
 from harness.blame.local import must_be_reversed
 from harness.blame.noise import Noise
 from harness.blame.pace import At
-from harness.blame.pictures import difference, share
-from harness.blame.result import BLAME_SCHEMA, Blame, Cause, Exchanged, Share, SiteErrors
+from harness.blame.pictures import Difference, difference, share
+from harness.blame.result import BLAME_SCHEMA, Blame, Cause, ExchangeShares, Share, SiteErrors
 from harness.blame.runs import (
     FreeRun,
     GainRun,
@@ -51,6 +51,11 @@ class _Base:
     noise: Noise
     right: list[Pixels]
     wrong: list[Pixels]
+
+    @cached_property
+    def from_the_candidate(self) -> Difference | None:
+        """How far the reference's frames are from the candidate's."""
+        return difference(self.right, self.wrong)
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,9 @@ class Search:
         )
         return cause(finding, measured, self._case.checkpoint.transformer, self._case.scenario)
 
-    def _exchange(self, wanted: Exchange, base: _Base) -> Exchanged:
+    def _exchange(self, wanted: Exchange, base: _Base) -> ExchangeShares:
         necessity, sufficiency = self._necessity(wanted, base), self._sufficiency(wanted, base)
-        return Exchanged(name=wanted.name, necessity=necessity, sufficiency=sufficiency)
+        return ExchangeShares(name=wanted.name, necessity=necessity, sufficiency=sufficiency)
 
     def _necessity(self, exchange: Exchange, base: _Base, shown: MendedRun | None = None) -> Share | None:
         """What the candidate is spared with the reference's part."""
@@ -181,8 +186,7 @@ class Search:
         if self._exchangeable:
             run = partial(spoilt_pictures, self._case, [exchange], base.wrong)
             after = self._exchanged(f"sufficiency of {exchange.name}", run)
-        before = difference(base.right, base.wrong)
-        return share(before, None if after is None else after.difference, base.noise.pictures)
+        return share(base.from_the_candidate, None if after is None else after.difference, base.noise.pictures)
 
     def _exchanged(self, name: str, run: Callable[[], PicturesRun]) -> PicturesRun | None:
         after = self._attempt(name, PicturesRun, run)

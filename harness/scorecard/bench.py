@@ -47,6 +47,10 @@ class Bench:
             changed=partial(_change, changes),
         )
 
+    def frames(self, stage: Stage) -> int:
+        """How many frames the session of a stage has."""
+        return stage.scenario(self._checkpoint(stage)).frames
+
     def blame(self, case: Case) -> Blame:
         """Search a case for its causes."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:

@@ -2,7 +2,6 @@
 
 import fnmatch
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from harness.cores import available_cores
 from harness.errors import UserError
 from harness.scorecard.bench import Bench
 from harness.scorecard.card import CleanRow, Row, Scorecard, StackedRow, scorecard
@@ -51,7 +51,7 @@ def score(plan: Plan, *, jobs: int | None, announce: Callable[[str], None]) -> S
     planned = trials(plan, find_suite(plan.suite))
     outcomes: dict[Trial, Row | StackedRow | CleanRow] = {}
     with ProcessPoolExecutor(
-        max_workers=jobs or _cores(),
+        max_workers=jobs or available_cores(),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
         initargs=(plan.suite,),
@@ -104,10 +104,6 @@ def _wanted(name: str, globs: Collection[str]) -> bool:
 
 def _length(trial: Trial) -> int:
     return len(trial.faults) + trial.sizes
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> Row:
 def try_stacked(bench: Bench, faults: Sequence[Fault]) -> StackedRow:
     """Several faults at once, on the longest of their stages."""
     started = time.perf_counter()
-    cases = [bench.case(fault.stage, [fault.change for fault in faults]) for fault in faults]
-    blame = bench.blame(max(cases, key=lambda case: case.scenario.frames))
+    stage = max((fault.stage for fault in faults), key=bench.frames)
+    blame = bench.blame(bench.case(stage, [fault.change for fault in faults]))
     return StackedRow(
         names=[fault.name for fault in faults],
         parts=[fault.part for fault in faults],

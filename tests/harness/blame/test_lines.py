@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from harness.blame.lines import blame_lines, ladder_lines
-from harness.blame.result import Blame, Cause, Exchanged, Share
+from harness.blame.result import Blame, Cause, ExchangeShares, Share
 
 NONE = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=None)
 
@@ -105,7 +105,7 @@ def test_where_nothing_is_to_blame_that_is_said(of_velocity: Blame) -> None:
 
 def test_what_the_user_asked_to_be_exchanged_is_told_with_its_shares(of_velocity: Blame) -> None:
     share = msgspec.structs.replace(NONE, mean_abs=0.25)
-    text = printed(of_velocity, exchanges=[Exchanged(name="block 3", necessity=share, sufficiency=share)])
+    text = printed(of_velocity, exchanges=[ExchangeShares(name="block 3", necessity=share, sufficiency=share)])
     assert "exchanged:        block 3\n    necessary:      with the reference's, 25% (mean |d|)" in text
 
 
