@@ -101,36 +101,28 @@ def _diff(command: arguments.Diff) -> int:
 
 @execute.register
 def _parity(command: arguments.Parity) -> int:
-    from harness import given
-    from harness.parity import ParityRun, plan, run_parity
-    from harness.progress import progress
-    from harness.standards import standards
-    from harness.storage import replacing
-    from reports.summary import summary_markdown, summary_table
+    from harness.parity import run_parity
+    from harness.planned import planned
+    from harness.progress import counter
+    from reports.documents import write_documents
+    from reports.terminal import summary_lines
 
-    sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
-    checkpoint = sweep.checkpoint
-    cells = plan(checkpoint, sweep.variants(command.seeds))
-    dtype = command.numerics.dtype
-    judged_by = standards(command.judging, dtype, folder=checkpoint.folder, digest=checkpoint.digest)
-    allow = command.observing.allow_observer_effect
-    run = ParityRun(
-        command.reference,
-        command.candidate,
-        checkpoint,
-        numerics,
-        judged_by,
-        command.out,
-        allow_observer_effect=allow,
-        teacher_forced=command.teacher_forced,
-        three_way=command.three_way,
-    )
-    summary = run_parity(run, cells, progress)
-    with replacing(command.out / "summary.md") as partial:
-        partial.write_text(summary_markdown(summary), "utf-8")
-    print(summary_table(summary))
-    print(f"{summary.verdict}: {len(summary.variants)} variants in {summary.seconds:.0f} s, details in {command.out}")
+    run, cells = planned(command)
+    with counter(len(cells)) as announce:
+        summary = run_parity(run, cells, announce)
+    write_documents(summary, command.out)
+    print("\n".join([*summary_lines(summary), f"details in {command.out}, report in {command.out / 'report.html'}"]))
+    if summary.failures:
+        return OUR_FAULT if any(failure.traceback for failure in summary.failures) else UNUSABLE
     return _exit_code(summary.verdict)
+
+
+@execute.register
+def _report(command: arguments.Report) -> int:
+    from reports.report import write_report
+
+    print(f"{write_report(command.run, command.out)}: written, and its Markdown twin beside it")
+    return HOLDS
 
 
 @execute.register
@@ -199,6 +191,15 @@ def _ring(command: arguments.Ring) -> int:
 
     print("\n".join(ring_map(command.dump, command.layer)))
     return HOLDS
+
+
+@execute.register
+def _baseline(command: arguments.Baseline) -> int:
+    from harness.baseline.command import execute as execute_baseline
+
+    lines, code = execute_baseline(command.action)
+    print("\n".join(lines))
+    return code
 
 
 @execute.register

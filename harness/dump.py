@@ -169,8 +169,14 @@ def describe_run(
         rings=ring_geometries(checkpoint.transformer),
         inputs={name: values_digest("", [(name, tensor)]) for name, tensor in inputs.items()},
         selection=None if selection == EVERYTHING else selection,
+        processor=processor(),
         observer=observer,
     )
+
+
+def processor() -> str:
+    """The architecture of this machine, and the instruction set that torch computes with on it."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def expected_keys(

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.prompt_encoder import TEXT_ENCODER, TOKENS, encode_prompt
 from harness.scenario import Scenario, read_scenario
 from harness.standards import standards
-from harness.variant import PromptMask, Variant, grid
+from harness.variant import PromptMask, Variant
 
 FIXTURES = Path(str(resources.files("fixtures")))
 
@@ -30,13 +30,6 @@ class Sweep:
     image: Scenario | None
     schedules: tuple[str, ...]
     masks: tuple[PromptMask | None, ...]
-
-    def variants(self, seeds: Sequence[int]) -> list[tuple[Scenario, Sequence[Variant]]]:
-        """Each scenario with its variants: every schedule, seed and mask; the image as recorded."""
-        swept: list[tuple[Scenario, Sequence[Variant]]] = [
-            (self.scenario, list(grid(self.schedules, seeds, self.masks)))
-        ]
-        return swept if self.image is None else [*swept, (self.image, [Variant()])]
 
     def kinds(self, seeds: Sequence[int]) -> list[list[Scenario]]:
         """Sessions of each kind, one for every seed: a schedule, over which the masks take turns, or the image."""

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain, count
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -119,9 +120,12 @@ class Ledger:
             compared=tally.compared(None if isinstance(expected, int) else expected),
             failures=tally.failures,
             sites=tally.ladder(),
-            frames=list(frames),
+            frames=[msgspec.structs.replace(frame, bound=self._picture_bound(frame.frame)) for frame in frames],
             growth=tally.growth.frames,
         )
+
+    def _picture_bound(self, frame: int) -> float:
+        return self._bounds.of(Key(frame, "decode", 0, "frame")).rel_l2
 
     def _judge_pairs(self) -> None:
         """Judge the pairs that came one by one."""

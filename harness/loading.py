@@ -38,7 +38,7 @@ def load_poisoned(implementation: str, checkpoint: Checkpoint, numerics: Numeric
 
     Raises UserError where there is no such implementation, and where one refuses a checkpoint that is `sound`.
     """
-    registry.find(implementation.split("+")[0])
+    registry.find(registry.split_options(implementation)[0])
     try:
         with poisoned():
             adapter = registry.load(implementation, checkpoint, numerics)

@@ -28,9 +28,9 @@ def progress(items: Sequence[Item]) -> Iterator[Item]:
 
 
 @contextmanager
-def counter() -> Iterator[Callable[[str], None]]:
-    """Takes the names of runs as they begin, of which nobody knows how many there will be; shown on a terminal."""
-    with tqdm(unit="run", disable=None) as bar:
+def counter(total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """Takes the names of runs one after another, of `total` where that is known; shown on a terminal."""
+    with tqdm(unit="run", total=total, disable=None) as bar:
 
         def announce(name: str) -> None:
             bar.set_postfix_str(name)

@@ -121,6 +121,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     inputs: dict[str, str] | None = None
     # The key/value ring of every layer.
     rings: list[RingGeometry] | None = None
+    # The architecture, and the instruction set that torch computes with: another one rounds otherwise.
+    processor: str | None = None
     # What recording changed of what was computed: "bit-identical" where nothing, None where nobody looked.
     observer: str | None = None
 

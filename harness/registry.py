@@ -30,10 +30,7 @@ def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Ada
 
     Raises UserError where there is no such implementation, and for an option that it does not have.
     """
-    # A path may have a "+" of its own.
-    location, colon, rest = implementation.rpartition(":")
-    name, *options = rest.split("+")
-    name = location + colon + name
+    name, options = split_options(implementation)
     adapter = find(name)
     available: tuple[str, ...] = getattr(adapter, "OPTIONS", ())
     if unknown := [option for option in options if option not in available]:
@@ -45,6 +42,14 @@ def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Ada
         )
     options += [option for option in numerics.options if option in available and option not in options]
     return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+
+
+def split_options(implementation: str) -> tuple[str, list[str]]:
+    """The name and the options of `name+option+option`."""
+    # A path may have a "+" of its own.
+    location, colon, rest = implementation.rpartition(":")
+    name, *options = rest.split("+")
+    return location + colon + name, options
 
 
 def find(implementation: str) -> type[Adapter]:

@@ -1,8 +1,11 @@
 """Standards: what the runs of a checkpoint are judged by, for sessions of every kind."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from harness.arguments import Judging
 from harness.errors import UserError
@@ -19,6 +22,11 @@ class Standards:
     false_alarm_rate: float = FALSE_ALARM_RATE
     accepted_inputs: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that a judgement depends on, the floor's numbers included."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     def judgement(self, sigmas: Sequence[float], *, image: bool) -> Judgement:
         """How a session with these sigmas [S+1], seeded with an image or not, is judged."""

@@ -1,9 +1,7 @@
 """Variants: one scenario under another sigma schedule, noise seed or prompt mask."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal, cast, get_args
 
 import torch
@@ -31,13 +29,15 @@ class Variant:
     schedule: str = "checkpoint"
     seed: int | None = None
     prompt_mask: PromptMask | None = None
+    noise_policy: NoisePolicy | None = None
 
     @property
     def name(self) -> str:
-        """A folder name: `schedule_seed_mask`, parts that keep the scenario's own left out."""
+        """A folder name: `schedule_seed_mask_policy`, parts that keep the scenario's own left out."""
         seed = None if self.seed is None else f"seed{self.seed}"
         mask = None if self.prompt_mask is None else f"{self.prompt_mask}-padding"
-        return "_".join(part for part in (self.schedule, seed, mask) if part)
+        policy = None if self.noise_policy is None else f"{self.noise_policy}-noise"
+        return "_".join(part for part in (self.schedule, seed, mask, policy) if part)
 
     def apply(self, scenario: Scenario, config: TransformerConfig) -> Scenario:
         """`scenario` under this variant. Raises UserError for an unknown schedule or a mask without a prompt."""
@@ -45,18 +45,20 @@ class Variant:
         sigmas = parse_schedule(self.schedule)
         if sigmas is not None:
             changes["sigmas"] = torch.tensor(sigmas)
-        if self.seed is not None:
-            policy = scenario.noise_policy if scenario.noise_policy in get_args(NoisePolicy) else "per-frame"
-            noise = draw_noise(config.latent_shape, scenario.frames, self.seed, cast(NoisePolicy, policy))
-            changes |= {"seed": self.seed, "noise_policy": policy, "noise": noise}
+        if self.seed is not None or self.noise_policy is not None:
+            seed, policy = scenario.seed if self.seed is None else self.seed, self._policy(scenario)
+            noise = draw_noise(config.latent_shape, scenario.frames, seed, policy)
+            changes |= {"seed": seed, "noise_policy": policy, "noise": noise}
         if self.prompt_mask is not None:
             changes |= _masked_prompt(scenario, self.prompt_mask)
         return dataclasses.replace(scenario, **changes)  # type: ignore[arg-type]  # one dict of several field types
 
-
-def grid(schedules: Iterable[str], seeds: Iterable[int], masks: Iterable[PromptMask | None]) -> Iterator[Variant]:
-    """Every combination, schedules slowest."""
-    return (Variant(*combination) for combination in product(schedules, seeds, masks))
+    def _policy(self, scenario: Scenario) -> NoisePolicy:
+        """How noise is drawn: as asked for, else as the scenario's was, where that is known."""
+        if self.noise_policy is not None:
+            return self.noise_policy
+        known = scenario.noise_policy in get_args(NoisePolicy)
+        return cast(NoisePolicy, scenario.noise_policy) if known else "per-frame"
 
 
 def parse_schedule(text: str) -> tuple[float, ...] | None:
@@ -70,7 +72,7 @@ def parse_schedule(text: str) -> tuple[float, ...] | None:
             "unknown sigma schedule",
             found=text,
             expected=f"one of {', '.join(SCHEDULES)}, or comma-separated sigmas such as 1.0,0.5,0.0",
-            do="correct --schedules",
+            do="correct the schedule",
         ) from None
 
 

@@ -2,48 +2,109 @@
 
 import pandas as pd
 
-from harness.comparison import Comparison, SiteResult
+from harness.comparison import Comparison, SiteResult, Verdict
 from harness.metrics import SSIM_VARIANT
-from harness.parity import Summary
 from harness.render import comparison_lines
+from harness.summary import Effects, Summary
+from reports.markdown import escaped, markdown_table
+
+# GitHub takes a step summary of 1 MiB at most, and drops a larger one whole.
+BUDGET = 900 << 10
+# Of a message in a table; a user's error says the same thing in four parts, and a traceback lies in the JUnit file.
+_LONGEST_MESSAGE = 400
+# Whose details come first: there is the most to read where something diverged, and the least where all is well.
+_ORDER = (Verdict.DIVERGED, Verdict.MISSING, Verdict.INCOMPARABLE, Verdict.WITHIN_NOISE, Verdict.IDENTICAL)
 
 
 def summary_table(summary: Summary) -> str:
-    """One row per variant, in Markdown that also lines up in a terminal."""
-    rows = [_variant_row(summary, name) for name in summary.variants]
-    return markdown_table(pd.DataFrame(rows))
+    """One row per cell that ran, in Markdown that also lines up in a terminal."""
+    rows = [_cell_row(summary, name) for name in summary.variants]
+    return markdown_table(pd.DataFrame(rows).fillna(""))
 
 
-def summary_markdown(summary: Summary) -> str:
-    """The whole run: the verdict, one row per variant, then each variant with its frames."""
-    head = (
-        f"# Parity: {summary.verdict}\n\n"
-        f"`{summary.candidate}` against `{summary.reference}` on `{summary.checkpoint}` "
+def summary_markdown(summary: Summary, *, budget: int = BUDGET) -> str:
+    """The whole run in at most `budget` bytes of UTF-8: the verdict, what decides, every cell in a row, then each.
+
+    Where there is no room for the details of all cells, those of the worst ones are given, and how many were left out.
+    """
+    head = "\n".join([_head(summary), *_failures(summary), *_effects(summary.effects), *_cells(summary)])
+    names = sorted(summary.variants, key=lambda name: _ORDER.index(summary.verdict_of(name)))
+    sections: list[str] = []
+    left = budget - len(head.encode()) - len(_left_out(len(names)).encode())
+    for name in names:
+        section = _cell_details(summary, name)
+        left -= len(section.encode()) + 1
+        if left < 0:
+            return _cut("\n".join([head, *sections, _left_out(len(names) - len(sections))]), budget)
+        sections.append(section)
+    return "\n".join([head, *sections])
+
+
+def _head(summary: Summary) -> str:
+    failed = f", {len(summary.failures)} failed to run" if summary.failures else ""
+    candidates = ", ".join(f"`{candidate}`" for candidate in summary.candidates)
+    text = (
+        f"# Parity: {summary.verdict}{failed}\n\n"
+        f"{candidates} against `{summary.reference}` on `{summary.checkpoint}` "
         f"(digest {summary.checkpoint_digest[:12]}), {summary.numerics['dtype']} on {summary.numerics['device']}, "
         f"{len(summary.variants)} variants in {summary.seconds:.0f} s.\nSSIM: {SSIM_VARIANT}.\n"
     )
-    details = [_variant_details(summary, name) for name in summary.variants]
-    return "\n".join([head, summary_table(summary), "", *details])
+    return text if summary.not_blamed is None else f"{text}No cause was searched: {summary.not_blamed}\n"
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A Markdown table whose columns are padded to line up as plain text; every cell is a string already."""
-    widths = [max(map(len, [str(column), *frame[column]])) for column in frame.columns]
-    lines = [list(frame.columns), ["-" * width for width in widths], *frame.itertuples(index=False)]
-    return "\n".join(
-        "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
+def _failures(summary: Summary) -> list[str]:
+    """The cells that did not run, and why."""
+    rows = [
+        {"failed to run": escaped(failure.name), "message": escaped(failure.message[:_LONGEST_MESSAGE])}
+        for failure in summary.failures
+    ]
+    return [f"{markdown_table(pd.DataFrame(rows))}\n"] if rows else []
 
 
-def _variant_row(summary: Summary, name: str) -> dict[str, str]:
+def _effects(effects: Effects | None) -> list[str]:
+    """What the factors decide: in words, and how many cells of every level fail, of the factors with several."""
+    if effects is None:
+        return []
+    rows = [
+        {
+            "factor": escaped(effect.factor),
+            "level": escaped(effect.level),
+            "failing": f"{effect.failing}/{effect.cells}",
+            "median of error over bound": "" if effect.excess is None else f"{effect.excess:.3g}",
+        }
+        for effect in effects.levels
+        if len(effects.factors.get(effect.factor, [])) > 1
+    ]
+    sentences = [f"- {escaped(sentence)}" for sentence in effects.sentences]
+    return [*sentences, *([""] if sentences else []), *([f"{markdown_table(pd.DataFrame(rows))}\n"] if rows else [])]
+
+
+def _cells(summary: Summary) -> list[str]:
+    return [summary_table(summary), ""] if summary.variants else []
+
+
+def _left_out(number: int) -> str:
+    return f"\nThe details of {number} variants are left out here for their size; comparison.json of each has them.\n"
+
+
+def _cut(text: str, budget: int) -> str:
+    """`text`, its end cut off where the table alone is larger than the budget."""
+    encoded = text.encode()
+    if len(encoded) <= budget:
+        return text
+    note = "\n\nCut off here for its size; summary.json has all of it.\n"
+    whole = encoded[: budget - len(note.encode())].rpartition(b"\n")[0]
+    return whole.decode() + note
+
+
+def _cell_row(summary: Summary, name: str) -> dict[str, str]:
     comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
     worst = comparison.worst
     frames = _frames(comparison)
     row = {
-        "variant": name,
+        "variant": escaped(name),
         "verdict": summary.verdict_of(name),
-        "first diverging site": comparison.reason or _where(comparison.first) or "none",
+        "first diverging site": _first(comparison),
         "worst site error": _scientific(worst.rel_l2) if worst else "",
         "at": _where(worst),
         "horizon": _horizon(comparison),
@@ -53,11 +114,11 @@ def _variant_row(summary: Summary, name: str) -> dict[str, str]:
     }
     if forced is None:
         return row
-    first = forced.reason or _where(forced.first) or "none"
-    return row | {"teacher-forced": f"{forced.verdict}, first {first}", "its horizon": _horizon(forced)}
+    first = f"{forced.verdict}, first {_first(forced)}"
+    return row | {"teacher-forced": first, "its horizon": _horizon(forced)}
 
 
-def _variant_details(summary: Summary, name: str) -> str:
+def _cell_details(summary: Summary, name: str) -> str:
     comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
     lines = comparison_lines(comparison) + (comparison_lines(forced) if forced else [])
     section = "\n".join([f"## {name}\n\n```text", *lines, "```\n"])
@@ -99,6 +160,11 @@ def _frames(comparison: Comparison) -> pd.DataFrame:
     columns = ("frame", "ssim", "mean_abs", "max_abs", "psnr")
     rows = [[getattr(metrics, column) for column in columns] for metrics in comparison.frames]
     return pd.DataFrame(rows, columns=list(columns))
+
+
+def _first(comparison: Comparison) -> str:
+    """Where a comparison diverged first, or why there is none."""
+    return escaped(comparison.reason or "") or _where(comparison.first) or "none"
 
 
 def _horizon(comparison: Comparison) -> str:

@@ -4,12 +4,14 @@ from typing import Annotated
 
 import tyro
 
-from harness.arguments.comparing import Diff, Dump, Parity, Ring
+from harness.arguments.baseline import Baseline
+from harness.arguments.comparing import Diff, Dump, Parity, Report, Ring
 from harness.arguments.preparing import Convert, Info, Scenario, ScenarioMake, ScenarioShow
 from harness.arguments.searching import Blame, Floor, Scorecard
 from harness.arguments.shared import Judging, Numerics, Swept
 
 __all__ = [
+    "Baseline",
     "Blame",
     "Convert",
     "Diff",
@@ -19,6 +21,7 @@ __all__ = [
     "Judging",
     "Numerics",
     "Parity",
+    "Report",
     "Ring",
     "Scenario",
     "ScenarioMake",
@@ -32,10 +35,12 @@ Command = (
     Annotated[Dump, tyro.conf.subcommand("dump")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Blame, tyro.conf.subcommand("blame")]
     | Annotated[Scorecard, tyro.conf.subcommand("scorecard")]
     | Annotated[Floor, tyro.conf.subcommand("floor")]
     | Annotated[Ring, tyro.conf.subcommand("ring")]
+    | Annotated[Baseline, tyro.conf.subcommand("baseline")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Scenario, tyro.conf.subcommand("scenario")]

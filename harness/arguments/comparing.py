@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from harness.arguments.shared import Judging, Numerics, Observing, Selecting, Swept
+from harness.arguments.shared import Judging, NoisePolicy, Numerics, Observing, Selecting, Swept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +52,62 @@ class Diff:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Run reference and candidate over every variant of a sweep and judge each; what `nox -s parity` runs.
+    """Run reference and candidate over every cell of a sweep and judge each; what `nox -s parity` runs.
+
+    Cells that an earlier run in --out has made already, with the same inputs, checkpoint and code, are not run again: a
+    sweep that was killed goes on where it was.
 
     Example: waypoint-parity parity --candidate my_port.py:MyPort --schedules checkpoint --seeds 11
     """
 
     reference: str = "eager"
     """What is right."""
-    candidate: str = "candidate"
-    """What is to be judged."""
+    candidate: tuple[str, ...] = ("candidate",)
+    """What is to be judged: one implementation, or several."""
     swept: tyro.conf.OmitArgPrefixes[Swept] = field(default_factory=Swept)
     seeds: tuple[int, ...] = (11, 12)
     """Noise seeds."""
+    noise_policies: tuple[NoisePolicy, ...] = ()
+    """How the start noise is drawn from a seed; as in the scenario if not given."""
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = ()
+    """Precisions to sweep over, in place of --dtype."""
+    attentions: tuple[str, ...] = ("own",)
+    """Formulations of the candidate's attention: options of the implementation, `own` for none."""
+    plan: Path | None = None
+    """TOML file: reference, checkpoint, scenario, levels of [factors], cells to run ([[only]]) or not ([[exclude]]).
+    What it names takes the place of the flags."""
+    jobs: int | None = None
+    """Cells at once, each in a process of its own; as many as the machine has cores if not given. With --threads 1,
+    the default of this command."""
+    scheduler: str | None = None
+    """Run cells on the Dask cluster of this scheduler instead, such as tcp://host:8786 (needs the extra `dask`)."""
+    fresh: bool = False
+    """Run cells again that have been made already."""
+    blame: bool = True
+    """Search the causes of the first cell that diverges; takes some ten sessions of it."""
     three_way: bool = True
     """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
     teacher_forced: bool = False
     """Run each variant a second time with the candidate's caches and latents following the reference after every frame.
     What is still off then is the fault of the frame itself."""
     out: Path = Path("reports/out/parity")
-    """Folder of the run: one folder per variant, summary.md and summary.json."""
+    """Folder of the run: a folder per cell, summary.json, summary.md, junit.xml, report.html and report.md."""
     observing: tyro.conf.OmitArgPrefixes[Observing] = field(default_factory=Observing)
     numerics: tyro.conf.OmitArgPrefixes[Numerics] = field(default_factory=Numerics)
     judging: tyro.conf.OmitArgPrefixes[Judging] = field(default_factory=Judging)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the report of a run: one HTML file with everything in it, and its Markdown twin.
+
+    Example: waypoint-parity report reports/out/parity
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder that `parity` wrote."""
+    out: Path | None = None
+    """HTML file to write; else report.html in the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness.arguments.shared import Numerics
+from harness.arguments.shared import NoisePolicy, Numerics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ScenarioMake:
     """Generated frames."""
     seed: int = 11
     """Seed of noise, controls and prompt."""
-    noise_policy: Literal["per-frame", "global", "sliced"] = "per-frame"
+    noise_policy: NoisePolicy = "per-frame"
     """How the start noise is drawn: a generator per frame, one for the session, or one draw sliced."""
     controls: Literal["idle", "random"] = "random"
     """Buttons, mouse and scroll of each frame."""

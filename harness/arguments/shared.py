@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 PromptMask = Literal["none", "zeroed", "unzeroed", "all"]
+NoisePolicy = Literal["per-frame", "global", "sliced"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
 
 def rounded_otherwise(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
     """`implementation` in all of its other formulations, with one rounding more at every site."""
-    options: tuple[str, ...] = getattr(registry.find(implementation.partition("+")[0]), "HARMLESS", ())
+    options: tuple[str, ...] = getattr(registry.find(registry.split_options(implementation)[0]), "HARMLESS", ())
     return RoundedOtherwise(registry.load("+".join([implementation, *options]), checkpoint, numerics))
 
 

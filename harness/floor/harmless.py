@@ -4,7 +4,6 @@ The noise floor is what they do to the numbers. Each wraps an adapter and is one
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from harness import registry
 from harness.adapter import Adapter, Controls, Numerics, Pass, Prompt, Site
 from harness.checkpoint import Checkpoint
+from harness.cores import computing_on
 from harness.keys import is_input
 
 NOISE_JITTER = 1e-7
@@ -67,21 +67,11 @@ class OtherThreadCount(Driven):
     def _on_other_threads(self, passes: Iterator[Pass]) -> Iterator[Pass]:
         while True:
             # A pass runs while its iterator is advanced to the next one.
-            with _threads(1 if torch.get_num_threads() > 1 else 2):
+            with computing_on(1 if torch.get_num_threads() > 1 else 2):
                 at = next(passes, None)
             if at is None:
                 return
             yield at
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class JitteredNoise(Driven):
@@ -129,7 +119,7 @@ def harmless(implementation: str, checkpoint: Checkpoint, numerics: Numerics) ->
     def loaded(*options: str) -> Adapter:
         return registry.load("+".join([implementation, *options]), checkpoint, numerics)
 
-    options: tuple[str, ...] = getattr(registry.find(implementation.partition("+")[0]), "HARMLESS", ())
+    options: tuple[str, ...] = getattr(registry.find(registry.split_options(implementation)[0]), "HARMLESS", ())
     return {
         **{option: partial(loaded, option) for option in options},
         "thread count": lambda: OtherThreadCount(loaded()),

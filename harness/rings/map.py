@@ -6,21 +6,50 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.errors import UserError
-from harness.records import Manifest, read_manifest, read_records
+from harness.records import Manifest, read_manifest
 from harness.rings.side import NONE, NOTHING, UNKNOWN, RingGeometry, RingSide, Sighting, tells_of_a_ring
+from harness.sifting import records_mentioning
 
 LEGEND = "*n: written by this frame; (n): hidden from it; .: nothing; ?: unknown content"
+# What the names of the sites have in them that tell of a ring (harness.rings.side.tells_of_a_ring).
+_SITES = ("kv_cache.layers.", ".attn.k_rope")
 
 
-class _Row(NamedTuple):
-    """A layer's ring after one frame's cache pass: a cell per slot in use, the tail, what the frame evicted."""
+class RingRow(NamedTuple):
+    """A ring after one frame's cache pass: a cell per slot in use, then the tail's; and what the frame evicted.
 
+    `frame` is its number, or "image"; the cells are in the signs of LEGEND.
+    """
+
+    frame: str
     cells: tuple[str, ...]
     evicted: str
 
 
+class RingTable(NamedTuple):
+    """The rings of `layers`, which are equal: a row for every frame."""
+
+    layers: list[int]
+    geometry: RingGeometry
+    rows: list[RingRow]
+
+    def __str__(self) -> str:
+        """What kind of ring it is, of which layers."""
+        names = f"{self.geometry.kind} layer{'s' if len(self.layers) > 1 else ''} {', '.join(map(str, self.layers))}"
+        kept = "every frame" if self.geometry.dilation == 1 else f"one frame in {self.geometry.dilation}"
+        return f"{names}: {self.geometry.slots} slots for {kept}"
+
+
 def ring_map(folder: Path, layer: int | None = None) -> list[str]:
-    """The rings of a dump as lines: of one layer or of all, those with equal maps together.
+    """The rings of a dump as lines; see `ring_tables`."""
+    lines = []
+    for table in ring_tables(folder, layer):
+        lines += [str(table), *_aligned(table.rows), ""]
+    return [*lines, LEGEND]
+
+
+def ring_tables(folder: Path, layer: int | None = None) -> list[RingTable]:
+    """The rings of a dump: of one layer or of all, those with equal maps together.
 
     Raises UserError for a dump that is broken or incomplete, or that does not tell what its slots hold.
     """
@@ -33,18 +62,12 @@ def ring_map(folder: Path, layer: int | None = None) -> list[str]:
             expected=f"0 to {len(geometries) - 1}",
             do="correct --layer, or leave it out for every layer",
         )
-    maps: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    alike: defaultdict[tuple[str, *tuple[RingRow, ...]], list[int]] = defaultdict(list)
     for number, rows in sorted(_rows(folder, geometries, layer).items()):
-        maps[geometries[number].kind, *_table(rows)].append(number)
-    if not maps:
+        alike[geometries[number].kind, *rows].append(number)
+    if not alike:
         raise _untold(folder, "no record that tells the content of a ring's slots")
-    lines = []
-    for (kind, *table), layers in maps.items():
-        at = geometries[layers[0]]
-        names = f"{kind} layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-        kept = "every frame" if at.dilation == 1 else f"one frame in {at.dilation}"
-        lines += [f"{names}: {at.slots} slots for {kept}", *table, ""]
-    return [*lines, LEGEND]
+    return [RingTable(layers, geometries[layers[0]], list(rows)) for (_, *rows), layers in alike.items()]
 
 
 def _geometries(folder: Path, manifest: Manifest) -> list[RingGeometry]:
@@ -62,9 +85,9 @@ def _untold(folder: Path, found: str) -> UserError:
     )
 
 
-def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> dict[int, dict[str, _Row]]:
-    """The rows of every layer asked for, by the frame's number."""
-    rows: defaultdict[int, dict[str, _Row]] = defaultdict(dict)
+def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> dict[int, list[RingRow]]:
+    """The rows of every layer asked for, in the order of the frames."""
+    rows: defaultdict[int, list[RingRow]] = defaultdict(list)
     hidden: dict[int, set[int]] = {}
     held: dict[int, list[str]] = {}
     for seen in _sightings(folder):
@@ -76,34 +99,34 @@ def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> di
             before = held.get(seen.layer, [NOTHING] * len(seen.held))
             frame = "image" if seen.key.phase == "image" else str(seen.key.frame)
             used = geometries[seen.layer].slots
-            rows[seen.layer][frame] = _row(before, seen.held, hidden.get(seen.layer, set()), used)
+            rows[seen.layer].append(_row(frame, before, seen.held, hidden.get(seen.layer, set()), used))
             held[seen.layer] = seen.held
     return rows
 
 
 def _sightings(folder: Path) -> Iterator[Sighting]:
     side = RingSide()
-    for record in read_records(folder):
+    for record in records_mentioning(folder, _SITES):
         if tells_of_a_ring(record.site) and (seen := side.observe(record.sign)) is not None:
             yield seen
 
 
-def _row(before: list[str], after: list[str], hidden: set[int], used: int) -> _Row:
-    """A ring whose slots held `before` until a frame left them as `after`; `hidden` slots were not seen by it."""
+def _row(frame: str, before: list[str], after: list[str], hidden: set[int], used: int) -> RingRow:
+    """A ring whose slots held `before` until `frame` left them as `after`; `hidden` slots were not seen by it."""
     cells, evicted = [], []
     for slot, (old, new) in enumerate(zip(before[:used], after[:used], strict=True)):
         written = f"*{_short(new)}" if new != old else _short(new)
         cells.append(f"{written} ({_short(old)})" if slot in hidden and old != NOTHING else written)
         if new != old != NOTHING:
             evicted.append(_short(old))
-    return _Row((*cells, _short(after[-1])), ", ".join(evicted))
+    return RingRow(frame, (*cells, _short(after[-1])), ", ".join(evicted))
 
 
-def _table(rows: dict[str, _Row]) -> list[str]:
-    """Rows of a layer as aligned lines under a head."""
-    slots = len(next(iter(rows.values())).cells) - 1
+def _aligned(rows: list[RingRow]) -> list[str]:
+    """Rows of a ring as aligned lines under a head."""
+    slots = len(rows[0].cells) - 1
     lines = [["frame", *map(str, range(slots)), "tail", "evicted"]]
-    lines += [[frame, *row.cells, row.evicted] for frame, row in rows.items()]
+    lines += [[row.frame, *row.cells, row.evicted] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -3,19 +3,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from PIL import Image
 
 from harness.checkpoint import Checkpoint
-from harness.comparison import Verdict, read_comparison
+from harness.comparison import read_comparison
 from harness.diff import diff
 from harness.judgement import FIXED, Judgement
-from harness.parity import Summary
 from harness.records import read_manifest, read_records
 from harness.scenario import Scenario, read_scenario
 from tests.cli.conftest import ROOT, run, script
-from tests.harness import implementations
 
 COMMANDS = [["dump"], ["diff"], ["parity"], ["floor"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
 
@@ -103,30 +100,3 @@ def test_the_rings_of_a_dump_are_printed(dumps: Path) -> None:
     assert " ".join(head) == "local layer 1: 2 slots for every frame"
     assert frames == ["frame", "0", "1", "tail", "evicted"]
     assert rows[:2] == [["0", "*0", ".", "0"], ["1", "0", "*1", "1"]]
-
-
-@pytest.mark.parametrize(
-    ("candidate", "options", "code", "verdict"),
-    [
-        ("candidate", ["--teacher-forced"], 0, Verdict.WITHIN_NOISE),
-        (f"{implementations.__name__}:Louder", [], 1, Verdict.DIVERGED),
-    ],
-)
-def test_a_parity_run_writes_its_summary_and_ends_with_its_verdict(
-    tiny_folder: Path,
-    scenario_file: Path,
-    tmp_path: Path,
-    candidate: str,
-    options: list[str],
-    code: int,
-    verdict: Verdict,
-) -> None:
-    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
-    sweep = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed", "--threads", 1)
-    outcome = run("parity", "--candidate", candidate, *inputs, *sweep, *options, "--out", tmp_path)
-    assert outcome.code == code, outcome
-    summary = msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Summary)
-    assert summary.verdict is verdict
-    assert (tmp_path / "summary.md").read_text().startswith(f"# Parity: {verdict}\n")
-    assert list(summary.variants) == ["short_single-step_seed1_zeroed-padding"]
-    assert len(summary.teacher_forced) == len(options)

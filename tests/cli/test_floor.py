@@ -38,7 +38,7 @@ def test_the_floor_lies_where_a_parity_run_looks_for_it(checkpoint: Path, scenar
     sweep = ("--checkpoint", checkpoint, "--scenario", scenario, "--seeds", 7, *SHORT)
     outcome = run("parity", *sweep, "--out", tmp_path / "out", "--false-alarm-rate", 0.01)
     assert outcome.code == 0, outcome
-    (path,) = (tmp_path / "out").glob("*/comparison.json")
+    (path,) = (tmp_path / "out").glob("cells/*/comparison.json")
     bounds = read_comparison(path).bounds
     assert (bounds["kind"], bounds["false-alarm rate of a run"]) == ("noise floor", 0.01)
     # The dumps that the run left name the checkpoint's folder, and are judged by the same floor.

@@ -1,4 +1,4 @@
-"""A hub that serves one revision of one repository from memory, over HTTP on this machine."""
+"""A hub that serves one revision of one model from memory, over HTTP on this machine."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Protocol, TypeVar
 
 REVISION = "93fe14eed217bb09c0244a9d91b2b3e88c3de181"
 REPOSITORY = "owner/model"
@@ -61,8 +62,21 @@ def sha1(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
+class Served(Protocol):
+    """What can be served."""
+
+    address: str
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        ...
+
+
+AnyHub = TypeVar("AnyHub", bound=Served)
+
+
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
+def serving(hub: AnyHub) -> Iterator[AnyHub]:
     """Serve `hub` on a free port until the context ends."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,7 +85,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             hub.answer(self)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

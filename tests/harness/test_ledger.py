@@ -1,5 +1,6 @@
 import math
 
+import msgspec
 import pytest
 
 from harness.comparison import Comparison, Verdict
@@ -8,6 +9,7 @@ from harness.errors import UserError
 from harness.judgement import Judgement, Limits, Tolerance
 from harness.keys import Key
 from harness.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, Expected, Ledger
+from harness.metrics import FrameMetrics
 from harness.tally import MOST_FAILURES
 from tests.harness.observations import JUDGEMENT, SAME, key, off_by
 
@@ -23,6 +25,13 @@ def judged(*errors: Error, judgement: Judgement = JUDGEMENT) -> Comparison:
     for order, error in enumerate(errors):
         ledger.pair(order, key("latent", frame=order), error)
     return close(ledger)
+
+
+def test_every_picture_is_given_the_bound_of_its_frame() -> None:
+    black = FrameMetrics(frame=2, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None)
+    ledger = Ledger(JUDGEMENT)
+    (frame,) = ledger.close("eager", "candidate", evidence="tensors", expected=0, frames=[black]).frames
+    assert frame == msgspec.structs.replace(black, bound=JUDGEMENT.bounds.of(Key(2, "decode", 0, "frame")).rel_l2)
 
 
 @pytest.mark.parametrize(

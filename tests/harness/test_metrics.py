@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from harness.errors import UserError
-from harness.metrics import Pixels, frame_metrics, read_pixels
+from harness.metrics import Pixels, frame_metrics, read_pixels, rms
 
 EXPECTED: Pixels = np.random.default_rng(0).integers(60, 180, (48, 64, 3), dtype=np.uint8)
 
@@ -19,6 +20,30 @@ def test_differences_are_in_levels_of_255() -> None:
     found = frame_metrics(0, EXPECTED + np.uint8(10), EXPECTED)
     assert (found.mean_abs, found.max_abs) == (10.0, 10)
     assert found.psnr == pytest.approx(10 * np.log10(255**2 / 100))
+
+
+def test_the_relative_error_is_that_of_the_levels() -> None:
+    grey = np.full((16, 16, 3), 100, np.uint8)
+    assert frame_metrics(0, grey + np.uint8(5), grey).rel_l2 == pytest.approx(0.05)
+    assert frame_metrics(0, grey, np.zeros_like(grey)).rel_l2 is None
+    assert rms(grey) == pytest.approx(100)
+
+
+def test_noise_is_what_the_bound_allows() -> None:
+    grey = np.full((16, 16, 3), 100, np.uint8)
+    found = frame_metrics(0, grey + np.uint8(5), grey)
+    assert not found.within_noise
+    assert msgspec.structs.replace(found, bound=0.051).within_noise
+    assert not msgspec.structs.replace(found, bound=0.049).within_noise
+    assert frame_metrics(0, grey, grey).within_noise
+
+
+def test_ssim_in_fp32_is_good_to_a_millionth() -> None:
+    noise = np.random.default_rng(2).integers(-2, 3, EXPECTED.shape)
+    actual = (EXPECTED + noise).astype(np.uint8)
+    exact, fast = (frame_metrics(0, actual, EXPECTED, precision=precision) for precision in (np.float64, np.float32))
+    assert fast.ssim == pytest.approx(exact.ssim, abs=1e-6)
+    assert (fast.mean_abs, fast.psnr) == (exact.mean_abs, exact.psnr)
 
 
 def test_a_difference_below_zero_does_not_wrap_around() -> None:

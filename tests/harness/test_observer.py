@@ -11,15 +11,13 @@ from torch import Tensor
 from harness.adapter import Controls, Numerics, Pass, Prompt, Site
 from harness.checkpoint import Checkpoint
 from harness.errors import UserError
-from harness.judgement import Tolerance
 from harness.observer import NO_EFFECT, check_observer, observer_effect
-from harness.parity import ParityRun, plan, run_parity
+from harness.parity import run_parity
 from harness.records import read_manifest
 from harness.registry import find
 from harness.scenario import IMAGE_SHAPE, Scenario
-from harness.standards import Standards
-from harness.variant import Variant
 from reference.eager.adapter import EagerAdapter
+from tests.harness.sweeps import tiny_cells, tiny_run
 
 
 class Shy(EagerAdapter):
@@ -127,16 +125,15 @@ def test_an_effect_refuses_the_run_unless_it_is_allowed(
 
 @pytest.mark.parametrize("allow", [False, True])
 def test_a_parity_run_looks_at_both_implementations(
-    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path: Path, allow: bool
+    tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path, allow: bool
 ) -> None:
-    one_frame = {name: getattr(tiny_scenario, name)[:1] for name in ("noise", "button", "mouse", "scroll")}
-    cells = plan(tiny, [(dataclasses.replace(tiny_scenario, **one_frame), [Variant()])])
-    standards = Standards(Tolerance(activations=1e-5, frame=1e-3))
-    run = ParityRun("eager", f"{__name__}:Shy", tiny, fp32_on_cpu, standards, tmp_path, allow_observer_effect=allow)
+    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=(f"{__name__}:Shy",))
+    run = tiny_run(tiny, tmp_path, allow_observer_effect=allow)
     with nullcontext() if allow else pytest.raises(UserError, match="recording changes what"):
-        run_parity(run, cells)
+        summary = run_parity(run, cells)
     if allow:
-        found = {role: read_manifest(tmp_path / cells[0].name / role).observer for role in ("reference", "candidate")}
+        folder = tmp_path / summary.cells[cells[0].name].folder
+        found = {role: read_manifest(folder / role).observer for role in ("reference", "candidate")}
         assert found["reference"] == NO_EFFECT
         assert "elements differ" in str(found["candidate"])
 

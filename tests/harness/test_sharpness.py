@@ -115,6 +115,9 @@ def test_the_table_of_hits_and_false_calls(decisions: Decisions) -> None:
         print(f"{variant:20}", *(f"{count[cause] or '.':>11}" for cause in CAUSES))
         missed = [name for name, one in each.items() if count["blur"] and one.cause != "blur"]
         print(end=f"{'':20}  not called blur: {', '.join(missed)}\n" if missed else "")
+    for alone in ("blur 0.0", "shift", "contrast", "jpeg"):
+        count = causes(decisions, lambda variant, alone=alone: variant.startswith(alone))
+        print(f"{alone:20} called blur, falsely: {count['blur']} of {count.total()}")
     assert {*causes(decisions, lambda variant: True)} <= {*CAUSES}
 
 

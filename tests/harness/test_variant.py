@@ -7,7 +7,7 @@ from fixtures.tiny import transformer_config
 from harness.errors import UserError
 from harness.make_scenario import draw_noise
 from harness.scenario import Scenario
-from harness.variant import PromptMask, Variant, grid, parse_schedule
+from harness.variant import PromptMask, Variant, parse_schedule
 
 CONFIG = transformer_config()
 
@@ -20,11 +20,6 @@ def test_the_plain_variant_changes_nothing_but_the_name(tiny_scenario: Scenario)
 
 def test_a_name_says_what_differs() -> None:
     assert Variant("single-step", 12, "zeroed").name == "single-step_seed12_zeroed-padding"
-
-
-def test_variants_of_a_grid_have_names_of_their_own() -> None:
-    variants = list(grid(("checkpoint", "1.0,0.5,0"), (1, 2), ("none", "all")))
-    assert len(variants) == len({variant.name for variant in variants}) == 8
 
 
 def test_a_schedule_is_known_by_name_or_by_its_sigmas(tiny_scenario: Scenario) -> None:
@@ -45,6 +40,17 @@ def test_a_seed_draws_new_noise_under_the_scenarios_policy(tiny_scenario: Scenar
     applied = Variant(seed=7).apply(recorded, CONFIG)
     assert applied.noise.equal(draw_noise(CONFIG.latent_shape, 2, 7, policy))  # type: ignore[arg-type]
     assert (applied.seed, applied.noise_policy) == (7, policy)
+
+
+def test_a_policy_draws_the_scenarios_seed_anew(tiny_scenario: Scenario) -> None:
+    config = transformer_config()
+    applied = Variant(noise_policy="global").apply(tiny_scenario, config)
+    assert (applied.seed, applied.noise_policy) == (tiny_scenario.seed, "global")
+    assert torch.equal(
+        applied.noise, draw_noise(config.latent_shape, tiny_scenario.frames, tiny_scenario.seed, "global")
+    )
+    assert not torch.equal(applied.noise, tiny_scenario.noise)
+    assert applied.name.endswith("/checkpoint_global-noise")
 
 
 def test_a_seed_of_a_scenario_of_unknown_policy_draws_per_frame(tiny_scenario: Scenario) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from candidate.adapter import CandidateAdapter
+from fixtures.faults.attention import masked_prompt
 from fixtures.faults.cache import stale_slot
 from fixtures.faults.rope import no_rotation
 from fixtures.faults.seeding import at_start
@@ -26,6 +27,14 @@ class RotationLeftOut(CandidateAdapter):
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         super().__init__(checkpoint, numerics)
         no_rotation(self)
+
+
+class PaddingMaskedOut(CandidateAdapter):
+    """The prompt's padding is masked out of the cross-attention."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        masked_prompt(self)
 
 
 class StaleSlotVisible(CandidateAdapter):

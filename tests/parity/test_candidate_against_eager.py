@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from harness import given, registry
+from harness import registry
 from harness.adapter import Adapter, Numerics
 from harness.arguments import Parity
 from harness.comparison import Comparison, Verdict
+from harness.experiment.cells import Cell
 from harness.judgement import Judgement, fixed_tolerance
 from harness.lockstep import Side, lockstep
-from harness.parity import Cell, plan
+from harness.planned import planned
 
-SWEEP = given.sweep(Parity().swept)
-CHECKPOINT = SWEEP.checkpoint
-CELLS = {cell.name: cell for cell in plan(CHECKPOINT, SWEEP.variants(Parity().seeds))}
+RUN, PLANNED = planned(Parity())
+CHECKPOINT = RUN.checkpoint
+CELLS = {cell.name: cell for cell in PLANNED}
 
 
 @pytest.fixture(scope="module")

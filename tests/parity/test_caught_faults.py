@@ -36,10 +36,10 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
     command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:{candidate}"]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
-    files = ["--scenario", scenario, "--out", out]
+    files = ["--scenario", scenario, "--out", out, "--no-blame"]
     finished = subprocess.run([*command, *sweep, *files], capture_output=True, text=True, check=False)
-    (folder,) = (entry for entry in out.iterdir() if entry.is_dir())
-    return Caught(finished.returncode, finished.stdout + finished.stderr, read_comparison(folder / "comparison.json"))
+    (comparison,) = out.glob("cells/*/comparison.json")
+    return Caught(finished.returncode, finished.stdout + finished.stderr, read_comparison(comparison))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,18 @@ def test_a_fault_is_named_by_the_first_site_that_shows_it(
     assert first.rel_l2 > first.tolerance
     assert f"{first.site} (f{first.frame} {first.phase}{first.step})" in caught.printed
     assert [fault.message for fault in caught.comparison.ring[:1]] == wrong_slot
+
+
+def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> None:
+    scenario = tmp_path / "one.safetensors"
+    config = open_checkpoint(ROOT / "fixtures/golden/base").transformer
+    write_scenario(make_scenario(config, name="one", frames=1, seed=11), scenario)
+    command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:PaddingMaskedOut"]
+    sweep = ["--schedules", "checkpoint", "single-step", "--prompt-masks", "none", "zeroed", "unzeroed", "--no-blame"]
+    files = ["--scenario", scenario, "--out", tmp_path / "out"]
+    finished = subprocess.run([*command, *sweep, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1, finished.stderr
+    assert "8 of 12 cells fail: only with padding, at every schedule and seed" in finished.stdout
 
 
 def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: Path, tmp_path: Path) -> None:

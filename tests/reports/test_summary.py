@@ -5,40 +5,17 @@ import pandas as pd
 import pytest
 
 from harness.comparison import TEACHER_FORCED, Comparison, FrameGrowth, RingFault, Verdict
-from harness.ledger import Ledger, incomparable
-from harness.metrics import FrameMetrics
-from harness.parity import SUMMARY_SCHEMA, Summary
-from reports.summary import markdown_table, summary_markdown, summary_table
-from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+from harness.summary import CellFailure, Effects, LevelEffect, Summary
+from reports.markdown import escaped, markdown_table
+from reports.summary import BUDGET, summary_markdown, summary_table
+from tests.reports.summaries import UNFIT, comparison, summary_of
 
-FRAMES = [
-    FrameMetrics(frame=0, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None),
-    FrameMetrics(frame=1, ssim=0.9991, mean_abs=0.25, max_abs=3, psnr=41.5),
-]
-
-
-def comparison(error: float, frames: list[FrameMetrics] = FRAMES) -> Comparison:
-    ledger = Ledger(JUDGEMENT)
-    ledger.pair(0, key("patchify"), SAME)
-    ledger.pair(1, key("transformer.blocks.2", frame=4), off_by(error))
-    return ledger.close("eager", "candidate", evidence="tensors", expected=2, frames=frames)
-
-
-UNFIT = incomparable("eager", "candidate", "input.noise differs", bounds=JUDGEMENT.bounds, evidence="tensors")
+WHERE = "comparison.json of each has them."
 
 
 @pytest.fixture
 def summary() -> Summary:
-    return Summary(
-        schema=SUMMARY_SCHEMA,
-        reference="eager",
-        candidate="candidate",
-        numerics={"dtype": "fp32", "device": "cpu", "compiled": "false"},
-        checkpoint="fixtures/golden/base",
-        checkpoint_digest="0123456789abcdef",
-        seconds=61.4,
-        variants={"walk_seed11": comparison(7e-7), "walk_seed12": comparison(0.02), "photograph": UNFIT},
-    )
+    return summary_of({"walk_seed11": comparison(7e-7), "walk_seed12": comparison(0.02), "photograph": UNFIT})
 
 
 def row(text: str, variant: str) -> list[str]:
@@ -86,15 +63,15 @@ def test_the_document_begins_with_the_verdict_and_the_identity_of_the_run(summar
     assert summary_markdown(passing).startswith(f"# Parity: {Verdict.WITHIN_NOISE}\n")
 
 
-def test_every_variant_has_a_section_with_its_frames(summary: Summary) -> None:
+def test_every_variant_has_a_section_with_its_frames_and_what_diverged_comes_first(summary: Summary) -> None:
     text = summary_markdown(summary)
     sections = text.split("\n## ")[1:]
-    assert [section.splitlines()[0] for section in sections] == list(summary.variants)
+    assert [section.splitlines()[0] for section in sections] == ["walk_seed12", "photograph", "walk_seed11"]
     assert [cell.strip() for cell in sections[0].splitlines()[-1].strip("|").split("|")] == [
         "1", "0.999100", "0.2500", "3", "41.5"
     ]  # fmt: skip
     assert "equal" in sections[0]
-    assert "no score is given" in sections[2]
+    assert "no score is given" in sections[1]
 
 
 def with_growth(*errors: float) -> Comparison:
@@ -144,6 +121,74 @@ def test_every_row_of_a_table_has_the_cells_of_its_head(summary: Summary) -> Non
     for number, line in enumerate(tables):
         width = cells(line) if number in heads else width
         assert cells(line) == width, line
+
+
+def test_what_failed_to_run_is_told_in_the_title_and_with_its_message(summary: Summary) -> None:
+    failure = CellFailure(name="walk_seed13", factors={}, message="no room\n  found:    a | b\n", traceback="at <home>")
+    text = summary_markdown(msgspec.structs.replace(summary, failures=[failure]))
+    assert text.startswith("# Parity: INCOMPARABLE, 1 failed to run\n")
+    assert r"| walk_seed13   | no room found: a \| b |" in text
+    assert "at <home>" not in text
+    nothing = summary_of({}, failures=[failure])
+    assert "walk_seed13" in summary_markdown(nothing)
+
+
+def test_what_the_factors_decide_is_told_before_the_cells(summary: Summary) -> None:
+    effects = Effects(
+        factors={"seed": ["11", "12"], "schedule": ["checkpoint"]},
+        levels=[
+            LevelEffect(factor="seed", level="11", cells=1, failing=0, excess=0.07),
+            LevelEffect(factor="seed", level="12", cells=1, failing=1, excess=2000.0),
+            LevelEffect(factor="schedule", level="checkpoint", cells=2, failing=1, excess=None),
+        ],
+        combinations=[],
+        sentences=["diverges only with seed 12, at every schedule"],
+    )
+    text = summary_markdown(msgspec.structs.replace(summary, effects=effects))
+    assert text.index("- diverges only with seed 12, at every schedule") < text.index("| seed ") < text.index("| walk_")
+    assert row(text, "seed  ") == ["seed", "11", "0/1", "0.07"]
+    assert "| schedule" not in text
+
+
+def test_why_no_cause_was_searched_is_told(summary: Summary) -> None:
+    text = summary_markdown(msgspec.structs.replace(summary, not_blamed="the inputs differ"))
+    assert "No cause was searched: the inputs differ\n" in text
+
+
+@pytest.fixture(scope="module")
+def long() -> Comparison:
+    """A comparison of two hundred frames, whose details take about 18 KiB."""
+    frames = [msgspec.structs.replace(comparison(7e-7).frames[1], frame=frame) for frame in range(200)]
+    return msgspec.structs.replace(comparison(7e-7, frames), reference="eager of \N{SNOWMAN}")
+
+
+def test_a_large_run_has_its_whole_table_and_the_details_for_which_there_is_room_the_worst_first(
+    long: Comparison,
+) -> None:
+    cells = {f"seed{number:02}": long for number in range(80)}
+    cells["seed50"] = msgspec.structs.replace(long, verdict=Verdict.DIVERGED)
+    text = summary_markdown(summary_of(cells))
+    assert 0.95 * BUDGET < len(text.encode()) <= BUDGET == 900 * 1024
+    assert all(f"| {name} " in text for name in cells)
+    sections = [section.splitlines()[0] for section in text.split("\n## ")[1:]]
+    assert sections[:3] == ["seed50", "seed00", "seed01"]
+    left = len(cells) - len(sections)
+    assert left > 0
+    assert text.endswith(f"The details of {left} variants are left out here for their size; {WHERE}\n")
+
+
+def test_no_budget_is_exceeded_by_a_byte_whatever_the_alphabet(long: Comparison) -> None:
+    foreign = msgspec.structs.replace(long, reference="\N{SNOWMAN}" * 2000)
+    summary = summary_of({f"\N{SNOWMAN}{number}": foreign for number in range(3)})
+    whole = len(summary_markdown(summary).encode())
+    for budget in (900, 1500, *range(whole // 3, whole, 1000)):
+        text = summary_markdown(summary, budget=budget)
+        assert len(text.encode()) <= budget
+        assert "for its size" in text or "for their size" in text
+
+
+def test_text_stays_in_its_cell_and_is_no_html() -> None:
+    assert escaped("a | b\n <script>") == r"a \| b &lt;script&gt;"
 
 
 def test_a_table_lines_up_as_plain_text() -> None:

@@ -14,7 +14,7 @@ from harness.recorder import Recorder
 from harness.records import MANIFEST_NAME, read_manifest, to_json
 from harness.registry import load
 from harness.rings.diff import ring_faults
-from harness.rings.map import LEGEND, ring_map
+from harness.rings.map import LEGEND, RingRow, ring_map, ring_tables
 from harness.scenario import IMAGE_SHAPE, Scenario
 from harness.selection import Selection
 from harness.session import run
@@ -80,6 +80,14 @@ def test_the_map_has_a_row_for_every_frame_and_a_column_for_every_slot(dumps: di
 
 def test_the_map_of_one_layer_is_that_layers_alone(dumps: dict[str, Path]) -> None:
     assert ring_map(dumps["eager"], 1) == [*LOCAL_MAP.splitlines(), "", LEGEND]
+
+
+def test_the_tables_have_the_map_as_values(dumps: dict[str, Path]) -> None:
+    of_global, of_local = ring_tables(dumps["eager"])
+    assert (of_global.layers, of_local.layers) == ([0, 2], [1])
+    assert of_local.rows[2] == RingRow("1", ("*1 (image)", "0", "1"), "image")
+    assert of_local.geometry.slots == len(of_local.rows[0].cells) - 1 == 2
+    assert str(of_global) == "global layers 0, 2: 2 slots for one frame in 2"
 
 
 def test_a_slot_that_was_not_hidden_is_not_marked_so(dumps: dict[str, Path]) -> None:

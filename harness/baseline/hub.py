@@ -1,0 +1,112 @@
+"""Baselines in a dataset repository of the hub, each below baselines/NAME, at a pinned revision.
+
+Tested over HTTP against a stand-in on this machine, which answers the calls that huggingface_hub makes, and against a
+local hub cache; the hub itself was never in reach.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.baseline.document import Baseline, Opened, named
+from harness.baseline.store import add_copy
+from harness.errors import UserError
+from harness.hub import PINNED
+
+_DATASET = "dataset"
+
+
+def push(baseline: Opened, repo: str, *, force: bool = False) -> str:
+    """Upload a baseline to the dataset `repo`, "owner/name", and return where it is pinned: owner/name@revision.
+
+    A repository that does not exist is made, private: frames and statistics of weights are for their owner to publish.
+    Raises UserError where the name is taken there, without `force`, and where the hub refuses.
+    """
+    # Imported here: it takes 0.3 s, which no other command is to wait for.
+    from huggingface_hub import HfApi
+
+    name, hub = baseline.document.name, HfApi()
+    folder = f"baselines/{named(name)}"
+    with _refusals(repo, "sent to"):
+        hub.create_repo(repo, repo_type=_DATASET, private=True, exist_ok=True)
+        before = hub.dataset_info(repo)
+    taken = any(file.rfilename.startswith(f"{folder}/") for file in before.siblings or [])
+    if taken and not force:
+        raise UserError(
+            f"{repo}: has {folder} already",
+            found=f"a baseline of this name at {before.sha}",
+            expected="a new name",
+            do="choose another name, or replace it with --force",
+        )
+    with _refusals(repo, "sent to"):
+        commit = hub.upload_folder(
+            repo_id=repo,
+            repo_type=_DATASET,
+            folder_path=baseline.folder,
+            path_in_repo=folder,
+            commit_message=f"Baseline {name}",
+            # Of the one that is replaced nothing is to stay.
+            delete_patterns="*" if taken else None,
+            # Where somebody else pushed since the listing, the hub refuses, and nothing of theirs is lost.
+            parent_commit=before.sha,
+        )
+    return f"{repo}@{commit.oid}"
+
+
+def pull(name: str, pinned: str, store: Path, *, force: bool = False) -> Baseline:
+    """Fetch the baseline `name` of a dataset repository into `store`; `pinned` is owner/name@revision.
+
+    Raises UserError for a revision that is not pinned, where there is no such baseline or it is damaged, and where the
+    name is taken in the store, without `force`.
+    """
+    at = PINNED.fullmatch(pinned)
+    if at is None:
+        raise UserError(
+            "no pinned revision of a repository",
+            found=pinned,
+            expected="owner/name@revision with the 40 hex digits of a commit",
+            do="pin the revision, as `baseline push` printed it; a branch name is no identity",
+        )
+    folder = f"baselines/{named(name)}"
+    snapshot = _snapshot(at["repo"], at["revision"], f"{folder}/*")
+    if not (snapshot / folder).is_dir():
+        raise UserError(
+            f"{pinned}: has no {folder}",
+            found="no file below it",
+            expected=f"a baseline called {name}",
+            do="correct the name, or the revision",
+        )
+    return add_copy(snapshot / folder, name, store, force=force)
+
+
+def _snapshot(repo: str, revision: str, pattern: str) -> Path:
+    """The local snapshot of a revision, with the files of this pattern."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, but not re-exported
+
+    class Silent(tqdm):
+        """No bar: a baseline is small, and the client would draw one off a terminal too."""
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **{**settings, "disable": True})  # type: ignore[no-untyped-call]
+
+    with _refusals(f"{repo}@{revision}", "fetched from"):
+        found = snapshot_download(
+            repo, repo_type=_DATASET, revision=revision, allow_patterns=pattern, tqdm_class=Silent
+        )
+    return Path(found)
+
+
+@contextmanager
+def _refusals(repo: str, done: str) -> Iterator[None]:
+    """Turn what the hub's client raises into a UserError."""
+    try:
+        yield
+    except Exception as error:  # among them those of its transport, which differs between the client's releases
+        raise UserError(
+            f"{repo}: the baseline cannot be {done} the hub",
+            found=str(error).partition("\n")[0] or type(error).__name__,
+            expected="a reachable hub, a repository that exists, and the rights for it",
+            do="check the id, the connection and the token (HF_TOKEN, or `hf auth login`)",
+        ) from error

@@ -1,0 +1,1 @@
+"""A sweep as an experiment: factors, cells addressed by their content, executors, effects."""

@@ -1,0 +1,58 @@
+"""The culprit: the causes of a sweep's first diverging cell, searched in its folder."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from harness.blame.case import load_case
+from harness.blame.journal import Journal
+from harness.blame.result import BLAME_NAME, Blame, read_blame
+from harness.blame.search import Search
+from harness.comparison import Verdict
+from harness.cores import computing_on
+from harness.errors import UserError
+from harness.experiment.run_cell import Task
+from harness.experiment.store import Store
+from harness.investigation.investigate import with_blame
+from harness.investigation.result import INVESTIGATION_NAME, read_investigation
+from harness.records import to_json
+from harness.storage import replacing
+from harness.summary import Summary
+
+BLAME_FOLDER = "blame"
+
+
+def find_culprit(summary: Summary, store: Store, tasks: Mapping[str, Task], announce: Callable[[str], None]) -> Summary:
+    """`summary` with the name of the cell whose causes were searched: the first that diverges, if any does.
+
+    The search that an interrupted sweep left goes on where it was.
+    """
+    name = next((name for name, run in summary.variants.items() if run.verdict is Verdict.DIVERGED), None)
+    if name is None:
+        return summary
+    folder = store.made(tasks[name].digest)
+    try:
+        blame = _searched(tasks[name], store, announce)
+    except UserError as error:
+        return msgspec.structs.replace(summary, not_blamed=f"{name}: {error.what} ({error.found})")
+    investigation = with_blame(read_investigation(folder / INVESTIGATION_NAME), blame)
+    with replacing(folder / INVESTIGATION_NAME) as partial:
+        partial.write_bytes(to_json(investigation))
+    return msgspec.structs.replace(summary, blamed=name)
+
+
+def _searched(task: Task, store: Store, announce: Callable[[str], None]) -> Blame:
+    out = store.made(task.digest) / BLAME_FOLDER
+    if (out / BLAME_NAME).is_file():
+        return read_blame(out / BLAME_NAME)
+    cell = task.cell
+    with computing_on(task.rules.threads):
+        case = load_case(
+            task.rules.reference, cell.candidate, task.checkpoint, cell.numerics, cell.scenario, task.judgement
+        )
+        # All runs of the search depend on the cell's identity, which its folder is the address of.
+        journal = Journal(out, case.identity, resume=True, announce=lambda run: announce(f"blame: {run}"))
+        blame = Search(case, journal, gains=False).run()
+    with replacing(out / BLAME_NAME) as partial:
+        partial.write_bytes(to_json(blame))
+    return blame

@@ -1,0 +1,80 @@
+"""A parity run as the command line and its plan file give it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+from harness import arguments, given
+from harness.adapter import DTYPES
+from harness.arguments.shared import Swept
+from harness.cores import available_cores
+from harness.experiment.cells import Cell, Conditions, plan
+from harness.experiment.executors import Opening, dask, in_process, processes
+from harness.experiment.factors import Factors
+from harness.experiment.identity import Rules
+from harness.experiment.plan_file import PlanFile, read_plan
+from harness.parity import ParityRun
+from harness.standards import standards
+
+Level = TypeVar("Level")
+
+
+def planned(command: arguments.Parity) -> tuple[ParityRun, list[Cell]]:
+    """The run that the command line asks for, and its cells. Raises UserError for whatever cannot be used."""
+    file = PlanFile() if command.plan is None else read_plan(command.plan)
+    numerics, sweep = given.numerics(command.numerics), given.sweep(_swept(command.swept, file))
+    checkpoint = sweep.checkpoint
+
+    def conditions(dtype: str) -> Conditions:
+        judged_by = standards(command.judging, dtype, folder=checkpoint.folder, digest=checkpoint.digest)
+        return Conditions(dataclasses.replace(numerics, dtype=DTYPES[dtype]), judged_by)
+
+    cells = plan(
+        checkpoint,
+        _factors(command, file, sweep),
+        sweep.scenario,
+        conditions,
+        recorded=() if sweep.image is None else (sweep.image,),
+        choice=file.choice,
+    )
+    rules = Rules(
+        reference=file.reference or command.reference,
+        threads=command.numerics.threads or 1,
+        allow_observer_effect=command.observing.allow_observer_effect,
+        teacher_forced=command.teacher_forced,
+        three_way=command.three_way,
+    )
+    opening, at_once = _room(command, len(cells))
+    run = ParityRun(checkpoint, rules, command.out, opening, at_once, fresh=command.fresh, blame=command.blame)
+    return run, cells
+
+
+def _swept(swept: Swept, file: PlanFile) -> Swept:
+    named = {name: getattr(file, name) for name in ("checkpoint", "scenario", "image_scenario")}
+    return dataclasses.replace(swept, **{name: value for name, value in named.items() if value is not None})
+
+
+def _factors(command: arguments.Parity, file: PlanFile, sweep: given.Sweep) -> Factors:
+    named = file.factors
+
+    def levels(of_file: Sequence[Level] | None, of_flags: Sequence[Level]) -> Sequence[Level]:
+        return of_flags if of_file is None else of_file
+
+    prompted = sweep.checkpoint.transformer.prompt_conditioning is not None
+    return Factors(
+        implementations=levels(named.implementation, command.candidate),
+        schedules=levels(named.schedule, sweep.schedules),
+        seeds=levels(named.seed, command.seeds),
+        masks=levels(named.mask, sweep.masks) if prompted else (None,),
+        policies=levels(named.policy, command.noise_policies) or (None,),
+        dtypes=levels(named.dtype, command.dtypes) or (command.numerics.dtype,),
+        attentions=levels(named.attention, command.attentions),
+    )
+
+
+def _room(command: arguments.Parity, cells: int) -> tuple[Opening, int]:
+    """Where cells run, and how many are handed over at a time."""
+    if command.scheduler is not None:
+        return dask(command.scheduler), cells
+    jobs = min(command.jobs or available_cores(), cells)
+    return (in_process, 1) if jobs <= 1 else (processes(jobs), jobs)

@@ -1,0 +1,17 @@
+"""The documents of a finished parity run, beside its summary."""
+
+from pathlib import Path
+
+from harness.storage import replacing
+from harness.summary import Summary
+from reports.junit import junit_xml
+from reports.report import write_report
+from reports.summary import summary_markdown
+
+
+def write_documents(summary: Summary, out: Path) -> None:
+    """Write summary.md, junit.xml, report.html and report.md into the folder of the run that `summary` is of."""
+    for name, text in (("summary.md", summary_markdown(summary)), ("junit.xml", junit_xml(summary))):
+        with replacing(out / name) as partial:
+            partial.write_text(text, "utf-8")
+    write_report(out)

@@ -1,0 +1,162 @@
+"""A parity run as JUnit XML, which CI hosts show: a suite for every cell, a case for every part and decoded frame."""
+
+import re
+from collections.abc import Iterable
+from xml.etree import ElementTree
+
+from harness.blame.parts import PARTS, part_of
+from harness.comparison import TEACHER_FORCED, Comparison, Verdict, WorstAtSite
+from harness.keys import Key
+from harness.render import comparison_lines
+from harness.summary import CellFailure, Summary
+
+# What no XML 1.0 document may hold, not even escaped: https://www.w3.org/TR/xml/#charsets
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Sites of engines that have others than the official model.
+_OTHER = "other sites"
+
+
+def junit_xml(summary: Summary) -> str:
+    """The run as a JUnit document.
+
+    The first case of a suite is the verdict on its cell, which fails with it and says where the first divergence is; a
+    cell that cannot be compared, and one that did not run, is an error.
+    """
+    suites = []
+    for name, comparison in summary.variants.items():
+        cell = summary.cells[name]
+        suites.append(_suite(name, comparison, cell.seconds, cell.factors))
+        if name in summary.teacher_forced:
+            # The time of a cell is that of both its rollouts, and is told once.
+            suites.append(_suite(f"{name} ({TEACHER_FORCED})", summary.teacher_forced[name], 0.0, cell.factors))
+    suites += [_failed(failure) for failure in summary.failures]
+    title = f"{', '.join(summary.candidates)} against {summary.reference}"
+    root = _element("testsuites", name=title, **_totals(suites, "tests", "failures", "errors"))
+    root.set("time", f"{summary.seconds:.3f}")
+    root.extend(suites)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
+
+
+def _suite(name: str, comparison: Comparison, seconds: float, factors: dict[str, str]) -> ElementTree.Element:
+    verdict, lines = _case(name, "verdict", seconds), "\n".join(comparison_lines(comparison))
+    if comparison.verdict is Verdict.INCOMPARABLE:
+        verdict.append(_told("error", comparison.verdict, str(comparison.reason), lines))
+    elif not comparison:
+        first = f"first divergence: {_first_of(comparison)}"
+        verdict.append(_told("failure", comparison.verdict, first, lines))
+    cases = [verdict, *_part_cases(name, comparison), *_frame_cases(name, comparison)]
+    return _closed(name, cases, seconds, factors)
+
+
+def _part_cases(name: str, comparison: Comparison) -> Iterable[ElementTree.Element]:
+    """A case for every part of the model, in execution order: it fails where one of the part's sites does."""
+    rungs: dict[str, list[WorstAtSite]] = {part.name: [] for part in PARTS}
+    for rung in comparison.sites:
+        rungs.setdefault(_part(Key(rung.frame, rung.phase, rung.step, rung.site)), []).append(rung)
+    for part, of in rungs.items():
+        case = _case(f"{name}.parts", part)
+        if not of:
+            ElementTree.SubElement(case, "skipped", message="no observation")
+        elif any(rung.failed for rung in of):
+            here = [failure for failure in comparison.failures if _part(failure.key) == part]
+            _fail(case, comparison, str(here[0]) if here else _worst(of))
+        yield case
+
+
+def _frame_cases(name: str, comparison: Comparison) -> Iterable[ElementTree.Element]:
+    """A case for every decoded frame: it fails where its picture does, or its latent is off by more than noise."""
+    decoded = {at.frame for at in comparison.frames} | {at.frame for at in comparison.growth}
+    for frame in sorted(decoded | {failure.frame for failure in comparison.failures if failure.site == "frame"}):
+        case = _case(f"{name}.frames", f"frame {frame}")
+        if not comparison and (wrong := _wrong_in(frame, comparison)):
+            _fail(case, comparison, wrong)
+        yield case
+
+
+def _wrong_in(frame: int, comparison: Comparison) -> str | None:
+    """What is wrong with a decoded frame, its latent first; None where nothing is."""
+    for latent in comparison.growth:
+        if latent.frame == frame and (latent.rel_l2 is None or latent.rel_l2 > latent.tolerance):
+            error = "has no distance" if latent.rel_l2 is None else f"relative L2 {latent.rel_l2:.2e}"
+            return f"the final latent of frame {frame}: {error}, of noise at most {latent.tolerance:.2e}"
+    for failure in comparison.failures:
+        if failure.frame == frame and failure.site == "frame":
+            return str(failure)
+    # Only the first failures are kept; the metrics of every frame are.
+    for picture in comparison.frames:
+        if picture.frame == frame and picture.bound is not None and not picture.within_noise:
+            return f"frame {frame}: relative L2 {picture.rel_l2}, of noise at most {picture.bound:.2e}"
+    return None
+
+
+def _failed(failure: CellFailure) -> ElementTree.Element:
+    """The suite of a cell that did not run."""
+    case = _case(failure.name, "run")
+    first = failure.message.partition("\n")[0]
+    case.append(_told("error", "did not run", first, failure.traceback or failure.message))
+    return _closed(failure.name, [case], 0.0, failure.factors)
+
+
+def _closed(
+    name: str, cases: list[ElementTree.Element], seconds: float, factors: dict[str, str]
+) -> ElementTree.Element:
+    """A suite of these cases, counted."""
+    counts = {
+        counted: str(sum(case.find(kind) is not None for case in cases))
+        for counted, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
+    }
+    suite = _element("testsuite", name=name, tests=str(len(cases)), **counts)
+    suite.set("time", f"{seconds:.3f}")
+    if factors:
+        properties = ElementTree.SubElement(suite, "properties")
+        properties.extend(_element("property", name=factor, value=level) for factor, level in factors.items())
+    suite.extend(cases)
+    return suite
+
+
+def _totals(suites: list[ElementTree.Element], *counted: str) -> dict[str, str]:
+    return {name: str(sum(int(suite.attrib[name]) for suite in suites)) for name in counted}
+
+
+def _case(suite: str, name: str, seconds: float = 0.0) -> ElementTree.Element:
+    return _element("testcase", classname=suite, name=name, time=f"{seconds:.3f}")
+
+
+def _fail(case: ElementTree.Element, comparison: Comparison, first: str) -> None:
+    """The case fails: with the first divergence there, and with that of the whole cell."""
+    text = f"{first}\nfirst divergence of the cell: {_first_of(comparison)}"
+    case.append(_told("failure", comparison.verdict, first, text))
+
+
+def _told(kind: str, of: str, message: str, text: str) -> ElementTree.Element:
+    element = _element(kind, type=of, message=message)
+    element.text = _allowed(text)
+    return element
+
+
+def _element(tag: str, **attributes: str) -> ElementTree.Element:
+    return ElementTree.Element(tag, {name: _allowed(value) for name, value in attributes.items()})
+
+
+def _allowed(text: str) -> str:
+    return _FORBIDDEN.sub("", text)
+
+
+def _part(key: Key) -> str:
+    try:
+        return part_of(key).name
+    except ValueError:
+        return _OTHER
+
+
+def _first_of(comparison: Comparison) -> str:
+    return str(comparison.first or comparison.reason or "nothing was compared")
+
+
+def _worst(rungs: list[WorstAtSite]) -> str:
+    """The worst of some rungs, where the first failure was not kept."""
+    worst = max((rung for rung in rungs if rung.failed), key=lambda rung: rung.distance)
+    error = "no distance" if worst.rel_l2 is None else f"relative L2 {worst.rel_l2:.2e}"
+    where = f"{worst.site} at frame {worst.frame}, {worst.phase} step {worst.step}"
+    return f"{where}: {error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"

@@ -1,0 +1,87 @@
+"""The report of a parity run: one HTML file that holds all it needs, and its Markdown twin."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.comparison import Comparison
+from harness.metrics import SSIM_VARIANT
+from harness.render import comparison_lines
+from harness.rings.map import LEGEND
+from harness.storage import replacing
+from reports.frames import Gallery
+from reports.markdown import escaped
+from reports.overview import effects_table, nearest, variants_table
+from reports.pictures import Curves
+from reports.run import Run, read_run
+from reports.view import CellView, view
+
+HTML_NAME, MARKDOWN_NAME = "report.html", "report.md"
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the report of the run in the folder `run`, and its twin beside it; returns the HTML file.
+
+    `out`: the HTML file, else report.html in that folder. Raises UserError for a folder that holds no finished run, for
+    a broken picture, and where nothing can be written.
+    """
+    page = out or run / HTML_NAME
+    read = read_run(run)
+    views = _views(read, page)
+    _write(page, "report.html.j2", _context(read, views))
+    _write(page.with_suffix(".md"), "report.md.j2", _context(read, views))
+    return page
+
+
+def _views(run: Run, page: Path) -> list[CellView]:
+    """The cells in the order of the summary. The focus comes first to the pictures' budget."""
+    gallery, curves, focus = Gallery(page, run), Curves(), run.focus
+    numbered = sorted(enumerate(run.cells), key=lambda each: each[1] is not focus)
+    views = [view(number, cell, run.summary, gallery, curves, focus=cell is focus) for number, cell in numbered]
+    return sorted(views, key=lambda each: each.number)
+
+
+def _context(run: Run, views: list[CellView]) -> dict[str, Any]:
+    return {
+        "run": run,
+        "summary": run.summary,
+        "views": views,
+        "focus": next((each for each in views if each.cell is run.focus), None),
+        "variants": variants_table(run),
+        "effects": effects_table(run),
+        "nearest": nearest(run),
+        "lines": _comparison_text,
+        "ssim_variant": SSIM_VARIANT,
+        "ring_legend": LEGEND,
+        "frames": [each.to_json() for each in views],
+    }
+
+
+def _comparison_text(comparison: Comparison) -> str:
+    """A comparison in a few lines, none of which ends a block of Markdown, whatever the implementations are called."""
+    return "\n".join(line.replace("\n", " ").replace("```", "") for line in comparison_lines(comparison))
+
+
+def _write(path: Path, template: str, context: dict[str, Any]) -> None:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"svg": Markup, "escaped": escaped}
+    loader = environment.loader
+    assert loader is not None
+    script, style = (loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))
+    # The one script that the page may run.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = environment.get_template(template).render(
+        **context, script=Markup(script), style=Markup(style), allowed=allowed
+    )
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")

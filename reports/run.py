@@ -1,0 +1,110 @@
+"""A run's folder, read into values: what a report is made of. Nothing is computed here that belongs to analysis."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from harness.blame.result import BLAME_NAME, Blame, read_blame
+from harness.comparison import Comparison, Verdict
+from harness.errors import UserError
+from harness.investigation.result import INVESTIGATION_NAME, Investigation, read_investigation
+from harness.records import Manifest, frame_path, frames_of, read_manifest
+from harness.summary import SUMMARY_NAME, CellRun, Summary, read_summary
+
+SIDES = ("reference", "candidate")
+SCENARIO_NAME = "scenario.safetensors"
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """One cell that ran. What its folder lacks is None, and `absent` says what and why."""
+
+    name: str
+    folder: Path
+    ran: CellRun
+    verdict: Verdict
+    comparison: Comparison
+    forced: Comparison | None
+    # By side; a side without a readable dump is left out.
+    manifests: dict[str, Manifest]
+    investigation: Investigation | None
+    blame: Blame | None
+    absent: list[str]
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames that both sides keep as PNG."""
+        kept = [set(frames_of(self.folder / side)) for side in SIDES]
+        return sorted(kept[0] & kept[1])
+
+    def picture(self, side: str, frame: int) -> Path:
+        """Where a side keeps a decoded frame."""
+        return frame_path(self.folder / side, frame)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished parity run: its summary, and its cells in the order of the summary."""
+
+    folder: Path
+    summary: Summary
+    cells: list[CellReport]
+
+    @property
+    def focus(self) -> CellReport | None:
+        """The cell to look at first; None where none ran.
+
+        Of the diverging ones, or else those of the worst verdict: one with a blame, then the one with most failures,
+        then the largest error.
+        """
+        diverged = [cell for cell in self.cells if cell.verdict is Verdict.DIVERGED]
+        worst = diverged or [cell for cell in self.cells if cell.verdict is self.summary.verdict]
+        return max(worst, key=_severity, default=None)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises UserError where there is no summary, or a broken one.
+
+    A cell without an investigation, a blame or a dump is read without; a broken file of a cell counts as absent.
+    """
+    summary = read_summary(folder / SUMMARY_NAME)
+    cells = [_read_cell(folder, summary, name) for name in summary.variants if name in summary.cells]
+    return Run(folder, summary, cells)
+
+
+def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:
+    ran, blame = summary.cells[name], f"blame/{BLAME_NAME}"
+    at, absent = folder / ran.folder, list[str]()
+
+    def read(name: str, reader: Callable[[Path], _Read]) -> _Read | None:
+        if not (at / name).exists():
+            absent.append(f"{name} is not there")
+            return None
+        try:
+            return reader(at / name)
+        except UserError as error:
+            absent.append(f"{error.what}: {error.found}".replace(f"{at}/", ""))
+            return None
+
+    manifests = {side: read(side, read_manifest) for side in SIDES}
+    return CellReport(
+        name=name,
+        folder=at,
+        ran=ran,
+        verdict=summary.verdict_of(name),
+        comparison=summary.variants[name],
+        forced=summary.teacher_forced.get(name),
+        manifests={side: manifest for side, manifest in manifests.items() if manifest is not None},
+        investigation=read(INVESTIGATION_NAME, read_investigation),
+        # Only one cell of a run is searched for its causes.
+        blame=read(blame, read_blame) if (at / blame).exists() else None,
+        absent=absent,
+    )
+
+
+def _severity(cell: CellReport) -> tuple[bool, int, float]:
+    worst = cell.comparison.worst
+    failed = cell.comparison.counts.get(Verdict.DIVERGED, 0)
+    return cell.blame is not None, failed, 0.0 if worst is None else worst.distance

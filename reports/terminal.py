@@ -1,0 +1,15 @@
+"""A finished parity run as lines for a terminal."""
+
+from harness.summary import Summary
+from reports.summary import summary_table
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The table of cells, what failed to run, what the factors decide, and the verdict last."""
+    lines = [summary_table(summary)] if summary.variants else []
+    lines += [f"FAILED TO RUN: {failure.name}: {failure.message}" for failure in summary.failures]
+    lines += summary.effects.sentences if summary.effects is not None and not summary.verdict.passes else []
+    if summary.not_blamed is not None:
+        lines.append(f"no cause was searched: {summary.not_blamed}")
+    count = f"{len(summary.variants)} variants in {summary.seconds:.0f} s"
+    return [*lines, f"{summary.verdict}: {count}"]

@@ -1,0 +1,50 @@
+"""Seconds of a sweep of 18 variants of 8 frames, in one process and in one for each core; and of its documents."""
+
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from harness.cores import available_cores
+from harness.summary import SUMMARY_NAME, read_summary
+from reports.documents import write_documents
+
+ROOT = Path(__file__).parents[2]
+# Without the session that begins with a photograph, which is the 19th of the default sweep.
+SWEPT = ("--scenario", "fixtures/scenarios/walk.safetensors")
+
+
+def swept(out: Path, jobs: int, threads: int) -> float:
+    """Seconds of the command, from its start to its end."""
+    room = ("--jobs", str(jobs), "--threads", str(threads))
+    command = [sys.executable, "-m", "harness.cli", "parity", *SWEPT, *room, "--out", str(out)]
+    started = perf_counter()
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return perf_counter() - started
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="one core")
+def test_a_sweep_of_18_variants(benchmark: Any, tmp_path: Path) -> None:
+    jobs = available_cores()
+    # One process may have all cores too, as threads.
+    alone = {f"{threads} threads": swept(tmp_path / f"alone-{threads}", 1, threads) for threads in (1, jobs)}
+    together = benchmark.pedantic(swept, args=(tmp_path / "together", jobs, 1), rounds=1)
+    summary = read_summary(tmp_path / "together" / SUMMARY_NAME)
+    assert len(summary.variants) == 18
+    assert all(len(comparison.frames) == 8 for comparison in summary.variants.values())
+    started = perf_counter()
+    write_documents(summary, tmp_path / "together")
+    benchmark.extra_info.update(
+        {
+            "row": "sweep-18",
+            "processes": jobs,
+            "seconds": together,
+            "one_process_seconds": alone,
+            "speedup": min(alone.values()) / together,
+            "report_seconds": perf_counter() - started,
+            "report_bytes": (tmp_path / "together" / "report.html").stat().st_size,
+        }
+    )

@@ -1,0 +1,108 @@
+"""The parity command: what it writes, how it ends, and sweeps by plan."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.comparison import Verdict
+from harness.summary import Summary, read_summary
+from tests.cli.conftest import Outcome, refused, run
+from tests.harness import implementations
+
+INTERRUPTED = f"{implementations.__name__}:Interrupted"
+LOUDER = f"{implementations.__name__}:Louder"
+SHORT = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed")
+
+
+@pytest.fixture
+def inputs(tiny_folder: Path, scenario_file: Path, tmp_path: Path) -> tuple[object, ...]:
+    return ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--out", tmp_path / "out", "--jobs", 1)
+
+
+def summary_of(out: Path) -> Summary:
+    return read_summary(out / "summary.json")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "options", "code", "verdict"),
+    [("candidate", ["--teacher-forced"], 0, Verdict.WITHIN_NOISE), (LOUDER, ["--no-blame"], 1, Verdict.DIVERGED)],
+)
+def test_a_run_writes_its_documents_and_ends_with_its_verdict(
+    inputs: tuple[object, ...], tmp_path: Path, candidate: str, options: list[str], code: int, verdict: Verdict
+) -> None:
+    outcome = run("parity", "--candidate", candidate, *inputs, *SHORT, *options)
+    assert outcome.code == code, outcome
+    assert f"{verdict}: 1 variants" in outcome.out
+    out = tmp_path / "out"
+    summary = summary_of(out)
+    assert summary.verdict is verdict
+    assert list(summary.variants) == ["short_single-step_seed1_zeroed-padding"]
+    assert len(summary.teacher_forced) == options.count("--teacher-forced")
+    assert (out / "summary.md").read_text().startswith(f"# Parity: {verdict}\n")
+    assert "<testsuites" in (out / "junit.xml").read_text()
+    assert verdict in (out / "report.md").read_text()
+    assert verdict in (out / "report.html").read_text()
+
+
+def test_a_run_that_diverges_names_the_cause(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    outcome = run("parity", "--candidate", LOUDER, *inputs, *SHORT)
+    assert outcome.code == 1, outcome
+    summary = summary_of(tmp_path / "out")
+    assert summary.blamed == "short_single-step_seed1_zeroed-padding"
+    assert "mlp of block 1" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_plan_is_swept_and_its_factors_told(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'[factors]\nimplementation = ["eager", "{LOUDER}"]\nschedule = ["single-step"]\nseed = [1, 2]\n'
+        'mask = ["none"]\n[[exclude]]\nimplementation = "eager"\nseed = 2\n'
+    )
+    outcome = run("parity", "--plan", plan, *inputs, "--no-blame")
+    assert outcome.code == 1, outcome
+    assert f"2 of 3 cells fail: only with implementation {LOUDER}, at every seed" in outcome.out
+    assert len(summary_of(tmp_path / "out").cells) == 3
+
+
+@pytest.mark.parametrize(
+    ("implementations", "code", "told"),
+    [
+        (("eager", INTERRUPTED), 70, "out of luck"),
+        (("eager", "eager+fused-attentoin"), 2, "has no such option"),
+    ],
+)
+def test_a_cell_that_cannot_be_run_is_told_and_stops_no_other(
+    inputs: tuple[object, ...], tmp_path: Path, implementations: tuple[str, ...], code: int, told: str
+) -> None:
+    outcome: Outcome = run("parity", "--candidate", *implementations, *inputs, *SHORT)
+    assert outcome.code == code, outcome
+    assert "FAILED TO RUN" in outcome.out
+    assert told in outcome.out
+    assert len(summary_of(tmp_path / "out").variants) == 1
+    assert told in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_where_no_cell_can_be_run_there_is_one_message(inputs: tuple[object, ...]) -> None:
+    assert "no such option" in refused("parity", "--candidate", "eager+fused-attentoin", *inputs, *SHORT)["what"]
+
+
+@pytest.mark.parametrize("text", ["[factor]\nseed = [1]", "seed = 1"])
+def test_a_plan_that_is_none_is_refused(inputs: tuple[object, ...], tmp_path: Path, text: str) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(text)
+    assert refused("parity", "--plan", plan, *inputs)["what"] == f"{plan}: cannot be read as a plan"
+
+
+def test_a_report_is_written_of_a_run_that_is_there(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    assert run("parity", "--candidate", "eager", *inputs, *SHORT).code == 0
+    for name in ("report.html", "report.md"):
+        (tmp_path / "out" / name).unlink()
+    outcome = run("report", tmp_path / "out")
+    assert outcome.code == 0, outcome
+    assert str(tmp_path / "out" / "report.html") in outcome.out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "report.md").is_file()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert "summary.json" in refused("report", tmp_path)["what"]

@@ -1,0 +1,43 @@
+"""What the tests of the report share: real runs on the tiny checkpoint, one that diverges and one that holds."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.adapter import Numerics
+from harness.checkpoint import Checkpoint
+from harness.make_scenario import make_scenario
+from harness.parity import run_parity
+from harness.scenario import Scenario
+from reports.report import write_report
+from tests.harness.sweeps import tiny_cells, tiny_run
+
+STALE = f"{Path(__file__).parents[1] / 'parity' / 'faulty.py'}:StaleSlotVisible"
+FRAMES = 3
+
+
+@pytest.fixture(scope="session")
+def walk(tiny: Checkpoint) -> Scenario:
+    """Three frames: one more than the local ring of the tiny checkpoint holds."""
+    return make_scenario(tiny.transformer, name="walk", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
+
+
+@pytest.fixture(scope="session")
+def diverged(tiny: Checkpoint, walk: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in which one candidate of two diverges and was searched for the cause, with its report."""
+    out = tmp_path_factory.mktemp("diverged") / "run"
+    cells = tiny_cells(tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), schedules=("single-step",))
+    run_parity(tiny_run(tiny, out, blame=True), cells)
+    write_report(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def holding(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run in which parity holds, with its report."""
+    out = tmp_path_factory.mktemp("holding") / "run"
+    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedules=("single-step",)))
+    write_report(out)
+    return out

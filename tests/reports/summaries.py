@@ -1,0 +1,44 @@
+"""Summaries for the tests of documents: cells with comparisons of a few sites, as a ledger closes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.comparison import Comparison
+from harness.ledger import Ledger, incomparable
+from harness.metrics import FrameMetrics
+from harness.summary import SUMMARY_SCHEMA, CellRun, Summary
+from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+
+FRAMES = [
+    FrameMetrics(frame=0, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None, rel_l2=0.0),
+    FrameMetrics(frame=1, ssim=0.9991, mean_abs=0.25, max_abs=3, psnr=41.5, rel_l2=5e-4),
+]
+UNFIT = incomparable("eager", "candidate", "input.noise differs", bounds=JUDGEMENT.bounds, evidence="tensors")
+
+
+def comparison(error: float, frames: list[FrameMetrics] = FRAMES) -> Comparison:
+    """Of a `patchify` that is equal, and of a block's output at frame 4 with this relative L2 error."""
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("patchify"), SAME)
+    ledger.pair(1, key("transformer.blocks.2", frame=4), off_by(error))
+    return ledger.close("eager", "candidate", evidence="tensors", expected=2, frames=frames)
+
+
+def summary_of(variants: Mapping[str, Comparison], **changes: Any) -> Summary:
+    """A summary of cells with these comparisons; `changes` are its other fields."""
+    cells = {
+        name: CellRun(folder=f"cells/{number}", digest=f"{number:064d}", factors={"seed": name[-2:]}, seconds=1.5)
+        for number, name in enumerate(variants)
+    }
+    values: dict[str, Any] = {
+        "schema": SUMMARY_SCHEMA,
+        "reference": "eager",
+        "candidates": ["candidate"],
+        "numerics": {"dtype": "fp32", "device": "cpu", "compiled": "false"},
+        "checkpoint": "fixtures/golden/base",
+        "checkpoint_digest": "0123456789abcdef",
+        "seconds": 61.4,
+        "cells": cells,
+        "variants": dict(variants),
+    }
+    return Summary(**values | changes)

@@ -1,0 +1,224 @@
+"""The page in a browser: dragged and keyed, without a network, in dark and light, wide and narrow."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.comparison import COMPARISON_NAME, read_comparison
+from harness.summary import SUMMARY_NAME, read_summary
+from tests.reports.conftest import FRAMES, STALE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# The least contrast of text by WCAG 2.2, 1.4.3.
+LEAST_CONTRAST = 4.5
+# How far the candidate's frame is cut off from the left, as the style says it.
+CUT = "document.getElementById('candidate').style.clipPath"
+LUMINANCE = """color => {
+  const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}"""
+
+
+@dataclass
+class Opened:
+    """A page, and what it asked for and complained of."""
+
+    page: "Page"
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def state(self, expression: str) -> Any:
+        return self.page.evaluate(expression)
+
+    @property
+    def shown(self) -> str:
+        """The line above the frames: which one is shown, and its measures."""
+        return self.page.inner_text("#says")
+
+
+Opening = Callable[..., Opened]
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: "Browser", diverged: Path) -> Iterator[Opening]:
+    """Opens the report of the run that diverged."""
+    contexts = []
+
+    def open_page(width: int = 1280, scheme: str = "light") -> Opened:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        contexts.append(context)
+        found = Opened(context.new_page())
+
+        def requested(request: "Request") -> None:
+            found.requests.append(request.url)
+
+        found.page.on("request", requested)
+        found.page.on("console", lambda message: found.complaints.append(message.text))
+        found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+        found.page.goto((diverged / "report.html").as_uri())
+        return found
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_nothing_is_fetched_and_nothing_goes_wrong(opened: Opening, diverged: Path) -> None:
+    at = opened()
+    for key in "odbasjjkv":
+        at.page.keyboard.press(key)
+    at.page.wait_for_timeout(100)
+    outside = [url for url in at.requests if not url.startswith("data:")]
+    assert outside == [(diverged / "report.html").as_uri()]
+    assert at.complaints == []
+
+
+def test_the_swipe_follows_the_mouse_and_the_slider_the_arrows(opened: Opening) -> None:
+    at = opened()
+    stage = at.page.locator("#stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    assert box is not None
+    assert at.state(CUT) == "inset(0px 0px 0px 50%)"
+    at.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40)
+    at.page.mouse.down()
+    at.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40, steps=4)
+    at.page.mouse.up()
+    assert at.state(CUT) == "inset(0px 0px 0px 25%)"
+    at.page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 40)
+    assert at.state(CUT) == "inset(0px 0px 0px 25%)"
+    at.page.focus("#slider")
+    at.page.keyboard.press("ArrowRight")
+    assert at.state(CUT) == "inset(0px 0px 0px 26%)"
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "visible"),
+    [
+        ("s", "swipe", ["reference", "candidate"]),
+        ("o", "onion", ["reference", "candidate"]),
+        ("b", "blink", ["reference", "candidate"]),
+        ("d", "difference", ["difference"]),
+        ("a", "all", ["reference", "candidate", "difference"]),
+    ],
+)
+def test_a_key_chooses_how_the_two_are_shown(opened: Opening, key: str, mode: str, visible: list[str]) -> None:
+    at = opened()
+    at.page.keyboard.press("d" if key == "s" else "s")
+    at.page.keyboard.press(key)
+    assert at.page.get_attribute("[data-mode][aria-pressed=true]", "data-mode") == mode
+    assert [name for name in ("reference", "candidate", "difference") if at.page.is_visible(f"#{name}")] == visible
+    assert at.page.is_disabled("#slider") is (mode not in ("swipe", "onion"))
+
+
+def test_the_onion_skin_fades_and_blink_turns_the_candidate_on_and_off(opened: Opening) -> None:
+    at = opened()
+    opacity = "document.getElementById('candidate').style.opacity"
+    at.page.keyboard.press("o")
+    at.page.locator("#slider").fill("30")
+    assert at.state(opacity) == "0.3"
+    at.page.keyboard.press("b")
+    assert at.state(opacity) == "1"
+    for turned in ("0", "1"):
+        at.page.locator(f"#candidate[style*='opacity: {turned};']").wait_for(state="attached", timeout=5000)
+
+
+def test_keys_and_buttons_go_from_frame_to_frame(opened: Opening) -> None:
+    at = opened()
+    at.page.click("#strip button:first-child")
+    assert at.shown.startswith("frame 0:")
+    first = at.page.get_attribute("#reference", "src")
+    for press, frame in (("j", 1), ("ArrowRight", 2), ("k", 1), ("ArrowLeft", 0), ("k", FRAMES - 1)):
+        at.page.keyboard.press(press)
+        assert at.shown.startswith(f"frame {frame}:")
+    assert at.page.get_attribute("#reference", "src") != first
+    at.page.click("#next")
+    assert at.shown.startswith("frame 0:")
+
+
+def test_the_worst_frame_of_the_cell_in_focus_is_shown_first(opened: Opening, diverged: Path) -> None:
+    at = opened()
+    summary = read_summary(diverged / SUMMARY_NAME)
+    (number,) = (number for number, each in enumerate(summary.variants.values()) if each.candidate == STALE)
+    comparison = list(summary.variants.values())[number]
+    worst = min(comparison.frames, key=lambda frame: frame.ssim)
+    assert at.page.input_value("#variant") == str(number)
+    assert at.shown.startswith(f"frame {worst.frame}: SSIM {worst.ssim:.6f}, mean |d| {worst.mean_abs:.4f}")
+
+
+def test_the_first_divergence_on_the_page_is_that_of_the_file(opened: Opening, diverged: Path) -> None:
+    at = opened()
+    cells = read_summary(diverged / SUMMARY_NAME).cells.values()
+    compared = [read_comparison(diverged / cell.folder / COMPARISON_NAME) for cell in cells]
+    (first,) = (comparison.first for comparison in compared if comparison.first is not None)
+    row = at.page.locator("#first-divergence tbody tr")
+    assert row.locator("[data-quantity=site]").inner_text() == first.site
+    assert row.locator("[data-quantity=rel_l2]").inner_text() == f"{first.rel_l2:.2e}"
+    for name in ("frame", "step", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
+        value = row.locator(f"[data-quantity={name}]").get_attribute("data-value")
+        assert value is not None
+        assert float(value) == getattr(first, name)
+
+
+def test_another_variant_is_chosen_by_the_list_or_by_its_name(opened: Opening) -> None:
+    at = opened()
+    panels = "Array.from(document.querySelectorAll('#ladder .panel'), p => p.hidden)"
+    before = at.state(panels)
+    assert sorted(before) == [False, True]
+    at.page.keyboard.press("v")
+    assert at.state("document.activeElement.id") == "variant"
+    other = before.index(True)
+    at.page.select_option("#variant", str(other))
+    assert at.state(panels) == [not hidden for hidden in before]
+    at.page.click(f"[data-select='{before.index(False)}']")
+    assert at.state(panels) == before
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_does_not_scroll_sideways(opened: Opening, width: int) -> None:
+    at = opened(width)
+    for mode in "sda":
+        at.page.keyboard.press(mode)
+        assert at.state("document.documentElement.scrollWidth") <= at.state("window.innerWidth") == width
+    assert at.page.locator("#stage").bounding_box()["width"] <= width  # type: ignore[index]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("selector", ["body", ".muted", "td.bad", "a", "button.link", ".verdict", "svg text"])
+def test_text_is_legible_in_both_schemes(opened: Opening, scheme: str, selector: str) -> None:
+    at = opened(scheme=scheme)
+    colour = "fill" if selector.startswith("svg") else "color"
+    text = at.state(f"getComputedStyle(document.querySelector('{selector}')).{colour}")
+    page = at.state("getComputedStyle(document.body).backgroundColor")
+    one, other = (at.page.evaluate(LUMINANCE, each) for each in (text, page))
+    light, dark = max(one, other), min(one, other)
+    assert (light + 0.05) / (dark + 0.05) >= LEAST_CONTRAST
+    assert (other > 0.5) is (scheme == "light")
+
+
+def test_focus_is_seen(opened: Opening) -> None:
+    at = opened()
+    at.page.keyboard.press("Tab")
+    outlines = "getComputedStyle(document.activeElement).outlineStyle"
+    assert at.state("document.activeElement !== document.body")
+    assert at.state(outlines) == "solid"

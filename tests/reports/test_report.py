@@ -1,0 +1,190 @@
+"""The report's files: what they say, and that they say it of the run alone."""
+
+import html
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.comparison import COMPARISON_NAME, Comparison, read_comparison
+from harness.errors import UserError
+from harness.investigation.result import INVESTIGATION_NAME
+from harness.records import to_json
+from harness.summary import SUMMARY_NAME, CellFailure, Summary, read_summary
+from reports.report import write_report
+from tests.reports.conftest import FRAMES
+
+MOST_BYTES = 15_000_000
+
+
+@pytest.fixture(scope="module")
+def page(diverged: Path) -> str:
+    return (diverged / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def twin(diverged: Path) -> str:
+    return (diverged / "report.md").read_text("utf-8")
+
+
+def summary_of(run: Path) -> Summary:
+    return read_summary(run / SUMMARY_NAME)
+
+
+def failing(run: Path) -> Comparison:
+    """The comparison of the cell that diverges, from its own file."""
+    folders = [run / cell.folder for cell in summary_of(run).cells.values()]
+    (found,) = (each for each in (read_comparison(at / COMPARISON_NAME) for at in folders) if not each)
+    return found
+
+
+def values(page: str, table: str) -> dict[str, str]:
+    """The value behind every number of a table's first row, by its column, and the text of the other cells."""
+    found = re.search(rf'<table id="{table}">.*?<tbody>\s*<tr>(.*?)</tr>', page, re.DOTALL)
+    assert found is not None, table
+    cells = re.findall(r'<td data-quantity="([^"]*)"(?: data-value="([^"]*)")?[^>]*>(.*?)</td>', found[1])
+    return {name: value or html.unescape(text) for name, value, text in cells}
+
+
+def test_the_first_divergence_is_that_of_the_comparison_number_for_number(page: str, diverged: Path) -> None:
+    first = failing(diverged).first
+    assert first is not None
+    shown = values(page, "first-divergence")
+    assert (shown["site"], shown["phase"]) == (first.site, first.phase)
+    for name in ("frame", "step", "order", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
+        assert float(shown[name]) == getattr(first, name), name
+
+
+def test_the_cause_stands_before_everything_else(page: str, twin: str) -> None:
+    order = ["first-divergence", "causes", "birth", "variants", "pictures", "frames", "ladder", "rings", "trajectory"]
+    for text in (order, [*order[:4], "contract", "suspects"]):
+        places = [page.index(f'id="{name}"') for name in text]
+        assert places == sorted(places)
+    assert twin.index("First divergence") < twin.index("## Variants")
+    assert "kv_cache.layers.1.visible" in twin
+    assert values(page, "causes")["cause"].startswith("cache")
+
+
+def test_every_frame_has_the_numbers_of_the_comparison(page: str, diverged: Path) -> None:
+    number = list(summary_of(diverged).variants.values()).index(failing(diverged))
+    rows = re.search(rf'<table id="pictures-{number}">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert rows is not None
+    for name, attribute in (("SSIM", "ssim"), ("mean |d|", "mean_abs"), ("PSNR dB", "psnr"), ("max |d|", "max_abs")):
+        shown = re.findall(rf'data-quantity="{re.escape(name)}" data-value="([^"]*)"', rows[1])
+        expected = [getattr(frame, attribute) for frame in failing(diverged).frames]
+        assert [float(value) for value in shown] == [value for value in expected if value is not None]
+
+
+def test_the_ladder_has_every_site_in_the_order_of_execution(page: str, diverged: Path) -> None:
+    number = list(summary_of(diverged).variants.values()).index(failing(diverged))
+    body = re.search(rf'<table id="ladder-{number}">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert body is not None
+    assert re.findall(r'data-quantity="site"[^>]*>(.*?)<', body[1]) == [at.site for at in failing(diverged).sites]
+    first = failing(diverged).first
+    assert first is not None
+    assert re.findall(r'data-quantity="site" class="first">(.*?)<', body[1]) == [first.site]
+
+
+def test_a_wrong_slot_is_marked_on_the_candidate_s_side_alone(page: str, diverged: Path) -> None:
+    fault = failing(diverged).ring[0]
+    marked = re.findall(rf'<td data-quantity="slot {fault.slot}" class="bad">', page)
+    assert marked
+    sides = page[page.index('id="rings"') : page.index('id="trajectory"')].split("<h3>")
+    assert [side for side in sides if 'class="bad"' in side] == [side for side in sides if side.startswith("candidate")]
+    assert html.escape(fault.message, quote=False) in page
+
+
+def test_what_a_name_holds_is_text(holding: Path, tmp_path: Path) -> None:
+    hostile = "walk <img src=x onerror=alert(1)> & {{ 7 * 7 }} | </script>"
+    ((_, cell),), ((_, comparison),) = (
+        each.items() for each in (summary_of(holding).cells, summary_of(holding).variants)
+    )
+    summary = msgspec.structs.replace(
+        summary_of(holding),
+        candidates=[hostile],
+        cells={hostile: msgspec.structs.replace(cell, folder=str(holding / cell.folder))},
+        variants={hostile: msgspec.structs.replace(comparison, notes=[hostile], candidate=f"```\n{hostile}")},
+        failures=[CellFailure(name=hostile, factors={}, message=hostile)],
+    )
+    (tmp_path / SUMMARY_NAME).write_bytes(to_json(summary))
+    page = write_report(tmp_path).read_text("utf-8")
+    twin = (tmp_path / "report.md").read_text("utf-8")
+    assert "<img" not in page.replace("<img id=", "")
+    assert page.count("</script>") == 2
+    assert "{{ 7 * 7 }}" in page
+    assert html.escape(hostile) in page
+    prose = re.sub(r"```text.*?\n```", "", twin, flags=re.DOTALL)
+    assert "onerror" in prose
+    assert "<img" not in prose
+
+
+def test_the_page_refers_to_nothing_outside_but_the_exact_frames(page: str, diverged: Path) -> None:
+    assert re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"', page) == []
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
+    links = set(re.findall(r'"(?:reference|candidate)":\s*"([^"]*\.png)"', page))
+    assert len(links) == 2 * 2 * FRAMES
+    assert all((diverged / link).is_file() for link in links)
+    assert (diverged / "report.html").stat().st_size < MOST_BYTES
+
+
+def test_a_page_elsewhere_gets_copies_of_the_exact_frames(diverged: Path, tmp_path: Path) -> None:
+    page = write_report(diverged, tmp_path / "elsewhere" / "page.html")
+    links = set(re.findall(r'"(?:reference|candidate)":\s*"([^"]*\.png)"', page.read_text("utf-8")))
+    assert links
+    for link in links:
+        assert (page.parent / link).resolve().is_relative_to(tmp_path)
+        assert (page.parent / link).is_file()
+    assert page.with_suffix(".md").is_file()
+
+
+def test_a_run_that_holds_says_how_close_it_came(holding: Path) -> None:
+    page, twin = ((holding / name).read_text("utf-8") for name in ("report.html", "report.md"))
+    (comparison,) = summary_of(holding).variants.values()
+    share = max(at.distance / at.tolerance for at in comparison.sites if at.tolerance)
+    found = re.search(r'data-quantity="nearest share" data-value="([^"]*)"', page)
+    assert found is not None
+    assert float(found[1]) == share < 1
+    assert "Parity holds in every variant" in page
+    assert "Parity holds in every variant" in twin
+    assert 'id="first-divergence"' not in page
+
+
+def test_what_was_not_measured_is_said_and_the_report_goes_on(diverged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(diverged, run)
+    for cell in summary_of(run).cells.values():
+        shutil.rmtree(run / cell.folder / "blame", ignore_errors=True)
+        (run / cell.folder / INVESTIGATION_NAME).write_text("{")
+        shutil.rmtree(run / cell.folder / "reference")
+    page = write_report(run).read_text("utf-8")
+    assert "cannot be read as an investigation" in page
+    assert "reference is not there" in page
+    assert "waypoint-parity blame --reference eager" in page
+    assert "the first ones: local layer 1" in page
+    assert float(values(page, "first-divergence")["rel_l2"]) > 0
+
+
+def test_without_a_blame_the_suspects_are_the_first_part_and_those_it_reads(diverged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(diverged, run)
+    for cell in summary_of(run).cells.values():
+        shutil.rmtree(run / cell.folder / "blame", ignore_errors=True)
+    page = write_report(run).read_text("utf-8")
+    named = re.findall(r"<h3>\d+\. (.*?)</h3>", page)
+    assert named == ["cache (cache)", "input.clock (input)"]
+
+
+def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"summary\.json: cannot be read"):
+        write_report(tmp_path)
+
+
+def test_a_run_of_which_no_cell_ran_has_a_report_of_the_failures(holding: Path, tmp_path: Path) -> None:
+    failure = CellFailure(name="lost", factors={}, message="no room left on the device")
+    empty = msgspec.structs.replace(summary_of(holding), cells={}, variants={}, failures=[failure], effects=None)
+    (tmp_path / SUMMARY_NAME).write_bytes(to_json(empty))
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "no room left on the device" in page
+    assert "INCOMPARABLE" in page
