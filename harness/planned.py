@@ -1,12 +1,14 @@
 """A parity run as the command line and its plan file give it."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
 from harness import arguments, given
 from harness.adapter import DTYPES
 from harness.arguments.shared import Swept
+from harness.checkpoint import Checkpoint
 from harness.cores import available_cores
 from harness.experiment.cells import Cell, Conditions, plan
 from harness.experiment.executors import Opening, dask, in_process, processes
@@ -17,6 +19,8 @@ from harness.parity import ParityRun
 from harness.standards import standards
 
 Level = TypeVar("Level")
+# A process holds both implementations, in bf16 the reference in fp32 too; one more for what they compute with.
+_COPIES = 4
 
 
 def planned(command: arguments.Parity) -> tuple[ParityRun, list[Cell]]:
@@ -44,7 +48,7 @@ def planned(command: arguments.Parity) -> tuple[ParityRun, list[Cell]]:
         teacher_forced=command.teacher_forced,
         three_way=command.three_way,
     )
-    opening, at_once = _room(command, len(cells))
+    opening, at_once = _room(command, checkpoint, len(cells))
     run = ParityRun(checkpoint, rules, command.out, opening, at_once, fresh=command.fresh, blame=command.blame)
     return run, cells
 
@@ -72,9 +76,18 @@ def _factors(command: arguments.Parity, file: PlanFile, sweep: given.Sweep) -> F
     )
 
 
-def _room(command: arguments.Parity, cells: int) -> tuple[Opening, int]:
+def _room(command: arguments.Parity, checkpoint: Checkpoint, cells: int) -> tuple[Opening, int]:
     """Where cells run, and how many are handed over at a time."""
     if command.scheduler is not None:
         return dask(command.scheduler), cells
-    jobs = min(command.jobs or available_cores(), cells)
+    at_most = _fitting(checkpoint) if command.numerics.device == "cpu" else 1
+    jobs = min(command.jobs or at_most, cells)
     return (in_process, 1) if jobs <= 1 else (processes(jobs), jobs)
+
+
+def _fitting(checkpoint: Checkpoint) -> int:
+    """How many processes have a core each, and memory for their models: the weights in fp32, _COPIES of them."""
+    files = (checkpoint.transformer_files, checkpoint.autoencoder_files)
+    parameters = sum(stored.parameters for weights in files for stored in weights.stored().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(available_cores(), memory // max(1, _COPIES * 4 * parameters)))

@@ -77,8 +77,8 @@ class Parity:
     """TOML file: reference, checkpoint, scenario, levels of [factors], cells to run ([[only]]) or not ([[exclude]]).
     What it names takes the place of the flags."""
     jobs: int | None = None
-    """Cells at once, each in a process of its own; as many as the machine has cores if not given. With --threads 1,
-    the default of this command."""
+    """Cells at once, each in a process of its own; if not given, as many as there are cores and as the memory holds
+    models for, on an accelerator one. Each has one thread unless --threads says otherwise."""
     scheduler: str | None = None
     """Run cells on the Dask cluster of this scheduler instead, such as tcp://host:8786 (needs the extra `dask`)."""
     fresh: bool = False
