@@ -82,8 +82,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     teacher_forced: dict[str, Comparison] = {}
     failures: list[CellFailure] = []
     effects: Effects | None = None
-    # The cell whose causes were searched, and why none were where some should have been.
+    # The cell whose causes were searched; those, in a line each, and where in the pipeline the difference was born. Or
+    # why none were searched where some should have been.
     blamed: str | None = None
+    causes: list[str] = []
+    born: str | None = None
     not_blamed: str | None = None
 
     @property

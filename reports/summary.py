@@ -27,7 +27,9 @@ def summary_markdown(summary: Summary, *, budget: int = BUDGET) -> str:
 
     Where there is no room for the details of all cells, those of the worst ones are given, and how many were left out.
     """
-    head = "\n".join([_head(summary), *_failures(summary), *_effects(summary.effects), *_cells(summary)])
+    head = "\n".join(
+        [_head(summary), *_failures(summary), *_causes(summary), *_effects(summary.effects), *_cells(summary)]
+    )
     names = sorted(summary.variants, key=lambda name: _ORDER.index(summary.verdict_of(name)))
     sections: list[str] = []
     left = budget - len(head.encode()) - len(_left_out(len(names)).encode())
@@ -59,6 +61,15 @@ def _failures(summary: Summary) -> list[str]:
         for failure in summary.failures
     ]
     return [f"{markdown_table(pd.DataFrame(rows))}\n"] if rows else []
+
+
+def _causes(summary: Summary) -> list[str]:
+    """What is wrong by itself in the cell that was searched."""
+    if summary.blamed is None:
+        return []
+    born = "" if summary.born is None else f", born in: {summary.born}"
+    causes = [f"{rank}. {escaped(cause)}" for rank, cause in enumerate(summary.causes, start=1)]
+    return [f"Causes in {escaped(summary.blamed)}{born}\n", *causes, ""]
 
 
 def _effects(effects: Effects | None) -> list[str]:

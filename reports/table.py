@@ -83,6 +83,11 @@ def scientific(value: float) -> str:
     return f"{value:.2e}"
 
 
+def percent(value: float) -> str:
+    """A share, in whole percent, none of which is minus zero."""
+    return f"{round(100 * value)}%"
+
+
 def fixed(digits: int) -> Format:
     """A number with so many digits behind the point."""
     return lambda value: f"{value:.{digits}f}"

@@ -9,6 +9,9 @@ def summary_lines(summary: Summary) -> list[str]:
     lines = [summary_table(summary)] if summary.variants else []
     lines += [f"FAILED TO RUN: {failure.name}: {failure.message}" for failure in summary.failures]
     lines += summary.effects.sentences if summary.effects is not None and not summary.verdict.passes else []
+    if summary.blamed is not None:
+        lines.append(f"causes in {summary.blamed}{'' if summary.born is None else f', born in: {summary.born}'}")
+        lines += [f"  {rank}. {cause}" for rank, cause in enumerate(summary.causes, start=1)]
     if summary.not_blamed is not None:
         lines.append(f"no cause was searched: {summary.not_blamed}")
     count = f"{len(summary.variants)} variants in {summary.seconds:.0f} s"

@@ -21,7 +21,7 @@ from reports.pictures import (
 from reports.rings import RingMap, ring_maps
 from reports.run import SCENARIO_NAME, CellReport
 from reports.suspects import Suspect, blame_command, caveats, shares, suspects
-from reports.table import Table, fixed, scientific
+from reports.table import Table, fixed, percent, scientific
 
 # Of the cells out of focus, the ladder shows what failed and so many sites more.
 _MOST_PASSING = 16
@@ -130,9 +130,7 @@ def _causes(cell: CellReport) -> Table:
         for cause in cell.blame.causes
         for kind, share in (("necessary", cause.necessity), ("sufficient", cause.sufficiency))
     ]
-    return Table.of(
-        rows, dict.fromkeys(shares(None), "{:.0%}".format) | {"local error": scientific, "bound": scientific}
-    )
+    return Table.of(rows, dict.fromkeys(shares(None), percent) | {"local error": scientific, "bound": scientific})
 
 
 def _ssim(row: dict[str, Any] | None) -> float:

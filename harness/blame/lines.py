@@ -23,6 +23,15 @@ def blame_lines(blame: Blame) -> list[str]:
     return lines
 
 
+def causes_in_brief(blame: Blame) -> list[str]:
+    """A line for every cause, the largest first: what is wrong, where first, and its share of the error."""
+    return [
+        f"{_what(cause)}, first {cause.first}"
+        + ("" if cause.necessity is None else f"; with the reference's, {_share(cause.necessity)} of the error is gone")
+        for cause in blame.causes
+    ]
+
+
 def ladder_lines(blame: Blame) -> list[str]:
     """Every site in the order of execution: its own error, and what it shows in a free-running session."""
     header = f"{'phase':9} {'step':>4}  {'site':46} {'local':>9} {'bound':>9} {'inherited':>9} {'gain':>9}"

@@ -6,6 +6,7 @@ import msgspec
 
 from harness.blame.case import load_case
 from harness.blame.journal import Journal
+from harness.blame.lines import causes_in_brief
 from harness.blame.result import BLAME_NAME, Blame, read_blame
 from harness.blame.search import Search
 from harness.comparison import Verdict
@@ -23,7 +24,7 @@ BLAME_FOLDER = "blame"
 
 
 def find_culprit(summary: Summary, store: Store, tasks: Mapping[str, Task], announce: Callable[[str], None]) -> Summary:
-    """`summary` with the name of the cell whose causes were searched: the first that diverges, if any does.
+    """`summary` with the causes of the first cell that diverges, if any does.
 
     The search that an interrupted sweep left goes on where it was.
     """
@@ -38,7 +39,8 @@ def find_culprit(summary: Summary, store: Store, tasks: Mapping[str, Task], anno
     investigation = with_blame(read_investigation(folder / INVESTIGATION_NAME), blame)
     with replacing(folder / INVESTIGATION_NAME) as partial:
         partial.write_bytes(to_json(investigation))
-    return msgspec.structs.replace(summary, blamed=name)
+    born = None if investigation.birth is None else investigation.birth.place
+    return msgspec.structs.replace(summary, blamed=name, causes=causes_in_brief(blame), born=born)
 
 
 def _searched(task: Task, store: Store, announce: Callable[[str], None]) -> Blame:

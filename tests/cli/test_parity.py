@@ -49,6 +49,8 @@ def test_a_run_that_diverges_names_the_cause(inputs: tuple[object, ...], tmp_pat
     assert outcome.code == 1, outcome
     summary = summary_of(tmp_path / "out")
     assert summary.blamed == "short_single-step_seed1_zeroed-padding"
+    assert "born in: transformer\n  1. mlp of block 1 (mlp): " in outcome.out
+    assert "1. mlp of block 1 (mlp): " in (tmp_path / "out" / "summary.md").read_text()
     assert "mlp of block 1" in (tmp_path / "out" / "report.md").read_text()
 
 

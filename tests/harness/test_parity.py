@@ -121,7 +121,9 @@ def test_the_first_cell_that_diverges_is_searched_for_its_causes(
     cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=("candidate", LOUDER), schedules=("single-step",))
     told: list[str] = []
     summary = run_parity(tiny_run(tiny, tmp_path, blame=True), cells, told.append)
-    assert summary.blamed == cells[1].name
+    assert (summary.blamed, summary.born) == (cells[1].name, "transformer")
+    (brief,) = summary.causes
+    assert brief.startswith("mlp of block 1 (mlp): ")
     assert told[:2] == [cell.name for cell in cells]
     assert all(name.startswith("blame: ") for name in told[2:])
     folder = tmp_path / summary.cells[cells[1].name].folder
