@@ -7,10 +7,11 @@ on a terminal only and, with HF_HUB_OFFLINE=1, reads the cache without asking an
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UserError
 
+RepositoryKind = Literal["model", "dataset"]
 PINNED = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 _UNPINNED = re.compile(r"[\w.-]+/[\w.-]+(@.*)?")
 _BARE_NAME = re.compile(r"[\w-][\w.-]*")
@@ -54,12 +55,16 @@ def locate(location: str) -> tuple[Path, str]:
 
 def _fetched(repo: str, revision: str) -> Path:
     """The local snapshot of a revision, with every file of its checkpoint; the configs say which layout it is in."""
-    snapshot = _snapshot(repo, revision, _CONFIGS)
-    diffusers = (snapshot / "transformer" / "config.json").is_file()
-    return _snapshot(repo, revision, _DIFFUSERS_WEIGHTS if diffusers else _PACKAGE_WEIGHTS)
+    found = snapshot(repo, revision, _CONFIGS)
+    diffusers = (found / "transformer" / "config.json").is_file()
+    return snapshot(repo, revision, _DIFFUSERS_WEIGHTS if diffusers else _PACKAGE_WEIGHTS)
 
 
-def _snapshot(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
+def snapshot(repo: str, revision: str, patterns: tuple[str, ...], *, kind: RepositoryKind = "model") -> Path:
+    """The local snapshot of a revision of a hub repository, with its files of these patterns.
+
+    Raises UserError where it cannot be fetched.
+    """
     # Imported here: it takes 0.3 s, and most checkpoints are folders.
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, but not re-exported
@@ -71,12 +76,14 @@ def _snapshot(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
             super().__init__(*arguments, **{"disable": None, **settings})  # type: ignore[no-untyped-call]
 
     try:
-        found = snapshot_download(repo, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar)
+        found = snapshot_download(
+            repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar
+        )
     except Exception as error:  # among them those of its transport, which differs between the client's releases
         raise UserError(
             f"{repo}@{revision}: cannot be fetched from the hub",
             found=str(error).partition("\n")[0] or type(error).__name__,
             expected="a reachable hub, or the whole snapshot in the local hub cache",
-            do="check the id and the connection, or name a local folder",
+            do="check the id, the connection and, of a private one, the token (HF_TOKEN, or `hf auth login`)",
         ) from error
     return Path(found)

@@ -7,14 +7,13 @@ local hub cache; the hub itself was never in reach.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from harness.baseline.document import Baseline, Opened, named
 from harness.baseline.store import add_copy
 from harness.errors import UserError
-from harness.hub import PINNED
+from harness.hub import PINNED, RepositoryKind, snapshot
 
-_DATASET = "dataset"
+_DATASET: RepositoryKind = "dataset"
 
 
 def push(baseline: Opened, repo: str, *, force: bool = False) -> str:
@@ -28,7 +27,7 @@ def push(baseline: Opened, repo: str, *, force: bool = False) -> str:
 
     name, hub = baseline.document.name, HfApi()
     folder = f"baselines/{named(name)}"
-    with _refusals(repo, "sent to"):
+    with _refusals(repo):
         hub.create_repo(repo, repo_type=_DATASET, private=True, exist_ok=True)
         before = hub.dataset_info(repo)
     taken = any(file.rfilename.startswith(f"{folder}/") for file in before.siblings or [])
@@ -39,7 +38,7 @@ def push(baseline: Opened, repo: str, *, force: bool = False) -> str:
             expected="a new name",
             do="choose another name, or replace it with --force",
         )
-    with _refusals(repo, "sent to"):
+    with _refusals(repo):
         commit = hub.upload_folder(
             repo_id=repo,
             repo_type=_DATASET,
@@ -69,43 +68,25 @@ def pull(name: str, pinned: str, store: Path, *, force: bool = False) -> Baselin
             do="pin the revision, as `baseline push` printed it; a branch name is no identity",
         )
     folder = f"baselines/{named(name)}"
-    snapshot = _snapshot(at["repo"], at["revision"], f"{folder}/*")
-    if not (snapshot / folder).is_dir():
+    fetched = snapshot(at["repo"], at["revision"], (f"{folder}/*",), kind=_DATASET)
+    if not (fetched / folder).is_dir():
         raise UserError(
             f"{pinned}: has no {folder}",
             found="no file below it",
             expected=f"a baseline called {name}",
             do="correct the name, or the revision",
         )
-    return add_copy(snapshot / folder, name, store, force=force)
-
-
-def _snapshot(repo: str, revision: str, pattern: str) -> Path:
-    """The local snapshot of a revision, with the files of this pattern."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, but not re-exported
-
-    class Silent(tqdm):
-        """No bar: a baseline is small, and the client would draw one off a terminal too."""
-
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            super().__init__(*arguments, **{**settings, "disable": True})  # type: ignore[no-untyped-call]
-
-    with _refusals(f"{repo}@{revision}", "fetched from"):
-        found = snapshot_download(
-            repo, repo_type=_DATASET, revision=revision, allow_patterns=pattern, tqdm_class=Silent
-        )
-    return Path(found)
+    return add_copy(fetched / folder, name, store, force=force)
 
 
 @contextmanager
-def _refusals(repo: str, done: str) -> Iterator[None]:
+def _refusals(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into a UserError."""
     try:
         yield
     except Exception as error:  # among them those of its transport, which differs between the client's releases
         raise UserError(
-            f"{repo}: the baseline cannot be {done} the hub",
+            f"{repo}: the baseline cannot be sent to the hub",
             found=str(error).partition("\n")[0] or type(error).__name__,
             expected="a reachable hub, a repository that exists, and the rights for it",
             do="check the id, the connection and the token (HF_TOKEN, or `hf auth login`)",
