@@ -20,7 +20,7 @@ from reports.pictures import Curves
 from reports.run import Run, read_run
 from reports.view import CellView, view
 
-HTML_NAME, MARKDOWN_NAME = "report.html", "report.md"
+HTML_NAME = "report.html"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""The candidate against the eager reference over every default variant, in fp32, by full tensors."""
+"""The candidate against the eager reference over every schedule and prompt mask, in fp32, by full tensors."""
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from harness.judgement import Judgement, fixed_tolerance
 from harness.lockstep import Side, lockstep
 from harness.planned import planned
 
-RUN, PLANNED = planned(Parity())
+# One seed: `nox -s parity` runs both.
+RUN, PLANNED = planned(Parity(seeds=(11,)))
 CHECKPOINT = RUN.checkpoint
 CELLS = {cell.name: cell for cell in PLANNED}
 
@@ -30,8 +31,8 @@ def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> 
     return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance("fp32")))
 
 
-def test_the_sweep_is_schedules_by_seeds_by_masks_and_one_photograph() -> None:
-    assert len(CELLS) == 3 * 2 * 3 + 1
+def test_the_sweep_is_schedules_by_masks_and_one_photograph() -> None:
+    assert len(CELLS) == 3 * 3 + 1
     assert {cell.scenario.frames for cell in CELLS.values()} == {8}
     assert sum(cell.scenario.image is not None for cell in CELLS.values()) == 1
 
