@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -65,12 +66,18 @@ def timeless(document: bytes) -> object:
     return stripped(msgspec.json.decode(document))
 
 
+class Undisturbed(NamedTuple):
+    """A sweep of eight cells that nothing disturbed: its folder, and the seconds that it took."""
+
+    out: Path
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tiny_folder: Path, scenario_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep of eight cells that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def undisturbed(tiny_folder: Path, scenario_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder, started = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
     finish(begin(folder, tiny_folder, scenario_file, 1, 2, 3, 4))
-    return folder / "run"
+    return Undisturbed(folder / "run", time.monotonic() - started)
 
 
 def cells(out: Path) -> list[Path]:
@@ -78,9 +85,10 @@ def cells(out: Path) -> list[Path]:
     return [path.parent for path in (out / CELLS).glob("*/cell.json") if not path.parent.name.startswith(".")]
 
 
-def kill_at(moment: float, sweep: BaseProcess, out: Path) -> None:
-    """Kill a sweep `moment` seconds after it began to make a cell."""
-    while sweep.is_alive() and not any((out / CELLS).glob(f".making-*-{sweep.pid}-*")) and len(cells(out)) < 8:
+def kill(sweep: BaseProcess, out: Path, more: int, moment: float) -> None:
+    """Kill a sweep `moment` seconds after it has made so many cells `more` and begun to make another."""
+    enough = len(cells(out)) + more
+    while sweep.is_alive() and not (any((out / CELLS).glob(f".making-*-{sweep.pid}-*")) and len(cells(out)) >= enough):
         time.sleep(0.01)
     sweep.join(timeout=moment)
     sweep.kill()
@@ -88,20 +96,23 @@ def kill_at(moment: float, sweep: BaseProcess, out: Path) -> None:
 
 
 def test_a_sweep_killed_ten_times_ends_as_an_undisturbed_one(
-    undisturbed: Path, tiny_folder: Path, scenario_file: Path, tmp_path: Path
+    undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:
     moments, made = random.Random(6), []
     for _ in range(KILLS):
-        kill_at(moments.uniform(0, 4), begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4), tmp_path / "run")
+        sweep = begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4)
+        moment = moments.uniform(0, 1 / 8) * undisturbed.seconds
+        kill(sweep, tmp_path / "run", more=moments.randint(0, 1), moment=moment)
         made.append(len(cells(tmp_path / "run")))
     print(f"cells made when killed: {made}")
     assert made[0] < 8
+    assert made[-1] > made[0]
     finish(begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4))
-    assert results(tmp_path / "run") == results(undisturbed)
+    assert results(tmp_path / "run") == results(undisturbed.out)
 
 
 def test_a_sweep_whose_workers_were_left_alone_ends_as_an_undisturbed_one(
-    undisturbed: Path, tiny_folder: Path, scenario_file: Path, tmp_path: Path
+    undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:
     sweep = begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4, jobs=2)
     while sweep.is_alive() and not cells(tmp_path / "run"):
@@ -109,16 +120,16 @@ def test_a_sweep_whose_workers_were_left_alone_ends_as_an_undisturbed_one(
     sweep.kill()
     sweep.join()
     finish(begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4, jobs=2))
-    assert results(tmp_path / "run") == results(undisturbed)
+    assert results(tmp_path / "run") == results(undisturbed.out)
 
 
 def test_two_sweeps_in_one_folder_leave_each_other_whole(
-    undisturbed: Path, tiny_folder: Path, scenario_file: Path, tmp_path: Path
+    undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:
     # All cells of one are the other's too.
     for sweep in [begin(tmp_path, tiny_folder, scenario_file, *seeds) for seeds in ((1, 2), (1, 2, 3, 4))]:
         finish(sweep)
-    found, expected = results(tmp_path / "run"), results(undisturbed)
+    found, expected = results(tmp_path / "run"), results(undisturbed.out)
     assert len(read_summary(tmp_path / "run" / SUMMARY_NAME).cells) in (4, 8)
     assert {**found, SUMMARY_NAME: None} == {**expected, SUMMARY_NAME: None}
 
