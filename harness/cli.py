@@ -5,8 +5,10 @@
 
 import sys
 import traceback
-from functools import singledispatch
+from contextlib import suppress
+from functools import partial, singledispatch
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from harness import arguments
@@ -78,10 +80,8 @@ def _dump(command: arguments.Dump) -> int:
 @execute.register
 def _diff(command: arguments.Diff) -> int:
     from harness.diff import diff_dumps, dtype_of, open_dump
-    from harness.records import to_json
     from harness.render import comparison_lines
     from harness.standards import standards
-    from harness.storage import replacing
     from harness.truth_diff import with_truth
 
     reference, candidate = open_dump(command.reference), open_dump(command.candidate)
@@ -94,8 +94,7 @@ def _diff(command: arguments.Diff) -> int:
         comparison = with_truth(comparison, open_dump(command.truth), reference, candidate)
     print("\n".join(comparison_lines(comparison)))
     if command.json is not None:
-        with replacing(command.json) as partial:
-            partial.write_bytes(to_json(comparison))
+        _write_json(comparison, command.json)
     return _exit_code(comparison.verdict)
 
 
@@ -126,6 +125,19 @@ def _report(command: arguments.Report) -> int:
 
 
 @execute.register
+def _play(command: arguments.Play) -> int:
+    from harness.play.server import serving
+    from harness.play.stage import staged
+    from reports.play import play_page
+
+    with staged(command) as stage, serving(stage.play, partial(play_page, stage.seen), command.port) as address:
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+    return HOLDS
+
+
+@execute.register
 def _blame(command: arguments.Blame) -> int:
     from harness import given
     from harness.blame.exchanges import exchange_called
@@ -134,8 +146,6 @@ def _blame(command: arguments.Blame) -> int:
     from harness.blame.result import BLAME_NAME
     from harness.blame.search import Search
     from harness.progress import counter
-    from harness.records import to_json
-    from harness.storage import replacing
 
     case = given.case(command)
     with counter() as announce:
@@ -143,8 +153,7 @@ def _blame(command: arguments.Blame) -> int:
         exchanges = [exchange_called(name, case.candidate.adapter.sites()) for name in command.exchange]
         search = Search(case, journal, gains=command.gains, gain_sites=command.gain_sites, exchanges=exchanges)
         blame = search.run()
-    with replacing(command.out / BLAME_NAME) as partial:
-        partial.write_bytes(to_json(blame))
+    _write_json(blame, command.out / BLAME_NAME)
     print("\n".join([*blame_lines(blame), *(ladder_lines(blame) if command.ladder else [])]))
     return _exit_code(blame.comparison.verdict)
 
@@ -152,18 +161,15 @@ def _blame(command: arguments.Blame) -> int:
 @execute.register
 def _scorecard(command: arguments.Scorecard) -> int:
     from harness.progress import counter
-    from harness.records import to_json
     from harness.scorecard.lines import scorecard_lines
     from harness.scorecard.score import Plan, score
-    from harness.storage import replacing
 
     plan = Plan(command.suite, command.only, command.stacked, command.seed, command.sizes)
     with counter() as announce:
         card = score(plan, jobs=command.jobs, announce=announce)
     print("\n".join(scorecard_lines(card)))
     if command.json is not None:
-        with replacing(command.json) as partial:
-            partial.write_bytes(to_json(card))
+        _write_json(card, command.json)
     return HOLDS if card else FAILS
 
 
@@ -208,8 +214,6 @@ def _info(command: arguments.Info) -> int:
     from harness.checkpoint import open_checkpoint
     from harness.info import checkpoint_lines
     from harness.inspection import inspect_checkpoint
-    from harness.records import to_json
-    from harness.storage import replacing
 
     if command.checkpoint is None:
         for name, point in sorted(registry.registered().items()):
@@ -221,8 +225,7 @@ def _info(command: arguments.Info) -> int:
     inspection = inspect_checkpoint(checkpoint, command.implementation, against, numerics=numerics)
     print("\n".join(checkpoint_lines(checkpoint, inspection, all_keys=command.keys)))
     if command.json is not None:
-        with replacing(command.json) as partial:
-            partial.write_bytes(to_json(inspection.to_json()))
+        _write_json(inspection.to_json(), command.json)
     return HOLDS if inspection else FAILS
 
 
@@ -275,6 +278,14 @@ def _scenario_show(command: arguments.ScenarioShow) -> int:
 
     print("\n".join(scenario_lines(read_scenario(command.scenario))))
     return HOLDS
+
+
+def _write_json(value: object, path: Path) -> None:
+    from harness.records import to_json
+    from harness.storage import replacing
+
+    with replacing(path) as partial:
+        partial.write_bytes(to_json(value))
 
 
 def _exit_code(verdict: "Verdict") -> int:

@@ -6,6 +6,7 @@ import tyro
 
 from harness.arguments.baseline import Baseline
 from harness.arguments.comparing import Diff, Dump, Parity, Report, Ring
+from harness.arguments.playing import Play
 from harness.arguments.preparing import Convert, Info, Scenario, ScenarioMake, ScenarioShow
 from harness.arguments.searching import Blame, Floor, Scorecard
 from harness.arguments.shared import Judging, Numerics, Swept
@@ -21,6 +22,7 @@ __all__ = [
     "Judging",
     "Numerics",
     "Parity",
+    "Play",
     "Report",
     "Ring",
     "Scenario",
@@ -36,6 +38,7 @@ Command = (
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Blame, tyro.conf.subcommand("blame")]
     | Annotated[Scorecard, tyro.conf.subcommand("scorecard")]
     | Annotated[Floor, tyro.conf.subcommand("floor")]

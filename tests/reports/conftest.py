@@ -1,6 +1,8 @@
-"""What the tests of the report share: real runs on the tiny checkpoint, one that diverges and one that holds."""
+"""What the tests of the documents share: real runs on the tiny checkpoint, one diverging and one not; a browser."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +14,25 @@ from harness.scenario import Scenario
 from reports.report import write_report
 from tests.harness.sweeps import tiny_cells, tiny_run
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 STALE = f"{Path(__file__).parents[1] / 'parity' / 'faulty.py'}:StaleSlotVisible"
 FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

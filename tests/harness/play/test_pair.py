@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+
+from harness import registry
+from harness.adapter import Numerics
+from harness.blame.pictures import pictures_of
+from harness.checkpoint import Checkpoint
+from harness.errors import UserError
+from harness.play.pair import Pair, Player, controls_of
+from harness.scenario import Scenario
+from harness.session import run
+from tests.harness.implementations import EagerAdapter
+
+# Of the tiny checkpoint.
+BUTTONS = 4
+FORWARD, LEFT = controls_of({"buttons": [1]}, BUTTONS), controls_of({"mouse": [-0.5, 0]}, BUTTONS)
+
+
+class Blind(EagerAdapter):
+    """Shows nothing."""
+
+    def sites(self) -> dict[str, object]:  # type: ignore[override]
+        return {}
+
+
+def test_both_are_given_the_same_and_show_the_same(pair: Pair) -> None:
+    for controls in (FORWARD, LEFT):
+        reference, candidate = pair.step(controls)
+        assert reference.pixels.shape == candidate.pixels.shape == (360, 640, 3)
+        assert np.abs(reference.pixels.astype(int) - candidate.pixels).max() <= 1
+        assert min(reference.seconds, candidate.seconds) > 0
+
+
+def test_what_was_walked_is_a_scenario_that_shows_it_again(pair: Pair, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    walked = [pair.step(controls)[0].pixels for controls in (FORWARD, LEFT, FORWARD)]
+    scenario = pair.recorded()
+    scenario.check(tiny.transformer)
+    assert scenario.frames == 3
+    assert scenario.button[:, 1].tolist() == [1, 0, 1]
+    assert scenario.mouse[:, 0].tolist() == [0, -0.5, 0]
+    adapter = registry.load("eager", tiny, fp32_on_cpu)
+    with pictures_of(adapter) as again:
+        run(adapter, scenario, tiny.transformer)
+    assert all(np.array_equal(one, other) for one, other in zip(walked, again, strict=True))
+
+
+def test_controls_change_what_is_seen(pair: Pair) -> None:
+    before = pair.step(FORWARD)[0].pixels
+    pair.restart(pair.recorded().seed)
+    assert pair.frames == 0
+    assert np.array_equal(pair.step(FORWARD)[0].pixels, before)
+    pair.restart(pair.recorded().seed)
+    assert not np.array_equal(pair.step(LEFT)[0].pixels, before)
+
+
+def test_another_seed_is_other_noise(pair: Pair) -> None:
+    before = pair.step(FORWARD)[0].pixels
+    pair.restart(99)
+    assert not np.array_equal(pair.step(FORWARD)[0].pixels, before)
+    assert pair.recorded().seed == 99
+
+
+def test_before_the_first_frame_there_is_nothing_to_keep(pair: Pair) -> None:
+    with pytest.raises(UserError, match="nothing to keep"):
+        pair.recorded()
+
+
+def test_controls_are_what_a_scenario_holds() -> None:
+    controls = controls_of({"buttons": [2, 15], "mouse": [0.25, -3]}, 16)
+    assert controls.button.nonzero().flatten().tolist() == [2, 15]
+    assert torch.equal(controls.mouse, torch.tensor([0.25, -1.0]))
+    assert controls.scroll.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"buttons": [16]},
+        {"buttons": [-1]},
+        {"buttons": ["w"]},
+        {"buttons": [True]},
+        {"buttons": 1},
+        {"mouse": [1]},
+        {"mouse": ["left", 0]},
+        {"mouse": 1},
+    ],
+)
+def test_what_are_no_controls_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="no controls"):
+        controls_of(given, 16)
+
+
+def test_an_implementation_that_shows_no_frames_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    with pytest.raises(UserError, match="blind: shows no frames"):
+        Player("blind", Blind(tiny, fp32_on_cpu), tiny)
+
+
+def test_a_scenario_that_does_not_fit_is_refused(
+    base: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    player = Player("eager", registry.load("eager", base, fp32_on_cpu), base)
+    with pytest.raises(UserError, match="does not fit"):
+        Pair(player, player, base, tiny_scenario)
