@@ -118,6 +118,8 @@ class ReferenceFrame:
         grid = _zeros_on_grid(luma) / max(1.0, self._grid)
         width = self._widening(luma, shift) if residual.likeness >= LEAST_LIKENESS else None
         blurred = kept is not None and width is not None and kept <= MOST_SHARPNESS and width >= LEAST_EDGE_WIDTH
+        # Blur takes detail away: where there is more of it than before, what changed most is the contrast.
+        blurred = blurred and float(detail.var()) - _NOISE_GAIN * noise < self._detail - _NOISE_GAIN * self._noise
         return BlurDecision(
             cause="blur" if blurred else residual.cause(self._flat, grid),
             sharpness=kept,
