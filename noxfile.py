@@ -58,6 +58,13 @@ def scorecard(session: nox.Session) -> None:
     session.run("waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
 
 
+@nox.session(name="train-world")
+def train_world(session: nox.Session) -> None:
+    """Train the small world's checkpoint from nothing; arguments go to `python -m fixtures.world train`."""
+    install(session)
+    session.run("python", "-m", "fixtures.world", "train", *session.posargs)
+
+
 @nox.session
 def floor(session: nox.Session) -> None:
     """Measure the noise floors that travel with the golden checkpoint; arguments go to `waypoint-parity floor`."""
