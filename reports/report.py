@@ -1,12 +1,7 @@
 """The report of a parity run: one HTML file that holds all it needs, and its Markdown twin."""
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from harness.comparison import Comparison
 from harness.metrics import SSIM_VARIANT
@@ -14,8 +9,8 @@ from harness.render import comparison_lines
 from harness.rings.map import LEGEND
 from harness.storage import replacing
 from reports.frames import Gallery
-from reports.markdown import escaped
 from reports.overview import effects_table, nearest, variants_table
+from reports.page import rendered
 from reports.pictures import Curves
 from reports.run import Run, read_run
 from reports.view import CellView, view
@@ -67,21 +62,6 @@ def _comparison_text(comparison: Comparison) -> str:
 
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> None:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"svg": Markup, "escaped": escaped}
-    loader = environment.loader
-    assert loader is not None
-    script, style = (loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))
-    # The one script that the page may run.
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = environment.get_template(template).render(
-        **context, script=Markup(script), style=Markup(style), allowed=allowed
-    )
+    text = rendered(template, script="report.js", style="report.css", **context)
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")

@@ -40,11 +40,12 @@ class Play:
         self._pair = pair
         self._n_buttons = n_buttons
         self._lock = threading.Lock()
+        self._over = False
 
     def frame(self, asked: Mapping[str, Any]) -> bytes:
         """The next frame of both under the controls asked for: see `packed`."""
         controls = controls_of(asked, self._n_buttons)
-        with self._lock:
+        with self._turn():
             number = self._pair.frames
             reference, candidate = self._pair.step(controls)
         difference = np.abs(reference.pixels.astype(np.int16) - candidate.pixels.astype(np.int16))
@@ -64,16 +65,28 @@ class Play:
         seed = asked.get("seed", 0)
         if type(seed) is not int:
             raise UserError("no seed", found=str(seed), expected="a whole number", do="correct what sends it")
-        with self._lock:
+        with self._turn():
             self._pair.restart(seed)
         return b"{}"
 
     def scenario(self, asked: Mapping[str, Any]) -> bytes:
         """The walk so far as a scenario file."""
-        with self._lock, TemporaryDirectory() as folder:
+        with self._turn(), TemporaryDirectory() as folder:
             path = Path(folder) / "walked.safetensors"
             write_scenario(self._pair.recorded(), path)
             return path.read_bytes()
+
+    def close(self) -> None:
+        """Wait for what is being done; from now on nothing is."""
+        with self._lock:
+            self._over = True
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            if self._over:
+                raise UserError("the play is over", found="a late request", expected="none", do="start it again")
+            yield
 
 
 @contextmanager
@@ -99,6 +112,8 @@ def serving(play: Play, page: Callable[[str], str], port: int = 0) -> Iterator[s
         server.shutdown()
         server.server_close()
         thread.join()
+        # A request that is being answered has a thread of its own.
+        play.close()
 
 
 Answer = Callable[[Mapping[str, Any]], bytes]

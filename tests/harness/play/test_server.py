@@ -127,5 +127,14 @@ def test_a_port_that_is_taken_is_named(asking: Asking, pair: Pair) -> None:
         pass
 
 
+def test_when_it_is_over_nothing_is_stepped_any_more(pair: Pair) -> None:
+    play = Play(pair, BUTTONS)
+    with serving(play, "token {}".format):
+        play.frame({})
+    with pytest.raises(UserError, match="the play is over"):
+        play.frame({})
+    assert pair.frames == 1
+
+
 def test_parts_are_behind_their_lengths() -> None:
     assert unpacked(packed({"frame": 3}, [b"one", b""])) == [b'{"frame": 3}', b"one", b""]
