@@ -65,8 +65,7 @@ def case(given: arguments.Blame) -> Case:
     variant = Variant(given.schedule, given.seed, given.prompt_mask)
     scenario = recorded if variant == Variant() else variant.apply(recorded, checkpoint.transformer)
     judged_by = standards(given.judging, how.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest)
-    sigmas = scenario.schedule(checkpoint.transformer).tolist()
-    judgement = judged_by.judgement(sigmas, image=scenario.image is not None)
+    judgement = judged_by.judgement_of(scenario, checkpoint.transformer)
     return load_case(given.reference, given.candidate, checkpoint, how, scenario, judgement)
 
 

@@ -19,6 +19,7 @@ from harness.experiment.executors import Opening, in_process
 from harness.experiment.identity import Rules, address, identity
 from harness.experiment.run_cell import Task, run_cell
 from harness.experiment.store import Store, read_cell
+from harness.progress import silent
 from harness.records import to_json
 from harness.storage import replacing, writing
 from harness.summary import SUMMARY_NAME, SUMMARY_SCHEMA, TEACHER_FORCED_NAME, CellFailure, CellRun, Summary
@@ -40,11 +41,7 @@ class ParityRun:
     blame: bool = False
 
 
-def _silent(name: str) -> None:
-    """Nobody watches."""
-
-
-def run_parity(run: ParityRun, cells: Sequence[Cell], announce: Callable[[str], None] = _silent) -> Summary:
+def run_parity(run: ParityRun, cells: Sequence[Cell], announce: Callable[[str], None] = silent) -> Summary:
     """Run every cell that has not been made, and write the summary of all.
 
     `announce` is told the name of every cell that is done. A cell that fails is told in the summary and stops no other;

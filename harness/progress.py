@@ -27,6 +27,10 @@ def progress(items: Sequence[Item]) -> Iterator[Item]:
         yield item
 
 
+def silent(name: str) -> None:
+    """Takes the names of runs where nobody watches."""
+
+
 @contextmanager
 def counter(total: int | None = None) -> Iterator[Callable[[str], None]]:
     """Takes the names of runs one after another, of `total` where that is known; shown on a terminal."""

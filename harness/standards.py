@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,6 +12,11 @@ from harness.arguments import Judging
 from harness.errors import UserError
 from harness.floor.noise_floor import FALSE_ALARM_RATE, Floor, floor_bounds, floor_path, read_floor
 from harness.judgement import FIXED, Bounds, Judgement, Tolerance, fixed_tolerance
+
+if TYPE_CHECKING:
+    # Not imported otherwise: a diff of dumps does not load torch.
+    from harness.config import TransformerConfig
+    from harness.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Standards:
     def judgement(self, sigmas: Sequence[float], *, image: bool) -> Judgement:
         """How a session with these sigmas [S+1], seeded with an image or not, is judged."""
         return Judgement(self._bounds(sigmas, image=image), self.accepted_inputs, self.allowed_missing)
+
+    def judgement_of(self, scenario: "Scenario", config: "TransformerConfig") -> Judgement:
+        """How a session of `scenario` is judged, under its own schedule or that of the checkpoint's config."""
+        return self.judgement(scenario.schedule(config).tolist(), image=scenario.image is not None)
 
     def _bounds(self, sigmas: Sequence[float], *, image: bool) -> Bounds:
         if self.floor is None:

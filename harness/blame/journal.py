@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from harness.errors import UserError
+from harness.progress import silent
 from harness.records import to_json
 from harness.storage import replacing, writing
 
@@ -31,10 +32,6 @@ class OutOfBudgetError(UserError):
         )
 
 
-def _silent(name: str) -> None:
-    """Nobody watches."""
-
-
 class Journal:
     """Results of runs by name, in a folder.
 
@@ -49,7 +46,7 @@ class Journal:
         *,
         resume: bool = False,
         budget: float | None = None,
-        announce: Callable[[str], None] = _silent,
+        announce: Callable[[str], None] = silent,
     ) -> None:
         """`identity`: what the results depend on.
 

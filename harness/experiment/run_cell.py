@@ -44,9 +44,7 @@ class Task:
     @property
     def judgement(self) -> Judgement:
         """How its session is judged."""
-        scenario = self.cell.scenario
-        sigmas = scenario.schedule(self.checkpoint.transformer).tolist()
-        return self.cell.standards.judgement(sigmas, image=scenario.image is not None)
+        return self.cell.standards.judgement_of(self.cell.scenario, self.checkpoint.transformer)
 
 
 @dataclass(frozen=True)
