@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from harness import arguments
 from harness.errors import UserError
+from harness.memory import keep_memory
 
 if TYPE_CHECKING:
     from harness.comparison import Verdict
 
-# Between the noise seeds of a floor's runs: a session draws frame after frame from seeds that count up.
-SEED_STRIDE = 10_000
 HOLDS, FAILS, UNUSABLE, OUR_FAULT = 0, 1, 2, 70
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`, print its outcome and return the exit code."""
     command = arguments.parse(argv)
+    keep_memory()
     try:
         return execute(command)
     except UserError as error:
@@ -177,15 +177,15 @@ def _scorecard(command: arguments.Scorecard) -> int:
 def _floor(command: arguments.Floor) -> int:
     from harness import given
     from harness.floor.lines import floor_lines
-    from harness.floor.measure import measure_floor
+    from harness.floor.measure import measure_floor, seeds
     from harness.floor.noise_floor import floor_path, write_floor
     from harness.progress import progress
 
     sweep, numerics = given.sweep(command.swept), given.numerics(command.numerics)
     checkpoint = sweep.checkpoint
     out = command.out or floor_path(checkpoint.folder or Path(), numerics.dtype_name)
-    seeds = [command.first_seed + run * SEED_STRIDE for run in range(command.runs)]
-    floor = measure_floor(command.reference, checkpoint, numerics, sweep.kinds(seeds), progress)
+    kinds = sweep.kinds(seeds(command.first_seed, command.runs))
+    floor = measure_floor(command.reference, checkpoint, numerics, kinds, progress)
     write_floor(floor, out)
     print("\n".join([f"{out}:", *floor_lines(floor)]))
     return HOLDS

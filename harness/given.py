@@ -18,7 +18,11 @@ from harness.scenario import Scenario, read_scenario
 from harness.standards import standards
 from harness.variant import PromptMask, Variant
 
-FIXTURES = Path(str(resources.files("fixtures")))
+_FIXTURES = Path(str(resources.files("fixtures")))
+# The small trained world, and its rendered walks.
+CHECKPOINT = _FIXTURES / "world" / "checkpoint"
+SCENARIO = _FIXTURES / "scenarios" / "right.safetensors"
+RECORDED = _FIXTURES / "scenarios" / "left.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,11 @@ class Sweep:
 
 def sweep(given: arguments.Swept) -> Sweep:
     """The sweep asked for. Raises UserError for a checkpoint or scenario that cannot be read."""
-    checkpoint = open_checkpoint(given.checkpoint or FIXTURES / "golden" / "base")
-    scenario = read_scenario(given.scenario or FIXTURES / "scenarios" / "walk.safetensors")
+    checkpoint = open_checkpoint(given.checkpoint or CHECKPOINT)
+    scenario = read_scenario(given.scenario or SCENARIO)
     image = given.image_scenario
     if image is None and given.scenario is None:
-        image = FIXTURES / "scenarios" / "photograph.safetensors"
+        image = RECORDED
     masks = given.prompt_masks if checkpoint.transformer.prompt_conditioning else (None,)
     return Sweep(checkpoint, scenario, None if image is None else read_scenario(image), given.schedules, masks)
 
@@ -60,8 +64,8 @@ def sweep(given: arguments.Swept) -> Sweep:
 def case(given: arguments.Blame) -> Case:
     """The case to be searched. Raises UserError for a checkpoint, scenario or implementation that is none."""
     how = numerics(given.numerics)
-    checkpoint = open_checkpoint(given.checkpoint or FIXTURES / "golden" / "base")
-    recorded = read_scenario(given.scenario or FIXTURES / "scenarios" / "walk.safetensors")
+    checkpoint = open_checkpoint(given.checkpoint or CHECKPOINT)
+    recorded = read_scenario(given.scenario or SCENARIO)
     variant = Variant(given.schedule, given.seed, given.prompt_mask)
     scenario = recorded if variant == Variant() else variant.apply(recorded, checkpoint.transformer)
     judged_by = standards(given.judging, how.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest)

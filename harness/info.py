@@ -53,9 +53,12 @@ def scenario_lines(scenario: Scenario) -> list[str]:
         f"  {name:16} {list(tensor.shape)!s:28} {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in scenario.tensors.items()
     ]
+    seed = scenario.world_seed
+    rendered = [] if seed is None else [f"  true frames      walk {seed} of the small world"]
     return [
         f"scenario {scenario.name}: {scenario.frames} frames, seed {scenario.seed}, noise {scenario.noise_policy}",
         f"  digest           {scenario.digest}",
+        *rendered,
         *tensors,
         *_prompt_lines(scenario),
     ]

@@ -111,6 +111,7 @@ def make_scenario(
         noise_policy=noise_policy,
         noise=draw_noise(config.latent_shape, frames, seed, noise_policy),
         image=image,
+        world_seed=None,  # drawn, not rendered
         **draw_controls(config.n_buttons, frames, seed, controls),
         **(drawn | given),
     )

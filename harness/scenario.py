@@ -28,7 +28,8 @@ class Scenario:
 
     `noise` [F,1,1,C,h*ph,w*pw], `button` [F,n_buttons], `mouse` [F,2], `scroll` [F,1], all fp32; `prompt_emb` [1,P,E]
     fp32 and `prompt_pad_mask` [1,P] bool (true = padding), both or neither; `image` [360,640,3] uint8 seeds the session
-    as frame clock 0; `sigmas` [S+1] fp32, else the checkpoint's schedule.
+    as frame clock 0; `sigmas` [S+1] fp32, else the checkpoint's schedule. `world_seed` is that of the rendered session
+    (fixtures/world) whose frames are the true ones, where there are any.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scenario:
     prompt_pad_mask: Tensor | None = None
     image: Tensor | None = None
     sigmas: Tensor | None = None
+    world_seed: int | None = None
 
     @property
     def frames(self) -> int:
@@ -138,12 +140,13 @@ def read_scenario(path: Path) -> Scenario:
             expected=SCHEMA,
             do="make the scenario again, or use a release of waypoint-parity that knows its schema",
         )
-    seed = metadata.get("seed", "0")
-    _check_content(path, seed, tensors)
+    seed, world_seed = metadata.get("seed", "0"), metadata.get("world_seed")
+    _check_content(path, {"seed": seed, "world_seed": world_seed or "0"}, tensors)
     return Scenario(
         name=metadata.get("name", path.stem),
         seed=int(seed),
         noise_policy=metadata.get("noise_policy", "unknown"),
+        world_seed=None if world_seed is None else int(world_seed),
         **tensors,
     )
 
@@ -162,10 +165,12 @@ _DTYPES = {
 _REQUIRED = tuple(_DTYPES)[:4]
 
 
-def _check_content(path: Path, seed: str, tensors: Mapping[str, Tensor]) -> None:
-    """The seed, names and dtypes that a scenario file holds; shapes are a matter between it and a checkpoint."""
+def _check_content(path: Path, seeds: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """The seeds, names and dtypes that a scenario file holds; shapes are a matter between it and a checkpoint."""
     problems = [f"lacks {name}" for name in _REQUIRED if name not in tensors]
-    problems += [] if seed.removeprefix("-").isdecimal() else [f"seed {seed} is no whole number"]
+    problems += [
+        f"{name} {seed} is no whole number" for name, seed in seeds.items() if not seed.removeprefix("-").isdecimal()
+    ]
     problems += [f"{name} is a single number" for name, tensor in tensors.items() if tensor.ndim == 0]
     problems += [f"unknown {name}" for name in sorted(tensors.keys() - _DTYPES.keys())]
     problems += [
@@ -197,5 +202,7 @@ def write_scenario(scenario: Scenario, path: Path) -> None:
         "seed": str(scenario.seed),
         "noise_policy": scenario.noise_policy,
     }
+    if scenario.world_seed is not None:
+        metadata["world_seed"] = str(scenario.world_seed)
     with replacing(path) as partial:
         save_file(scenario.tensors, partial, metadata)

@@ -13,6 +13,8 @@ from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.make_scenario import make_scenario
 from harness.scenario import Scenario
 
+WORLD = Path(__file__).parents[1] / "fixtures" / "world" / "checkpoint"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -35,6 +37,12 @@ def golden() -> Path:
 def base(golden: Path) -> Checkpoint:
     """The checkpoint of the golden packs."""
     return open_checkpoint(golden / "base")
+
+
+@pytest.fixture(scope="session")
+def world() -> Checkpoint:
+    """The checkpoint of the small trained world."""
+    return open_checkpoint(WORLD)
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,11 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     write_scenario(scenario, tmp_path / "two.safetensors")
     command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
-    files = ["--scenario", tmp_path / "two.safetensors", "--out", tmp_path / "out"]
+    files = ["--checkpoint", base, "--scenario", tmp_path / "two.safetensors", "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files, *allowed], capture_output=True, text=True, check=False)
     assert finished.returncode == status, finished.stderr
 
 
-@pytest.mark.parametrize("name", ["parity", "tests", "lint", "typing", "bench", "official", "floor"])
+@pytest.mark.parametrize("name", ["parity", "tests", "lint", "typing", "bench", "official", "floor", "scorecard", "train_world"])
 def test_every_session_is_there(name: str) -> None:
     assert f"\ndef {name}(session: nox.Session)" in (ROOT / "noxfile.py").read_text("utf-8")

@@ -20,9 +20,9 @@ class Play:
     candidate: str = "candidate"
     """What is looked at."""
     checkpoint: str | None = None
-    """Checkpoint folder or hub id with its revision; else the golden packs' base checkpoint."""
+    """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
-    """Scenario whose prompt, image and schedule the session begins with; else the one with a photograph."""
+    """Scenario that gives prompt, image and schedule; else fixtures/scenarios/right.safetensors."""
     buttons: tuple[str, ...] = ("w=1", "s=2")
     """What keys hold down, as key=button."""
     turns: tuple[str, ...] = ("a=-0.5", "d=0.5", "ArrowLeft=-0.5", "ArrowRight=0.5")

@@ -12,7 +12,7 @@ from harness.arguments.shared import Judging, Numerics, PromptMask, Swept
 class Blame:
     """Find what causes a divergence: every part that is wrong by itself, and its share of the final frame's error.
 
-    Example: waypoint-parity blame --candidate my_port.py:MyPort --scenario fixtures/scenarios/walk.safetensors
+    Example: waypoint-parity blame --candidate my_port.py:MyPort --schedule single-step
     """
 
     reference: str = "eager"
@@ -20,9 +20,9 @@ class Blame:
     candidate: str = "candidate"
     """What is to be searched."""
     checkpoint: str | None = None
-    """Checkpoint folder or hub id with its revision; else the golden packs' base checkpoint."""
+    """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
-    """Scenario; else fixtures/scenarios/walk.safetensors. The search takes some ten sessions of it."""
+    """Scenario; else fixtures/scenarios/right.safetensors. The search takes some ten sessions of it."""
     schedule: str = "checkpoint"
     """Sigma schedule, by name, or as comma-separated values ending in 0."""
     seed: int | None = None

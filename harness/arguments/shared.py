@@ -29,11 +29,11 @@ class Swept:
     """What is run, and under which variants."""
 
     checkpoint: str | None = None
-    """Checkpoint folder or hub id with its revision; else the golden packs' base checkpoint."""
+    """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
-    """Scenario that is swept over schedules, seeds and masks; else fixtures/scenarios/walk.safetensors."""
+    """Scenario that is swept over schedules, seeds and masks; else fixtures/scenarios/right.safetensors."""
     image_scenario: Path | None = None
-    """Scenario seeded with an image, run as recorded; else, with no --scenario given, the one with a photograph."""
+    """Scenario seeded with an image, run as recorded; else, with no --scenario given, left.safetensors."""
     schedules: tuple[str, ...] = ("checkpoint", "three-step", "single-step")
     """Sigma schedules: by name, or as comma-separated values ending in 0."""
     prompt_masks: tuple[PromptMask, ...] = ("none", "zeroed", "unzeroed")

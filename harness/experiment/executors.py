@@ -1,15 +1,14 @@
 """Where cells run: in this process, in several of this machine, or on a Dask cluster."""
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from harness.errors import UserError
+from harness.memory import keep_memory
+from harness.parent import end_with_the_parent
 
 # Opens an executor, again where the one before broke.
 Opening = Callable[[], AbstractContextManager[Executor]]
@@ -41,7 +40,7 @@ def processes(jobs: int) -> Opening:
     def open_pool() -> AbstractContextManager[Executor]:
         # Spawned: a fork would inherit the threads of torch, without those that run them.
         return ProcessPoolExecutor(
-            max_workers=jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_parent
+            max_workers=jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_settle
         )
 
     return open_pool
@@ -80,13 +79,7 @@ def dask(address: str) -> Opening:
     return connected
 
 
-def _end_with_the_parent() -> None:
-    """End this process when its parent does: a worker that waits for work would not notice that it is gone."""
-    threading.Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
-
-
-def _exit_after(parent: BaseProcess | None) -> None:
-    if parent is not None:
-        parent.join()
-        # Not sys.exit, which would end this thread.
-        os._exit(1)
+def _settle() -> None:
+    """What a process of the pool does first."""
+    end_with_the_parent()
+    keep_memory()

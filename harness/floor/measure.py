@@ -30,6 +30,8 @@ from harness.session import exact_arithmetic, passes
 # Of a change alone the level is wanted; of everything at once the distribution of a whole run's largest error.
 RUNS_OF_A_CHANGE = 3
 FEWEST_RUNS = 5
+# Between the noise seeds of two runs: a session draws frame after frame from seeds that count up.
+SEED_STRIDE = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Trial:
 
     run: Planned
     errors: Mapping[Key, Error]
+
+
+def seeds(first: int, runs: int) -> list[int]:
+    """A noise seed for every run; no two runs share a frame's noise."""
+    return [first + run * SEED_STRIDE for run in range(runs)]
 
 
 def measure_floor(

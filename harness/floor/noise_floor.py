@@ -23,7 +23,7 @@ import msgspec
 from harness.documents import read_document
 from harness.judgement import Limits, Tolerance
 from harness.keys import Key, Phase
-from harness.records import SKETCH_SIZE, to_json
+from harness.records import SKETCH_SIZE, encode
 from harness.storage import replacing
 
 FLOOR_SCHEMA = "waypoint-parity/noise-floor/1"
@@ -171,9 +171,9 @@ def floor_path(checkpoint: Path, dtype: str) -> Path:
 
 
 def write_floor(floor: Floor, path: Path) -> None:
-    """Write `floor`, whole or not at all."""
+    """Write `floor`, whole or not at all; without the white space, which would be two fifths of it."""
     with replacing(path) as partial:
-        partial.write_bytes(to_json(floor))
+        partial.write_bytes(encode(floor) + b"\n")
 
 
 def read_floor(path: Path) -> Floor:

@@ -1,99 +1,52 @@
 """A pair of sessions that go on frame by frame, as somebody steers them."""
 
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from harness.adapter import Adapter, Controls, Pass
-from harness.blame.pictures import pictures_of
-from harness.checkpoint import Checkpoint
+from harness.adapter import Controls
 from harness.errors import UserError
 from harness.make_scenario import draw_noise
-from harness.metrics import Pixels
+from harness.play.player import Player, Request, Role, Shown, T
+from harness.play.process import PlayerProcess, shares_of_cores
 from harness.scenario import Scenario
-from harness.session import exact_arithmetic
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One frame of a side: its pixels [height,width,3] uint8, and the seconds that it took."""
-
-    pixels: Pixels
-    seconds: float
-
-
-class Player:
-    """One implementation in a session that somebody steers."""
-
-    def __init__(self, name: str, adapter: Adapter, checkpoint: Checkpoint) -> None:
-        """Raises UserError for an adapter without the site `frame`: there is nothing to see."""
-        if "frame" not in adapter.sites():
-            raise UserError(
-                f"{name}: shows no frames",
-                found="an adapter without the site `frame`",
-                expected="the decoded frame [360,640,3] uint8 as a site",
-                do="map it in the adapter's sites()",
-            )
-        self.name = name
-        self._adapter = adapter
-        self._config = checkpoint.transformer
-        self._attached = ExitStack()
-        self._pictures: list[Pixels] = []
-
-    def __enter__(self) -> Self:
-        self._pictures = self._attached.enter_context(pictures_of(self._adapter))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._attached.close()
-
-    @exact_arithmetic()
-    def start(self, scenario: Scenario) -> None:
-        """Begin a session with the prompt, the schedule and, where there is one, the image of `scenario`."""
-        _exhaust(self._adapter.start(scenario.prompt, scenario.schedule(self._config)))
-        if scenario.image is not None:
-            _exhaust(self._adapter.append_image(scenario.image))
-
-    @exact_arithmetic()
-    def step(self, noise: Tensor, controls: Controls) -> Shown:
-        """Generate a frame from `noise` [1,1,C,h*ph,w*pw]."""
-        started = time.perf_counter()
-        self._pictures.clear()
-        _exhaust(self._adapter.generate(noise, controls))
-        return Shown(self._pictures[-1], time.perf_counter() - started)
 
 
 class Pair:
-    """Reference and candidate, given the same noise and the same controls, each in a thread of its own.
+    """Reference and candidate, given the same noise and the same controls, each in a process of its own.
 
     Noise is drawn frame by frame, seeded with `seed` + frame (the policy "per-frame").
     """
 
-    def __init__(self, reference: Player, candidate: Player, checkpoint: Checkpoint, scenario: Scenario) -> None:
+    def __init__(self, reference: Role, candidate: Role, scenario: Scenario) -> None:
         """`scenario` gives prompt, schedule and seed image. Raises UserError where it does not fit."""
-        scenario.check(checkpoint.transformer)
-        self.reference, self.candidate = reference, candidate
-        self._config = checkpoint.transformer
+        self._config = reference.checkpoint.transformer
+        scenario.check(self._config)
+        roles = (reference, candidate)
+        shares = shares_of_cores(len(roles), max(role.threads for role in roles))
+        self._players = [PlayerProcess(role, cores) for role, cores in zip(roles, shares, strict=True)]
         self._scenario = scenario
         self._seed = scenario.seed
         self._given: list[tuple[Tensor, Controls]] = []
-        self._threads = ThreadPoolExecutor(2)
         self._attached = ExitStack()
 
     def __enter__(self) -> Self:
-        self._attached.callback(self._threads.shutdown)
-        for player in (self.reference, self.candidate):
-            self._attached.enter_context(player)
-        self.restart(self._seed)
+        """Load both, and begin. Raises UserError for an implementation that cannot be used, else PlayerError."""
+        with ExitStack() as attached:
+            for player in self._players:
+                attached.enter_context(player)
+            for player in self._players:
+                # Called before either is waited for: they end at the same time, as they load.
+                attached.callback(player.dismiss)
+            self._answers()
+            self.restart(self._seed)
+            self._attached = attached.pop_all()
         return self
 
     def __exit__(
@@ -110,16 +63,13 @@ class Pair:
         """Begin again, with other noise."""
         self._seed = seed
         self._given.clear()
-        list(self._threads.map(lambda player: player.start(self._scenario), (self.reference, self.candidate)))
+        self._both(partial(Player.start, scenario=self._scenario))
 
     def step(self, controls: Controls) -> tuple[Shown, Shown]:
-        """The next frame of both."""
+        """The next frame of both. Raises PlayerError where an implementation fails, or its process is gone."""
         noise = draw_noise(self._config.latent_shape, 1, self._seed + self.frames, "per-frame")[0]
         self._given.append((noise, controls))
-        reference, candidate = self._threads.map(
-            lambda player: player.step(noise, controls), (self.reference, self.candidate)
-        )
-        return reference, candidate
+        return self._both(partial(Player.step, noise=noise, controls=controls))
 
     def recorded(self) -> Scenario:
         """What both were given since the session began, to be run again. Raises UserError before the first frame."""
@@ -137,8 +87,24 @@ class Pair:
             seed=self._seed,
             noise_policy="per-frame",
             noise=torch.stack(noise),
-            **{name: torch.stack([getattr(each, name) for each in controls]) for name in ("button", "mouse", "scroll")},
+            button=torch.stack([each.button for each in controls]),
+            mouse=torch.stack([each.mouse for each in controls]),
+            scroll=torch.stack([each.scroll for each in controls]),
+            world_seed=None,  # another walk than the rendered one
         )
+
+    def _both(self, request: Request[T]) -> tuple[T, T]:
+        for player in self._players:
+            player.ask(request)
+        return self._answers()
+
+    def _answers(self) -> tuple[Any, Any]:
+        # Of both, before either's error is raised: one left behind would be taken for the next request's.
+        answers = [player.answer() for player in self._players]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers[0], answers[1]
 
 
 def controls_of(given: Mapping[str, object], n_buttons: int) -> Controls:
@@ -162,8 +128,3 @@ def controls_of(given: Mapping[str, object], n_buttons: int) -> Controls:
     button = torch.zeros(n_buttons)
     button[buttons] = 1.0
     return Controls(button, torch.tensor(mouse, dtype=torch.float32).clamp(-1, 1), torch.zeros(1))
-
-
-def _exhaust(passes: Iterator[Pass]) -> None:
-    for _ in passes:
-        pass

@@ -23,6 +23,7 @@ from PIL import Image
 from harness.errors import UserError
 from harness.metrics import Pixels
 from harness.play.pair import Pair, controls_of
+from harness.play.player import PlayerError
 from harness.scenario import write_scenario
 
 LOOPBACK = "127.0.0.1"
@@ -137,10 +138,7 @@ def _handler(page: str, token: str, answers: Mapping[str, Answer]) -> type[BaseH
             known = secrets.compare_digest(self.headers.get(TOKEN_HEADER, ""), token)
             if not self._is_local() or not known or self.path not in answers:
                 return self._send(HTTPStatus.FORBIDDEN, b"", "text/plain")
-            try:
-                return self._send(HTTPStatus.OK, answers[self.path](_asked(content)), "application/octet-stream")
-            except UserError as error:
-                return self._send(HTTPStatus.BAD_REQUEST, str(error).encode(), "text/plain; charset=utf-8")
+            return self._send(*_answered(answers[self.path], content))
 
         def _is_local(self) -> bool:
             # A name that somebody else's server resolved to this machine is not this machine's.
@@ -158,6 +156,15 @@ def _handler(page: str, token: str, answers: Mapping[str, Answer]) -> type[BaseH
             """Say nothing."""
 
     return Handler
+
+
+def _answered(answer: Answer, content: bytes) -> tuple[HTTPStatus, bytes, str]:
+    try:
+        return HTTPStatus.OK, answer(_asked(content)), "application/octet-stream"
+    except UserError as error:
+        return HTTPStatus.BAD_REQUEST, str(error).encode(), "text/plain; charset=utf-8"
+    except PlayerError as error:
+        return HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8"
 
 
 def _asked(content: bytes) -> dict[str, Any]:

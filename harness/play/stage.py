@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness import arguments, given, registry
+from harness import arguments, given
 from harness.checkpoint import open_checkpoint
-from harness.cores import computing_on
 from harness.errors import UserError
-from harness.play.pair import Pair, Player
+from harness.play.pair import Pair
+from harness.play.player import Role
 from harness.play.server import Play
 from harness.scenario import read_scenario
 
@@ -39,16 +39,16 @@ class Stage:
 def staged(command: arguments.Play) -> Iterator[Stage]:
     """Load both implementations and begin their sessions. Raises UserError for whatever cannot be used."""
     numerics = given.numerics(command.numerics)
-    checkpoint = open_checkpoint(command.checkpoint or given.FIXTURES / "golden" / "base")
-    scenario = read_scenario(command.scenario or given.FIXTURES / "scenarios" / "photograph.safetensors")
+    checkpoint = open_checkpoint(command.checkpoint or given.CHECKPOINT)
+    scenario = read_scenario(command.scenario or given.SCENARIO)
     n_buttons = checkpoint.transformer.n_buttons
     seen = Seen(command.reference, command.candidate, checkpoint.origin, _keys(command, n_buttons), scenario.seed)
-    players = [
-        Player(name, registry.load(name, checkpoint, numerics), checkpoint)
-        for name in (command.reference, command.candidate)
-    ]
     # One thread for each of the two: more of them only wait for each other.
-    with computing_on(command.numerics.threads or 1), Pair(players[0], players[1], checkpoint, scenario) as pair:
+    reference, candidate = (
+        Role(name, checkpoint, numerics, command.numerics.threads or 1)
+        for name in (command.reference, command.candidate)
+    )
+    with Pair(reference, candidate, scenario) as pair:
         yield Stage(Play(pair, n_buttons), seen)
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// Steers the pair: asks for a frame as soon as the one before is shown, with the controls of that moment.
+// Steers the pair: asks for a frame as soon as the one before has arrived, with the controls of that moment, and shows
+// that one meanwhile.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const PICTURES = ["reference", "candidate", "difference"];
@@ -61,7 +62,14 @@ function tell(says) {
   byId("line").setAttribute("points", state.course.map((value, at) => `${at},${60 - (58 * value) / (highest || 1)}`).join(" "));
 }
 
+async function present(says, pictures) {
+  await Promise.all(PICTURES.map((name, at) => show(name, pictures[at])));
+  tell(says);
+}
+
 async function frames() {
+  // A frame is painted while the next is generated.
+  let presented = Promise.resolve();
   for (;;) {
     if (state.paused || document.hidden) {
       await new Promise((resume) => setTimeout(resume, 100));
@@ -70,8 +78,8 @@ async function frames() {
     }
     try {
       const [says, pictures] = unpacked(await ask("frame", controls()));
-      await Promise.all(PICTURES.map((name, at) => show(name, pictures[at])));
-      tell(says);
+      await presented;
+      presented = present(says, pictures);
     } catch (error) {
       pause(true);
       byId("says").textContent = `stopped: ${error.message}`;

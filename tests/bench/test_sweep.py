@@ -13,8 +13,7 @@ from harness.summary import SUMMARY_NAME, read_summary
 from reports.documents import write_documents
 
 ROOT = Path(__file__).parents[2]
-# Without the session that begins with a photograph, which is the 19th of the default sweep.
-SWEPT = ("--scenario", "fixtures/scenarios/walk.safetensors")
+SWEPT = ("--checkpoint", "fixtures/golden/base", "--scenario", "fixtures/scenarios/walk.safetensors")
 
 
 def swept(out: Path, jobs: int, threads: int) -> float:

@@ -68,6 +68,11 @@ def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_p
     assert scenario.digest in shown.out
 
 
+def test_a_rendered_scenario_says_which_frames_are_the_true_ones() -> None:
+    shown = run("scenario", "show", "fixtures/scenarios/left.safetensors")
+    assert "true frames      walk 2000125 of the small world" in shown.out
+
+
 def test_a_dump_is_whole_and_identified(dumps: Path, tiny: Checkpoint, tiny_scenario: Scenario) -> None:
     for role, implementation in (("reference", "eager"), ("candidate", "candidate")):
         manifest = read_manifest(dumps / role)

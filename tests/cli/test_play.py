@@ -1,7 +1,10 @@
 """The play command as a user runs it: it says where its page is, and Ctrl-C ends it."""
 
+import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -9,19 +12,58 @@ import pytest
 
 from tests.cli.conftest import COMMAND, ROOT, refused
 
+ENDLESS = "tests/harness/play/implementations.py:Loading"
+
+
+@contextmanager
+def playing(
+    tiny_folder: Path, scenario_file: Path, candidate: str = "eager"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process group of its own, as a terminal starts it, and the first word that it prints."""
+    inputs = ["--checkpoint", str(tiny_folder), "--scenario", str(scenario_file), "--candidate", candidate]
+    with subprocess.Popen(
+        [*COMMAND, "play", *inputs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()[0]
+
 
 def test_it_serves_its_page_until_it_is_interrupted(tiny_folder: Path, scenario_file: Path) -> None:
-    inputs = ["--checkpoint", str(tiny_folder), "--scenario", str(scenario_file), "--candidate", "eager"]
-    with subprocess.Popen([*COMMAND, "play", *inputs], stdout=subprocess.PIPE, text=True, cwd=ROOT) as playing:
-        assert playing.stdout is not None
-        address = playing.stdout.readline().split()[0]
+    with playing(tiny_folder, scenario_file) as (process, address):
         with urlopen(address, timeout=30) as page:
             text = page.read().decode()
-        playing.send_signal(signal.SIGINT)
-        assert playing.wait(timeout=60) == 0
+        os.killpg(process.pid, signal.SIGINT)
+        printed = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert printed == ("", "")
     assert address.startswith("http://127.0.0.1:")
     assert "eager" in text
     assert "Content-Security-Policy" in text
+
+
+def test_its_players_do_not_outlive_it(tiny_folder: Path, scenario_file: Path) -> None:
+    with playing(tiny_folder, scenario_file, ENDLESS) as (process, _):
+        process.kill()
+        # Ends when the last process that could print has ended.
+        process.communicate(timeout=60)
+
+
+def test_an_interrupt_while_it_loads_ends_it_too(tiny_folder: Path, scenario_file: Path) -> None:
+    with playing(tiny_folder, scenario_file, ENDLESS) as (process, said):
+        assert said == "loading"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130
+
+
+def test_an_implementation_that_is_none_is_refused(tiny_folder: Path, scenario_file: Path) -> None:
+    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
+    assert refused("play", *inputs, "--candidate", "nothing.py:Nothing")["found"] == "no such file"
 
 
 @pytest.mark.parametrize(

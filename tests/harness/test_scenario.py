@@ -44,6 +44,12 @@ def test_a_scenario_is_read_back_as_it_was_written(tiny_scenario: Scenario, file
     assert found.digest == tiny_scenario.digest
 
 
+def test_the_seed_of_its_true_frames_travels_with_it(tiny_scenario: Scenario, tmp_path: Path) -> None:
+    assert tiny_scenario.world_seed is None
+    write_scenario(dataclasses.replace(tiny_scenario, world_seed=2_000_120), tmp_path / "rendered.safetensors")
+    assert read_scenario(tmp_path / "rendered.safetensors").world_seed == 2_000_120
+
+
 def test_an_official_scenario_is_read(golden: Path, base: Checkpoint) -> None:
     scenario = read_scenario(golden / "image" / "scenario.safetensors")
     scenario.check(base.transformer)

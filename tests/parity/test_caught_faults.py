@@ -14,6 +14,7 @@ from harness.scenario import write_scenario
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+BASE = ROOT / "fixtures/golden/base"
 
 
 class Caught(msgspec.Struct):
@@ -28,7 +29,7 @@ class Caught(msgspec.Struct):
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five frames: one more than the local ring holds."""
     path = tmp_path_factory.mktemp("scenario") / "five.safetensors"
-    config = open_checkpoint(ROOT / "fixtures/golden/base").transformer
+    config = open_checkpoint(BASE).transformer
     write_scenario(make_scenario(config, name="five", frames=config.local_window + 1, seed=11), path)
     return path
 
@@ -36,7 +37,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
     command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:{candidate}"]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
-    files = ["--scenario", scenario, "--out", out, "--no-blame"]
+    files = ["--checkpoint", BASE, "--scenario", scenario, "--out", out, "--no-blame"]
     finished = subprocess.run([*command, *sweep, *files], capture_output=True, text=True, check=False)
     (comparison,) = out.glob("cells/*/comparison.json")
     return Caught(finished.returncode, finished.stdout + finished.stderr, read_comparison(comparison))
@@ -73,11 +74,11 @@ def test_a_fault_is_named_by_the_first_site_that_shows_it(
 
 def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> None:
     scenario = tmp_path / "one.safetensors"
-    config = open_checkpoint(ROOT / "fixtures/golden/base").transformer
+    config = open_checkpoint(BASE).transformer
     write_scenario(make_scenario(config, name="one", frames=1, seed=11), scenario)
     command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:PaddingMaskedOut"]
     sweep = ["--schedules", "checkpoint", "single-step", "--prompt-masks", "none", "zeroed", "unzeroed", "--no-blame"]
-    files = ["--scenario", scenario, "--out", tmp_path / "out"]
+    files = ["--checkpoint", BASE, "--scenario", scenario, "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 1, finished.stderr
     assert "8 of 12 cells fail: only with padding, at every schedule and seed" in finished.stdout

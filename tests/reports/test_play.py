@@ -10,7 +10,7 @@ import pytest
 from harness.arguments import Play
 from harness.checkpoint import Checkpoint
 from harness.play.server import serving
-from harness.play.stage import staged
+from harness.play.stage import Stage, staged
 from harness.scenario import Scenario, read_scenario, write_scenario
 from reports.play import play_page
 
@@ -20,17 +20,24 @@ if TYPE_CHECKING:
 NAME = "eager"
 
 
-@pytest.fixture
-def address(tiny_folder: Path, tiny_scenario: Scenario, tmp_path: Path) -> Iterator[str]:
-    write_scenario(tiny_scenario, tmp_path / "short.safetensors")
-    command = Play(checkpoint=str(tiny_folder), scenario=tmp_path / "short.safetensors", candidate=NAME)
-    with staged(command) as stage, serving(stage.play, lambda token: play_page(stage.seen, token)) as address:
+@pytest.fixture(scope="module")
+def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    scenario = tmp_path_factory.mktemp("scenario") / "short.safetensors"
+    write_scenario(tiny_scenario, scenario)
+    with staged(Play(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME)) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def address(stage: Stage) -> Iterator[str]:
+    with serving(stage.play, lambda token: play_page(stage.seen, token)) as address:
         yield address
 
 
 @pytest.fixture
-def page(browser: "Browser", address: str) -> "Iterator[Page]":
-    """The page; whatever it complains of, or asks of another server, fails the test."""
+def page(browser: "Browser", stage: Stage, address: str) -> "Iterator[Page]":
+    """The page of a session that begins; whatever it complains of, or asks of another server, fails the test."""
+    stage.play.restart({"seed": stage.seen.seed})
     context = browser.new_context(viewport={"width": 400, "height": 800}, accept_downloads=True)
     page, complaints = context.new_page(), list[str]()
     page.on("console", lambda message: complaints.append(message.text))

@@ -4,16 +4,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness import registry
 from harness.adapter import Numerics
 from harness.checkpoint import Checkpoint
-from harness.play.pair import Pair, Player
+from harness.play.pair import Pair
+from harness.play.player import Role
 from harness.scenario import Scenario
 
 
-@pytest.fixture
-def pair(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> Iterator[Pair]:
-    """The reference and the candidate, at the beginning of a session."""
-    players = [Player(name, registry.load(name, tiny, fp32_on_cpu), tiny) for name in ("eager", "candidate")]
-    with Pair(players[0], players[1], tiny, tiny_scenario) as pair:
+@pytest.fixture(scope="package")
+def started(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> Iterator[Pair]:
+    """The reference and the candidate: their processes take longer to start than all that is asked of them."""
+    reference, candidate = (Role(name, tiny, fp32_on_cpu) for name in ("eager", "candidate"))
+    with Pair(reference, candidate, tiny_scenario) as pair:
         yield pair
+
+
+@pytest.fixture
+def pair(started: Pair, tiny_scenario: Scenario) -> Pair:
+    """The two at the beginning of a session."""
+    started.restart(tiny_scenario.seed)
+    return started

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -7,21 +9,15 @@ from harness.adapter import Numerics
 from harness.blame.pictures import pictures_of
 from harness.checkpoint import Checkpoint
 from harness.errors import UserError
-from harness.play.pair import Pair, Player, controls_of
+from harness.play.pair import Pair, controls_of
+from harness.play.player import PlayerError, Role
 from harness.scenario import Scenario
 from harness.session import run
-from tests.harness.implementations import EagerAdapter
 
 # Of the tiny checkpoint.
 BUTTONS = 4
 FORWARD, LEFT = controls_of({"buttons": [1]}, BUTTONS), controls_of({"mouse": [-0.5, 0]}, BUTTONS)
-
-
-class Blind(EagerAdapter):
-    """Shows nothing."""
-
-    def sites(self) -> dict[str, object]:  # type: ignore[override]
-        return {}
+IDLE = controls_of({}, BUTTONS)
 
 
 def test_both_are_given_the_same_and_show_the_same(pair: Pair) -> None:
@@ -91,14 +87,35 @@ def test_what_are_no_controls_is_refused(given: dict[str, object]) -> None:
         controls_of(given, 16)
 
 
-def test_an_implementation_that_shows_no_frames_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
-    with pytest.raises(UserError, match="blind: shows no frames"):
-        Player("blind", Blind(tiny, fp32_on_cpu), tiny)
+def test_an_implementation_that_cannot_be_played_is_refused_as_in_this_process(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    roles = [Role(name, tiny, fp32_on_cpu) for name in ("eager", "tests.harness.play.implementations:Blind")]
+    before = multiprocessing.active_children()
+    with pytest.raises(UserError, match="Blind: shows no frames") as refused, Pair(roles[0], roles[1], tiny_scenario):
+        pass
+    assert refused.value.do == "map it in the adapter's sites()"
+    assert multiprocessing.active_children() == before
+
+
+def test_a_failure_of_one_leaves_no_answer_of_the_other_behind(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    roles = [Role(name, tiny, fp32_on_cpu) for name in ("tests.harness.play.implementations:Stumbling", "eager")]
+    with Pair(roles[0], roles[1], tiny_scenario) as pair:
+        with pytest.raises(PlayerError, match="stumbled over a turn"):
+            pair.step(LEFT)
+        pair.restart(tiny_scenario.seed)
+        reference, candidate = pair.step(IDLE)
+        assert np.array_equal(reference.pixels, candidate.pixels)
+        for _ in range(2):
+            with pytest.raises(PlayerError, match="its process is gone, with exit code 7"):
+                pair.step(FORWARD)
 
 
 def test_a_scenario_that_does_not_fit_is_refused(
     base: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
 ) -> None:
-    player = Player("eager", registry.load("eager", base, fp32_on_cpu), base)
+    role = Role("eager", base, fp32_on_cpu)
     with pytest.raises(UserError, match="does not fit"):
-        Pair(player, player, base, tiny_scenario)
+        Pair(role, role, tiny_scenario)

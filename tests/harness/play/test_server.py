@@ -2,7 +2,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.errors import UserError
 from harness.play.pair import Pair
+from harness.play.player import PlayerError
 from harness.play.server import LOOPBACK, TOKEN_HEADER, Play, packed, serving
 from harness.scenario import read_scenario
 
@@ -117,6 +118,18 @@ def test_what_cannot_be_answered_is_refused(asking: Asking, path: str, body: obj
 def test_a_refusal_says_what_was_expected(asking: Asking) -> None:
     message = asking.post("/frame", {"buttons": [99]})[1].decode()
     assert "expected: buttons from 0 to 3" in message
+
+
+class Failing(Play):
+    """Has lost a player."""
+
+    def frame(self, asked: Mapping[str, Any]) -> bytes:
+        raise PlayerError("eager: its process is gone")
+
+
+def test_a_failure_of_a_player_is_told_and_is_no_refusal(pair: Pair) -> None:
+    with serving(Failing(pair, BUTTONS), "token {}".format) as address:
+        assert Asking(address).post("/frame", {}) == (500, b"eager: its process is gone")
 
 
 def test_a_port_that_is_taken_is_named(asking: Asking, pair: Pair) -> None:

@@ -1,0 +1,43 @@
+"""The official package on the small trained world: it loads the checkpoint, and parity holds."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.adapter import Adapter, Numerics
+from harness.checkpoint import Checkpoint
+from harness.comparison import Verdict
+from harness.judgement import Judgement, fixed_tolerance
+from harness.lockstep import Side, lockstep
+from harness.scenario import read_scenario
+from reference.world_engine.package import INSTALL
+from tests.official.test_world_engine import PARITY_BOUND, WORLD_ENGINE
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"
+)
+
+SCENARIOS = Path(__file__).parents[2] / "fixtures" / "scenarios"
+
+
+@pytest.fixture(scope="module")
+def adapters(world: Checkpoint, fp32_on_cpu: Numerics) -> dict[str, Adapter]:
+    return {name: registry.load(name, world, fp32_on_cpu) for name in (WORLD_ENGINE, "eager", "candidate")}
+
+
+@pytest.mark.parametrize("candidate", ["eager", "candidate"])
+@pytest.mark.parametrize("walk", ["right", "left"])
+def test_parity_holds_on_rendered_walks(
+    walk: str, candidate: str, adapters: dict[str, Adapter], world: Checkpoint
+) -> None:
+    scenario = read_scenario(SCENARIOS / f"{walk}.safetensors")
+    sides = (Side(name, adapters[name]) for name in (WORLD_ENGINE, candidate))
+    comparison = lockstep(*sides, world, scenario, Judgement(fixed_tolerance("fp32")))
+    print(f"{candidate}, {walk}: {comparison.compared} observations, worst {comparison.worst}")
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.compared == comparison.expected
+    assert comparison.worst is not None
+    assert comparison.worst.distance <= PARITY_BOUND
+    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
