@@ -67,10 +67,9 @@ def train_world(session: nox.Session) -> None:
 
 @nox.session
 def floor(session: nox.Session) -> None:
-    """Measure the noise floors that travel with the checkpoints; arguments go to `waypoint-parity floor`."""
+    """Measure the noise floors that travel with the golden checkpoint; arguments go to `waypoint-parity floor`."""
     install(session)
     measure = ("waypoint-parity", "floor", "--threads", "1", *session.posargs)
-    session.run(*measure, "--scenario", "fixtures/scenarios/right.safetensors", "--runs", "10")
     golden = ["--checkpoint", "fixtures/golden/base", "--scenario", "fixtures/scenarios/walk.safetensors"]
     golden += ["--image-scenario", "fixtures/golden/image/scenario.safetensors"]
     for dtype in ("fp32", "bf16"):
