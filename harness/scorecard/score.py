@@ -13,6 +13,8 @@ import torch
 
 from harness.cores import available_cores
 from harness.errors import UserError
+from harness.memory import keep_memory
+from harness.parent import end_with_the_parent
 from harness.scorecard.bench import Bench
 from harness.scorecard.card import CleanRow, Row, Scorecard, StackedRow, scorecard
 from harness.scorecard.draws import draws
@@ -120,6 +122,8 @@ _worker: list[_Worker] = []
 
 def _begin(name: str) -> None:
     """Prepare this process. Each trial has one thread: as many of them run as there are cores."""
+    end_with_the_parent()
+    keep_memory()
     torch.set_num_threads(1)
     folder = tempfile.TemporaryDirectory(prefix="scorecard-")
     suite = find_suite(name)
