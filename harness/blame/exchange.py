@@ -18,8 +18,9 @@ from greenlet import greenlet
 from torch import Tensor
 
 from harness.adapter import Adapter, Controls, Pass, Prompt, Site
-from harness.blame.exchanges import Exchange, exchanged
+from harness.blame.exchanges import Exchange, carried, exchanged
 from harness.blame.pace import PHASES
+from harness.blame.parts import is_handed_on
 from harness.keys import Key, block_of, is_input, is_mask, ring_part
 from harness.patcher import Patcher, is_patchable
 
@@ -45,6 +46,8 @@ class Exchanged:
         self._shown: dict[Key, Tensor] = {}
         self._made: dict[Key, Tensor] = {}
         self._wanted: Key | None = None
+        # How many denoise steps of the frame in work each has begun.
+        self._steps_led = self._steps_followed = 0
         self._common = sites.keys() & shadow.sites().keys()
         self.refused: set[str] = set()
 
@@ -84,11 +87,13 @@ class Exchanged:
 
     def _both(self, leading: Iterator[Pass], following: Iterator[Pass]) -> Iterator[Pass]:
         """The passes of the leader; each one's end is that of the shadow's same pass too."""
-        self._following = _Following(following, lambda at: self._shadowed.begin(self._frame, at))
+        self._steps_led = self._steps_followed = 0
+        self._following = _Following(following, self._begin_shadow)
         at = next(leading, None)
         while at is not None:
             self._shown.clear()
             self._made.clear()
+            self._steps_led += at.phase == "denoise"
             self._led.begin(self._frame, at)
             yield at
             upcoming = next(leading, None)
@@ -96,8 +101,28 @@ class Exchanged:
             at = upcoming
         self._following.finish(None)
 
-    def _lead(self, key: Key, value: Tensor) -> Tensor | None:
+    def _begin_shadow(self, at: Pass) -> None:
+        self._steps_followed += at.phase == "denoise"
+        self._shadowed.begin(self._frame, at)
+
+    def _is_exchanged(self, key: Key) -> bool:
+        """Whether the value at `key` is the shadow's, which must have come to the pass by now.
+
+        After other denoise steps the shadow goes on with a latent of its own: what it makes of that says nothing of the
+        part, only of the steps, and is taken with these alone.
+        """
         if not exchanged(key, self._exchanges):
+            return False
+        if self._steps_led == self._steps_followed or not is_handed_on(key) or carried(key, self._exchanges):
+            return True
+        self.refused.add(key.site)
+        return False
+
+    def _lead(self, key: Key, value: Tensor) -> Tensor | None:
+        assert self._following is not None, "a site showed outside of a session"
+        if is_handed_on(key):
+            self._following.come_to(Pass(key.phase, key.step))
+        if not self._is_exchanged(key):
             # The implementation may reuse its tensor.
             self._shown[key] = value.detach().clone()
             return None
@@ -112,7 +137,7 @@ class Exchanged:
 
     def _from_shadow(self, key: Key) -> Tensor | None:
         """What the shadow makes of the leader's values at `key`; None where it does not come there."""
-        assert self._following is not None, "a site showed outside of a session"
+        assert self._following is not None
         shared, made = True, None
         if key.site in self._common:
             self._wanted = key
@@ -125,7 +150,7 @@ class Exchanged:
 
     def _follow(self, key: Key, value: Tensor) -> Tensor | None:
         assert self._following is not None, "a site showed outside of a session"
-        if exchanged(key, self._exchanges):
+        if self._is_exchanged(key):
             self._made[key] = value.detach().clone()
             if key == self._wanted:
                 self._following.pause()
@@ -168,6 +193,11 @@ class _Following:
         """Leave the session because it lacks a value that only the leader can give."""
         self._starved = True
         self.pause()
+
+    def come_to(self, at: Pass) -> None:
+        """Run the passes before `at`."""
+        while not self._over and self._at is not None and _rank(self._at) < _rank(at):
+            self._running.switch()
 
     def reach(self, at: Pass, there: Callable[[], bool]) -> bool:
         """Run the passes before `at`, and that one until `there`, or to its end; whether there is such a pass."""

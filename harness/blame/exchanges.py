@@ -39,6 +39,11 @@ def exchanged(key: Key, exchanges: Iterable[Exchange]) -> bool:
     return any(key in exchange for exchange in exchanges)
 
 
+def carried(key: Key, exchanges: Iterable[Exchange]) -> bool:
+    """Whether any of the exchanges takes the value at `key` though its errors are another part's."""
+    return any(part.carries(key) for exchange in exchanges for part in exchange.parts)
+
+
 def exchange_of(part: Part, blocks: Collection[int] | None) -> Exchange:
     """The exchange of one part, of all `blocks` (None) or of some."""
     if blocks is None:

@@ -69,6 +69,11 @@ PARTS = (
 FAMILIES = tuple(dict.fromkeys(part.family for part in PARTS))
 
 
+def is_handed_on(key: Key) -> bool:
+    """Whether the value at `key` is made of the latent that its frame's denoise steps ended with."""
+    return any(phase == key.phase and re.fullmatch(sites, key.site) for sites, phase in _HANDED_ON)
+
+
 def part_of(key: Key) -> Part:
     """The part whose errors are seen at `key`. Raises ValueError for a site that is none."""
     for part in PARTS:

@@ -33,7 +33,7 @@ def _session_lines(floor: Floor, session: SessionFloor, rate: float) -> list[str
         f"  sigmas {sigmas}, {seeded}, {session.frames} frames, {len(session.distance_maxima)} runs",
         f"    a false alarm in {rate:.1%} of runs: {distance:.2f} times the level, {norm:.2f} times the norm's",
         f"    caught in frame 0 from a relative L2 of {_at(limits[least], least)} to {_at(limits[most], most)}",
-        f"    mean relative L2 of each change: {_changes(session)}",
+        f"    mean relative L2 of each change: {_changes(floor, session)}",
     ]
 
 
@@ -42,7 +42,6 @@ def _at(limit: float, place: tuple[str, int, str]) -> str:
     return f"{limit:.1e} ({site}, {phase} step {step})"
 
 
-def _changes(session: SessionFloor) -> str:
-    names = dict.fromkeys(change for site in session.sites for change in site.changes)
-    means = {name: fmean(site.changes.get(name, 0.0) for site in session.sites) for name in names}
-    return ", ".join(f"{name} {mean:.1e}" for name, mean in means.items())
+def _changes(floor: Floor, session: SessionFloor) -> str:
+    means = [fmean(errors) for errors in zip(*(site.changes for site in session.sites), strict=True)]
+    return ", ".join(f"{name} {mean:.1e}" for name, mean in zip(floor.changes, means, strict=True))

@@ -180,7 +180,8 @@ def session_floor(trials: Sequence[Trial], scenario: Scenario, checkpoint: Check
     for trial in trials:
         for key, error in trial.errors.items():
             by_place[key.phase, key.step, key.site].append((trial.run.change, key.frame, error))
-    sites = {place: _site_floor(place, seen) for place, seen in by_place.items()}
+    changes = list(dict.fromkeys(trial.run.change for trial in trials))
+    sites = {place: _site_floor(place, seen, changes) for place, seen in by_place.items()}
     everything = [trial for trial in trials if trial.run.change == EVERYTHING]
     return SessionFloor(
         sigmas=scenario.schedule(checkpoint.transformer).tolist(),
@@ -192,7 +193,9 @@ def session_floor(trials: Sequence[Trial], scenario: Scenario, checkpoint: Check
     )
 
 
-def _site_floor(place: tuple[Phase, int, str], seen: Sequence[tuple[str, int, Error]]) -> SiteFloor:
+def _site_floor(
+    place: tuple[Phase, int, str], seen: Sequence[tuple[str, int, Error]], changes: Sequence[str]
+) -> SiteFloor:
     """The floor of one place from (change, frame, error) of all trials."""
     by_change: dict[str, dict[int, list[Error]]] = defaultdict(lambda: defaultdict(list))
     for change, frame, error in seen:
@@ -210,10 +213,9 @@ def _site_floor(place: tuple[Phase, int, str], seen: Sequence[tuple[str, int, Er
             "rel_l2": [_rounded(value) for value in (min(distances), median(distances), max(distances))],
             "log_norm": [_rounded(value) for value in (min(norms), median(norms), max(norms))],
         },
-        changes={
-            change: _rounded(fmean(_mean_distance(errors) for errors in by.values()))
-            for change, by in by_change.items()
-        },
+        changes=[
+            _rounded(fmean(_mean_distance(errors) for errors in by_change[change].values())) for change in changes
+        ],
     )
 
 

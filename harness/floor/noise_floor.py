@@ -26,7 +26,7 @@ from harness.keys import Key, Phase
 from harness.records import SKETCH_SIZE, encode
 from harness.storage import replacing
 
-FLOOR_SCHEMA = "waypoint-parity/noise-floor/1"
+FLOOR_SCHEMA = "waypoint-parity/noise-floor/2"
 FALSE_ALARM_RATE = 1e-3
 # Two norms of records, each summed in fp32 within a chunk: off by up to 5e-8 on 256 to 800,000 normal values.
 RECORDED_NORM_ERROR = 1e-7
@@ -40,7 +40,8 @@ class SiteFloor(msgspec.Struct, frozen=True, kw_only=True):
 
     `rel_l2` and `log_norm` are the levels per frame: mean relative L2 error, and root mean square of log(norm ratio).
     `quantiles` tell of the distribution over all runs and frames: least, median, largest relative L2 error, and the
-    same of |log(norm ratio)|. `changes` has the mean relative L2 error of each harmless change alone.
+    same of |log(norm ratio)|. `changes` has the mean relative L2 error of each harmless change alone, in the order of
+    the floor's own `changes`: their names at every site would be a quarter of the file.
     """
 
     phase: Phase
@@ -49,7 +50,7 @@ class SiteFloor(msgspec.Struct, frozen=True, kw_only=True):
     rel_l2: list[float]
     log_norm: list[float]
     quantiles: dict[str, list[float]]
-    changes: dict[str, float]
+    changes: list[float]
 
 
 class SessionFloor(msgspec.Struct, frozen=True, kw_only=True):

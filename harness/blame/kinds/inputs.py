@@ -83,6 +83,13 @@ INPUTS = (
     ),
     FaultKind(
         ("input.schedule",),
+        "a schedule with a step fewer, its sigmas accepted",
+        "where the sigmas come from: the checkpoint's config or a default; how many steps there are",
+        onset=("no distance",),
+        extent=("last step only",),
+    ),
+    FaultKind(
+        ("input.schedule",),
         "the last step run at another sigma, such as the final 0",
         "the loop over the schedule: each step runs at the sigma that it begins with",
         extent=("last step only",),

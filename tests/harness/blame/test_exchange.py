@@ -169,6 +169,21 @@ def test_a_schedule_of_more_steps_is_exchanged_either_way(
         assert relative(spoilt[handed_on], own[handed_on]) < ROUNDING
 
 
+@pytest.mark.parametrize(("part", "refused"), [("decoder", "decoder.conv_in"), ("patchify", "patchify")])
+def test_a_part_that_takes_the_latent_of_other_steps_is_exchanged_without_it(
+    tiny: Checkpoint, fp32_on_cpu: Numerics, spare: EagerAdapter, one_frame: Scenario, part: str, refused: str
+) -> None:
+    other = CandidateAdapter(tiny, fp32_on_cpu)
+    three_steps(other)
+    for leader, shadow in ((other, spare), (spare, other)):
+        own = shown(leader, one_frame, tiny.transformer)
+        with Exchanged(leader, shadow, called(part)) as mixed:
+            session = shown(mixed, one_frame, tiny.transformer)
+        # The part is innocent, whatever the steps do.
+        assert furthest(apart(session, own)) < ROUNDING
+        assert mixed.refused == {refused}
+
+
 def test_the_leader_may_reuse_what_it_showed(
     capture: Capture, tiny: Checkpoint, fp32_on_cpu: Numerics, spare: EagerAdapter
 ) -> None:

@@ -34,7 +34,7 @@ def site_floor(site: str = "latent", rel_l2: list[float] | None = None) -> SiteF
         rel_l2=rel_l2 or [1e-7, 2e-7],
         log_norm=[1e-8, 2e-8],
         quantiles={"rel_l2": [1e-8, 1e-7, 3e-7], "log_norm": [0.0, 1e-8, 3e-8]},
-        changes={"rounding": 1e-7},
+        changes=[1e-7],
     )
 
 
@@ -138,7 +138,7 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_floor(floor_path(tmp_path, "fp32")) == noise_floor()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": "waypoint-parity/noise-floor/1"}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": "waypoint-parity/noise-floor/2"}', b"\xff\xfe"])
 def test_a_broken_floor_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "floor.json").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a noise floor"):
