@@ -131,7 +131,7 @@ def _play(command: arguments.Play) -> int:
     from reports.play import play_page
 
     with staged(command) as stage, serving(stage.play, partial(play_page, stage.seen), command.port) as address:
-        print(f"{address} (Ctrl-C ends it)", flush=True)
+        print(f"{address} (Ctrl-C ends it, after the frame in work)", flush=True)
         with suppress(KeyboardInterrupt):
             Event().wait()
     return HOLDS

@@ -14,6 +14,7 @@ from harness.distance import Error
 from harness.judgement import Judgement
 from harness.ledger import Ledger
 from harness.lines import Part, split
+from harness.parent import end_with_the_parent
 from harness.places import Seen
 from harness.rows import Forms, Waiting
 from harness.selection import Selection
@@ -74,10 +75,16 @@ def sweep(work: list[Task]) -> Iterator[Swept]:
     if len(work) == 1:
         yield run(work[0])
         return
-    # Spawned, not forked: this process may have threads. They make no cycles for a collector to find.
+    # Spawned, not forked: this process may have threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(work), context, initializer=gc.disable) as pool:
+    with ProcessPoolExecutor(len(work), context, initializer=_settle) as pool:
         yield from pool.map(run, work)
+
+
+def _settle() -> None:
+    """Prepare the process of a task, which makes no cycles for a collector to find."""
+    end_with_the_parent()
+    gc.disable()
 
 
 def run(task: Task) -> Swept:

@@ -74,7 +74,7 @@ class Scorecard:
 class Floor:
     """Measure the noise floor: the reference against itself under changes that must not matter.
 
-    Example: waypoint-parity floor --checkpoint fixtures/golden/base --dtype bf16
+    Example: waypoint-parity floor --checkpoint CHECKPOINT --scenario SCENARIO --dtype bf16
     """
 
     reference: str = "eager"

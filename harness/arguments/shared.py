@@ -19,7 +19,8 @@ class Numerics:
     compiled: bool = False
     """Let an implementation compile itself, where it can; a compiled part shows fewer sites."""
     threads: int | None = None
-    """Threads of a CPU run; the machine's choice if not given. Part of the run's identity."""
+    """Threads of a CPU run; if not given, one for each cell of parity and each side of play, else the machine's choice.
+    Part of the run's identity."""
     trust_remote_code: bool = False
     """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
 

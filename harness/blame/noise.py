@@ -16,7 +16,7 @@ from harness.adapter import Adapter, Numerics
 from harness.blame.local import local_errors
 from harness.blame.pictures import Difference, difference, pictures_of
 from harness.checkpoint import Checkpoint
-from harness.floor.harmless import RoundedOtherwise
+from harness.floor.harmless import RoundedOtherwise, harmless_options
 from harness.keys import Key, is_input, is_mask
 from harness.metrics import Pixels
 from harness.scenario import Scenario
@@ -45,7 +45,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
 
 def rounded_otherwise(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
     """`implementation` in all of its other formulations, with one rounding more at every site."""
-    options: tuple[str, ...] = getattr(registry.find(registry.split_options(implementation)[0]), "HARMLESS", ())
+    options = harmless_options(implementation)
     return RoundedOtherwise(registry.load("+".join([implementation, *options]), checkpoint, numerics))
 
 

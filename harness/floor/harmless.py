@@ -110,16 +110,19 @@ class RoundedOtherwise(Driven):
         return (output.float() * (summed * rounded).to(output.device)).to(output.dtype)
 
 
-def harmless(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> dict[str, Callable[[], Adapter]]:
-    """What loads `implementation` under each change that must not matter, by the change's name; EVERYTHING is last.
+def harmless_options(implementation: str) -> tuple[str, ...]:
+    """The options of an implementation that must not matter: its adapter class names them in an attribute HARMLESS."""
+    options: tuple[str, ...] = getattr(registry.find(registry.split_options(implementation)[0]), "HARMLESS", ())
+    return options
 
-    An adapter class names the options of its own that are such changes in an attribute HARMLESS.
-    """
+
+def harmless(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> dict[str, Callable[[], Adapter]]:
+    """What loads `implementation` under each change that must not matter, by the change's name; EVERYTHING is last."""
 
     def loaded(*options: str) -> Adapter:
         return registry.load("+".join([implementation, *options]), checkpoint, numerics)
 
-    options: tuple[str, ...] = getattr(registry.find(registry.split_options(implementation)[0]), "HARMLESS", ())
+    options = harmless_options(implementation)
     return {
         **{option: partial(loaded, option) for option in options},
         "thread count": lambda: OtherThreadCount(loaded()),

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from statistics import fmean, median
 
 import torch
@@ -71,9 +71,11 @@ def measure_floor(
     """The floor of `implementation` on `checkpoint`.
 
     Each of `sessions` has scenarios of one kind: one schedule, all with a seed image or none, other seeds and masks.
-    Raises UserError for fewer than FEWEST_RUNS of a kind.
+    Raises UserError for fewer than FEWEST_RUNS of a kind, and for a scenario of another geometry.
     """
     sessions = list(sessions)
+    for scenario in chain.from_iterable(sessions):
+        scenario.check(checkpoint.transformer)
     changes = harmless(implementation, checkpoint, numerics)
     processes = {} if checkpoint.folder is None else other_processes(numerics)
     planned = _plan([*processes, *changes], sessions)

@@ -1,13 +1,14 @@
 """The page's other half: a server on this machine alone, which steps a pair of sessions when the page asks for a frame.
 
-Bound to loopback; whoever asks must know the token that only the page was given, so that no other page that is open in
-the same browser can drive the models or read their frames.
+Bound to loopback; whoever asks must know the token, which the page's address holds: neither another page that is open
+in the same browser nor another user of this machine can drive the models or read their frames.
 """
 
 import io
 import json
 import secrets
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ QUALITY = 85
 # A difference is shown at most so many times as large.
 MOST_GAIN = 64
 _LARGEST_REQUEST = 1 << 16
+# Beyond it the page's own numbers are not exact.
+_MOST_SEED = 1 << 53
 
 
 class Play:
@@ -64,8 +67,8 @@ class Play:
     def restart(self, asked: Mapping[str, Any]) -> bytes:
         """Begin again with the noise seed asked for."""
         seed = asked.get("seed", 0)
-        if type(seed) is not int:
-            raise UserError("no seed", found=str(seed), expected="a whole number", do="correct what sends it")
+        if type(seed) is not int or not 0 <= seed < _MOST_SEED:
+            raise UserError("no seed", found=str(seed), expected="a whole number from 0 to 2**53", do="correct it")
         with self._turn():
             self._pair.restart(seed)
         return b"{}"
@@ -94,21 +97,21 @@ class Play:
 def serving(play: Play, page: Callable[[str], str], port: int = 0) -> Iterator[str]:
     """Serve what `page` makes of the token, and what it asks for, until the context ends; yields the address.
 
-    Raises UserError for a port that is taken.
+    Raises UserError for a port that is taken, or none.
     """
     token = secrets.token_urlsafe(16)
-    answers = {"/frame": play.frame, "/restart": play.restart, "/scenario": play.scenario}
+    answers: dict[str, Answer] = {"/frame": play.frame, "/restart": play.restart, "/scenario": play.scenario}
+    handler = _handler(page(token), token, answers)
     try:
-        server = ThreadingHTTPServer((LOOPBACK, port), _handler(page(token), token, answers))
-    except OSError as error:
+        server = _Server((LOOPBACK, port), handler)
+    except (OSError, OverflowError) as error:
         raise UserError(
             f"port {port} cannot be used", found=str(error), expected="a free one", do="name another --port, or none"
         ) from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://{LOOPBACK}:{server.server_port}/"
+        yield f"http://{LOOPBACK}:{server.server_port}/{token}"
     finally:
         server.shutdown()
         server.server_close()
@@ -120,22 +123,31 @@ def serving(play: Play, page: Callable[[str], str], port: int = 0) -> Iterator[s
 Answer = Callable[[Mapping[str, Any]], bytes]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that is closed or loaded again does not wait for its last frame: nothing to tell."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _handler(page: str, token: str, answers: Mapping[str, Answer]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            if not self._is_local() or self.path != "/":
+            if not self._is_local() or not _equal(self.path, f"/{token}"):
                 return self._send(HTTPStatus.NOT_FOUND, b"", "text/plain")
             return self._send(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
-            if length > _LARGEST_REQUEST:
+            length = self.headers.get("Content-Length", "0")
+            if not length.isdecimal() or int(length) > _LARGEST_REQUEST:
                 self.close_connection = True
                 return self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"", "text/plain")
-            content = self.rfile.read(length)
-            known = secrets.compare_digest(self.headers.get(TOKEN_HEADER, ""), token)
+            content = self.rfile.read(int(length))
+            known = _equal(self.headers.get(TOKEN_HEADER, ""), token)
             if not self._is_local() or not known or self.path not in answers:
                 return self._send(HTTPStatus.FORBIDDEN, b"", "text/plain")
             return self._send(*_answered(answers[self.path], content))
@@ -156,6 +168,11 @@ def _handler(page: str, token: str, answers: Mapping[str, Answer]) -> type[BaseH
             """Say nothing."""
 
     return Handler
+
+
+def _equal(given: str, expected: str) -> bool:
+    # Of texts compare_digest takes ASCII only.
+    return secrets.compare_digest(given.encode(), expected.encode())
 
 
 def _answered(answer: Answer, content: bytes) -> tuple[HTTPStatus, bytes, str]:

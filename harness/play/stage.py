@@ -14,6 +14,8 @@ from harness.play.server import Play
 from harness.scenario import read_scenario
 
 Keys = dict[str, dict[str, Any]]
+# Of reports/templates/play.js: pause, restart, keep.
+PAGE_KEYS = ("p", "r", "k")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def _pairs(given: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
         key, sign, value = pair.partition("=")
         if not key or not sign:
             raise _no_key(pair, "key=value, such as w=1", option)
+        key = key.lower() if len(key) == 1 else key
+        if key in PAGE_KEYS:
+            raise _no_key(pair, f"a key that the page does not use itself ({', '.join(PAGE_KEYS)})", option)
         yield key, value
 
 

@@ -92,23 +92,32 @@ function pause(paused) {
   byId("pause").setAttribute("aria-pressed", String(paused));
 }
 
-async function restart() {
-  await ask("restart", { seed: Number(byId("seed").value) });
-  state.course = [];
-  pause(false);
+// What cannot be done is told, and the walk stays as it is.
+async function attempt(what) {
+  try {
+    await what();
+  } catch (error) {
+    byId("says").textContent = error.message;
+  }
 }
 
-async function keep() {
-  try {
+const restart = () =>
+  attempt(async () => {
+    const seed = Number(byId("seed").value);
+    if (!Number.isSafeInteger(seed) || seed < 0) throw new Error("the seed is a whole number, 0 or more");
+    await ask("restart", { seed });
+    state.course = [];
+    pause(false);
+  });
+
+const keep = () =>
+  attempt(async () => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([await ask("scenario", {})]));
     link.download = "walked.safetensors";
     link.click();
     URL.revokeObjectURL(link.href);
-  } catch (error) {
-    byId("says").textContent = error.message;
-  }
-}
+  });
 
 function press(key, down) {
   state.down[down ? "add" : "delete"](key);

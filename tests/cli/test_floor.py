@@ -58,3 +58,8 @@ def test_a_floor_of_another_checkpoint_is_refused(checkpoint: Path, golden: Path
     floor = floor_path(checkpoint, "fp32")
     message = refused("parity", "--checkpoint", golden / "base", "--floor", floor)
     assert message["what"] == f"{floor}: is the noise floor of other runs"
+
+
+def test_a_scenario_of_another_geometry_is_refused(tiny_folder: Path) -> None:
+    """Without one it is a walk of the small world, whose prompt has another width."""
+    assert refused("floor", "--checkpoint", tiny_folder)["found"]

@@ -72,6 +72,7 @@ def test_an_implementation_that_is_none_is_refused(tiny_folder: Path, scenario_f
         (("--buttons", "w=16"), "w=16"),
         (("--buttons", "w"), "w"),
         (("--turns", "a=left"), "a=left"),
+        (("--buttons", "P=1"), "P=1"),
     ],
 )
 def test_a_key_without_a_meaning_is_refused(tiny_folder: Path, option: tuple[str, str], found: str) -> None:

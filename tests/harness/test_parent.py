@@ -24,6 +24,7 @@ if __name__ == "__main__":
 """
 WAYS = {
     "any": ("from harness.parent import end_with_the_parent", "dict(initializer=end_with_the_parent)"),
+    "diff": ("from harness.sweep import _settle", "dict(initializer=_settle)"),
     "scorecard": (
         "from harness.scorecard.score import _begin",
         "dict(initializer=_begin, initargs=('fixtures/faults/__init__.py:SUITE',))",

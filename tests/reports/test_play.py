@@ -51,7 +51,8 @@ def page(browser: "Browser", stage: Stage, address: str) -> "Iterator[Page]":
 
 
 def is_own(url: str, address: str) -> bool:
-    return url.startswith((address, f"blob:{address}", "data:"))
+    origin = address.rpartition("/")[0]
+    return url.startswith((f"{origin}/", f"blob:{origin}/", "data:"))
 
 
 def frame(page: "Page") -> int:
@@ -121,6 +122,14 @@ def test_it_can_be_paused_and_begun_again(page: "Page", tmp_path: Path) -> None:
     page.keyboard.press("r")
     wait_for(lambda: frame(page) < before)
     assert kept(page, tmp_path).seed == 41
+
+
+def test_a_seed_that_is_none_is_told(page: "Page") -> None:
+    page.keyboard.press("p")
+    page.evaluate("document.getElementById('seed').value = '1.5'")
+    page.focus("#pause")
+    page.keyboard.press("r")
+    wait_for(lambda: "whole number" in (page.text_content("#says") or ""))
 
 
 def test_nothing_is_wider_than_a_narrow_screen(page: "Page") -> None:

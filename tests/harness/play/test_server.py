@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
@@ -25,8 +26,8 @@ class Asking:
     """What a page does: it knows the address and the token."""
 
     def __init__(self, address: str) -> None:
-        self.port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])  # type: ignore[index]
-        self.token = self.get("/")[1].decode().removeprefix("token ")
+        self.port, self.page = re.fullmatch(r"http://127\.0\.0\.1:(\d+)(/.+)", address).groups()  # type: ignore[union-attr]
+        self.token = self.get(self.page)[1].decode().removeprefix("token ")
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         return self._answer("GET", path, b"", headers)
@@ -85,20 +86,23 @@ def test_a_session_can_begin_again(asking: Asking, pair: Pair) -> None:
     asking.post("/frame", {})
     assert asking.post("/restart", {"seed": 5})[0] == 200
     assert pair.frames == 0
-    assert asking.post("/restart", {"seed": "five"})[0] == 400
+    for seed in ("five", 1.5, -1, 1 << 60):
+        assert asking.post("/restart", {"seed": seed})[0] == 400
 
 
 def test_who_does_not_know_the_token_is_refused(asking: Asking, pair: Pair) -> None:
     assert asking.post("/frame", {}, **{TOKEN_HEADER: "guessed"})[0] == 403
     assert asking.post("/frame", {}, **{TOKEN_HEADER: ""})[0] == 403
+    assert asking.post("/frame", {}, **{TOKEN_HEADER: "gu\xe9ssed"})[0] == 403
+    assert [asking.get(path)[0] for path in ("/", "/guessed")] == [404, 404]
     assert pair.frames == 0
 
 
 def test_a_name_that_only_resolves_to_this_machine_is_refused(asking: Asking, pair: Pair) -> None:
-    assert asking.get("/", Host="rebound.example")[0] == 404
+    assert asking.get(asking.page, Host="rebound.example")[0] == 404
     assert asking.post("/frame", {}, Host="rebound.example")[0] == 403
     assert pair.frames == 0
-    assert asking.get("/", Host=f"localhost:{asking.port}")[0] == 200
+    assert asking.get(asking.page, Host=f"localhost:{asking.port}")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,26 @@ def test_a_name_that_only_resolves_to_this_machine_is_refused(asking: Asking, pa
 )
 def test_what_cannot_be_answered_is_refused(asking: Asking, path: str, body: object, status: int) -> None:
     assert asking.post(path, body)[0] == status
+
+
+@pytest.mark.parametrize("length", ["-1", "many"])
+def test_a_request_without_a_length_is_refused(asking: Asking, length: str) -> None:
+    assert asking.post("/frame", {}, **{"Content-Length": length})[0] == 413
+
+
+def test_a_page_that_is_closed_while_a_frame_is_in_work_does_no_harm(
+    asking: Asking, pair: Pair, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = (
+        f"POST /frame HTTP/1.1\r\nHost: {LOOPBACK}\r\n{TOKEN_HEADER}: {asking.token}\r\nContent-Length: 2\r\n\r\n{{}}"
+    )
+    with socket.create_connection((LOOPBACK, int(asking.port))) as connection:
+        connection.sendall(request.encode())
+        # No waiting for what is under way: the other end is told at once.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert asking.post("/frame", {})[0] == 200
+    assert asking.post("/frame", {})[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_refusal_says_what_was_expected(asking: Asking) -> None:
@@ -135,8 +159,13 @@ def test_a_failure_of_a_player_is_told_and_is_no_refusal(pair: Pair) -> None:
 def test_a_port_that_is_taken_is_named(asking: Asking, pair: Pair) -> None:
     with (
         pytest.raises(UserError, match=f"port {asking.port} cannot be used"),
-        serving(Play(pair, BUTTONS), str, asking.port),
+        serving(Play(pair, BUTTONS), str, int(asking.port)),
     ):
+        pass
+
+
+def test_a_number_that_is_no_port_is_named(pair: Pair) -> None:
+    with pytest.raises(UserError, match="port 70000 cannot be used"), serving(Play(pair, BUTTONS), str, 70000):
         pass
 
 
