@@ -45,7 +45,7 @@ class Checkpoint:
         self.autoencoder_files.check(inventory.autoencoder_keys(self.autoencoder))
 
     def transformer_weights(self) -> dict[str, Tensor]:
-        """The world model's tensors, keyed as in spec/waypoint.md."""
+        """The world model's tensors, keyed as in the official checkpoint."""
         return self.transformer_files.load()
 
     def autoencoder_weights(self) -> dict[str, Tensor]:

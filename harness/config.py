@@ -72,7 +72,7 @@ def _mistyped(value: Any, expected: str, where: str) -> UserError:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(_Config):
-    """Geometry and schedule of the world model; the meaning of each key stands in spec/waypoint.md.
+    """Geometry and schedule of the world model, by the keys of the official config.json.
 
     The defaults are the values of keys that a config may leave out; every other key is required. `height` and `width`
     count tokens: the latent is [channels, height * patch[0], width * patch[1]].
@@ -206,7 +206,7 @@ class TransformerConfig(_Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig(_Config):
-    """Geometry of the DCAE; the meaning of each key stands in spec/waypoint.md."""
+    """Geometry of the DCAE, by the keys of the official config.json."""
 
     channels: int
     latent_channels: int

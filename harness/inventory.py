@@ -1,4 +1,4 @@
-"""The keys and shapes that a checkpoint of a given config holds: spec/waypoint.md, "Checkpoint keys"."""
+"""The keys and shapes that a checkpoint of a given config holds, by their official names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ class Key(NamedTuple):
     call: int = 0
 
     def __str__(self) -> str:
-        """The tensor name of spec/formats.md: f{frame}/{phase}{step}/{site}, #{call} behind it where call > 0."""
+        """The name of its tensor in a file: f{frame}/{phase}{step}/{site}, #{call} behind it where call > 0."""
         call = f"#{self.call}" if self.call else ""
         return f"f{self.frame}/{self.phase}{self.step}/{self.site}{call}"
 

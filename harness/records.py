@@ -1,4 +1,4 @@
-"""Records and manifests: what a dump holds, as the JSON of spec/formats.md."""
+"""Records and manifests: what a dump holds, as JSON."""
 
 import base64
 from collections.abc import Iterator
