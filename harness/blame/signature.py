@@ -73,7 +73,7 @@ Control = Literal[
 # |log norm ratio| by log(1 + distance) is 1 where a value is only scaled up and 0 where it is turned, permuted or
 # replaced by one of the same norm. Noise of half a value's size, at right angles to it, has 0.27.
 _NORM_KEPT = 0.25
-# One rounding to bf16 is 2e-3, a site computed otherwise in bf16 up to 1.3e-2 (the recorded bf16 run of fixtures/golden).
+# One rounding to bf16 is 2e-3, a site computed otherwise in bf16 up to 1.3e-2 (fixtures/golden/bf16).
 _ROUNDING = 2e-2
 # Local errors inherit nothing, so the same fault varies by the values of a frame alone: less than this.
 _COURSE = 1.5
