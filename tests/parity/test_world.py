@@ -85,7 +85,8 @@ def seen(world: Checkpoint, fp32_on_cpu: Numerics) -> Iterator[dict[str, Seen]]:
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_fault_is_visible_and_parity_is_not(name: str, seen: dict[str, Seen]) -> None:
-    assert min(metrics.mean_abs for metrics in seen[name].metrics) > VISIBLE
+    # The first generated frame has the seed image for a history, from which a wrong schedule goes the least astray.
+    assert min(metrics.mean_abs for metrics in seen[name].metrics if metrics.frame > 0) > VISIBLE
     assert max(metrics.mean_abs for metrics in seen["right"].metrics) < INVISIBLE
 
 
