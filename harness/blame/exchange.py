@@ -106,7 +106,7 @@ class Exchanged:
         self._shadowed.begin(self._frame, at)
 
     def _is_exchanged(self, key: Key) -> bool:
-        """Whether the value at `key` is the shadow's, which must have come to the pass by now.
+        """Whether the value at `key` is the shadow's, which must have come to the pass by now; if it is refused, not.
 
         After other denoise steps the shadow goes on with a latent of its own: what it makes of that says nothing of the
         part, only of the steps, and is taken with these alone.
