@@ -60,9 +60,12 @@ def scorecard(session: nox.Session) -> None:
 
 @nox.session(name="train-world")
 def train_world(session: nox.Session) -> None:
-    """Train the small world from nothing into reports/out/world; arguments go to `python -m fixtures.world train`."""
+    """Train the small world from nothing into reports/out/world.
+
+    Arguments go to `python -m waypoint_parity.fixtures.world train`.
+    """
     install(session)
-    session.run("python", "-m", "fixtures.world", "train", *session.posargs)
+    session.run("python", "-m", "waypoint_parity.fixtures.world", "train", *session.posargs)
 
 
 @nox.session

@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from candidate.autoencoder import Autoencoder
-from candidate.blocks import Block
-from candidate.config import AutoencoderConfig, WaypointConfig
-from candidate.engine import Engine
-from candidate.kv_cache import RingCache
-from candidate.session import Session, Step
-from candidate.weights import load_autoencoder, load_waypoint
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
+from waypoint_parity.candidate.autoencoder import Autoencoder
+from waypoint_parity.candidate.blocks import Block
+from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.kv_cache import RingCache
+from waypoint_parity.candidate.session import Session, Step
+from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
 
 
 class CandidateAdapter:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from candidate.conditioning import rms_norm
-from candidate.config import WaypointConfig
-from candidate.kv_cache import Window, remember
-from candidate.rope import Rotation, rotate
+from waypoint_parity.candidate.conditioning import rms_norm
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.kv_cache import Window, remember
+from waypoint_parity.candidate.rope import Rotation, rotate
 
 
 def split_heads(x: Tensor, width: int) -> Tensor:

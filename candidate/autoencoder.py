@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from candidate.config import AutoencoderConfig
+from waypoint_parity.candidate.config import AutoencoderConfig
 
 # The convolutions see a square picture, whatever the size of the image.
 SQUARE = (512, 512)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from candidate.attention import PromptAttention, PromptKeys, SelfAttention
-from candidate.conditioning import MLP, modulate, rms_norm
-from candidate.config import WaypointConfig
-from candidate.kv_cache import Window
-from candidate.rope import Rotation
+from waypoint_parity.candidate.attention import PromptAttention, PromptKeys, SelfAttention
+from waypoint_parity.candidate.conditioning import MLP, modulate, rms_norm
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.kv_cache import Window
+from waypoint_parity.candidate.rope import Rotation
 
 
 @dataclass(frozen=True)

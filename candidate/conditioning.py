@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from candidate.config import WaypointConfig
+from waypoint_parity.candidate.config import WaypointConfig
 
 SIGMA_FREQUENCIES = 256
 

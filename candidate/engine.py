@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from candidate.autoencoder import Autoencoder
-from candidate.kv_cache import RingCache, WindowTable, ring_shape
-from candidate.model import Waypoint
+from waypoint_parity.candidate.autoencoder import Autoencoder
+from waypoint_parity.candidate.kv_cache import RingCache, WindowTable, ring_shape
+from waypoint_parity.candidate.model import Waypoint
 
 INPUTS = ("prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "noise", "image", "sigma", "timestamp")
 

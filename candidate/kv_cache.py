@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from candidate.config import WaypointConfig
+from waypoint_parity.candidate.config import WaypointConfig
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from candidate.attention import PromptKeys
-from candidate.blocks import Block, FramePlan
-from candidate.conditioning import ControlEmbedding, Modulation, Modulator, NoiseConditioner, modulate
-from candidate.config import WaypointConfig
-from candidate.rope import OrthoRoPE
+from waypoint_parity.candidate.attention import PromptKeys
+from waypoint_parity.candidate.blocks import Block, FramePlan
+from waypoint_parity.candidate.conditioning import ControlEmbedding, Modulation, Modulator, NoiseConditioner, modulate
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.rope import OrthoRoPE
 
 
 class Waypoint(nn.Module):

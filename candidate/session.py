@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from candidate.attention import PromptKeys
-from candidate.blocks import FramePlan
-from candidate.engine import Engine
-from candidate.model import Waypoint
+from waypoint_parity.candidate.attention import PromptKeys
+from waypoint_parity.candidate.blocks import FramePlan
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.model import Waypoint
 
 
 @dataclass(frozen=True)

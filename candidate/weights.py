@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from candidate.autoencoder import Autoencoder
-from candidate.conditioning import sigma_frequencies
-from candidate.config import AutoencoderConfig, WaypointConfig
-from candidate.model import Waypoint
-from candidate.rope import spatial_angles, time_frequencies
+from waypoint_parity.candidate.autoencoder import Autoencoder
+from waypoint_parity.candidate.conditioning import sigma_frequencies
+from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
+from waypoint_parity.candidate.model import Waypoint
+from waypoint_parity.candidate.rope import spatial_angles, time_frequencies
 
 HEADS = 6
 MAGNITUDE, DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from harness.adapter import Prompt
-from harness.errors import UserError
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Prompt
 
 
 def check_prompt(prompt: Prompt | None, wanted: str | None) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from reference.process_settings import preserved_settings
+from waypoint_parity.reference.process_settings import preserved_settings
 
 
 @contextmanager

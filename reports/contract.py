@@ -7,14 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.keys import is_input
-from harness.records import Manifest, Record
-from harness.sifting import records_mentioning
-from reports.geometry import read_geometry
-from reports.given import Given
-from reports.run import SIDES, CellReport
-from reports.table import Table
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.records import Manifest, Record, records_mentioning
+from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.reports.geometry import read_geometry
+from waypoint_parity.reports.given import Given
+from waypoint_parity.reports.run import SIDES, CellReport
+from waypoint_parity.reports.table import Table
 
 _UNTOLD = "not told"
 

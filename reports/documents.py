@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from harness.storage import replacing
-from harness.summary import Summary
-from reports.junit import junit_xml
-from reports.report import write_report
-from reports.summary import summary_markdown
+from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.sweep.summary import Summary
+from waypoint_parity.reports.junit import junit_xml
+from waypoint_parity.reports.report import write_report
+from waypoint_parity.reports.summary import summary_markdown
 
 
 def write_documents(summary: Summary, out: Path) -> None:

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from harness.metrics import Pixels, read_pixels
-from harness.storage import writing
-from reports.run import SIDES, CellReport, Run
+from waypoint_parity.harness.compare.pictures import Pixels, read_pixels
+from waypoint_parity.harness.files import writing
+from waypoint_parity.reports.run import SIDES, CellReport, Run
 
 # Bytes of all pictures in a page, as text: the rest of 15 MB is for its tables and plots.
 BUDGET = 9 << 20

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
 
 
 class Geometry(NamedTuple):

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from harness.blame.parts import PARTS, part_of
-from harness.comparison import TEACHER_FORCED, Comparison, Verdict, WorstAtSite
-from harness.keys import Key
-from harness.render import comparison_lines
-from harness.summary import CellFailure, Summary
+from waypoint_parity.harness.cli.text_comparison import comparison_lines
+from waypoint_parity.harness.explain.blame.parts import PARTS, part_of
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, Verdict, WorstAtSite
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.sweep.summary import CellFailure, Summary
 
 # What no XML 1.0 document may hold, not even escaped: https://www.w3.org/TR/xml/#charsets
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from harness.blame.result import SiteErrors
-from harness.comparison import WorstAtSite
-from harness.keys import Phase
-from reports.plots import LadderPoint, ladder_plot
-from reports.run import CellReport
-from reports.table import Table, scientific
+from waypoint_parity.harness.explain.blame.result import SiteErrors
+from waypoint_parity.harness.judge.comparison import WorstAtSite
+from waypoint_parity.harness.run.keys import Phase
+from waypoint_parity.reports.plots import LadderPoint, ladder_plot
+from waypoint_parity.reports.run import CellReport
+from waypoint_parity.reports.table import Table, scientific
 
 Place = tuple[Phase, int, str]
 _ERRORS = ("error", "bound", "local", "reference to fp32", "candidate to fp32")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness.comparison import WorstAtSite
-from harness.keys import is_input
-from reports.ladder import over_bound
-from reports.pictures import decisions, pictures_of
-from reports.run import CellReport, Run
-from reports.table import Table, fixed, scientific
+from waypoint_parity.harness.judge.comparison import WorstAtSite
+from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.reports.ladder import over_bound
+from waypoint_parity.reports.pictures import decisions, pictures_of
+from waypoint_parity.reports.run import CellReport, Run
+from waypoint_parity.reports.table import Table, fixed, scientific
 
 
 @dataclass(frozen=True)

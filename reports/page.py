@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports.markdown import escaped
+from waypoint_parity.reports.markdown import escaped
 
 
 def rendered(template: str, *, script: str, style: str, **context: Any) -> str:

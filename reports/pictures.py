@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from harness.investigation.result import Investigation, Picture, PictureFloor
-from harness.metrics import FrameMetrics
-from reports.plots import CurvePlot, trajectory_plot
-from reports.run import CellReport
-from reports.table import Table, fixed, scientific
+from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.explain.investigation.result import Investigation, Picture, PictureFloor
+from waypoint_parity.reports.plots import CurvePlot, trajectory_plot
+from waypoint_parity.reports.run import CellReport
+from waypoint_parity.reports.table import Table, fixed, scientific
 
 _MEASURES: dict[str, Callable[[Any], str]] = {
     "SSIM": fixed(6),

@@ -1,7 +1,7 @@
 """The page that a pair of sessions is steered from."""
 
-from harness.play.stage import Seen
-from reports.page import rendered
+from waypoint_parity.harness.families.waypoint.play.stage import Seen
+from waypoint_parity.reports.page import rendered
 
 # A mouse that moves by so many pixels between two frames turns by 1.
 PIXELS = 200

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from harness.comparison import Comparison
-from harness.metrics import SSIM_VARIANT
-from harness.render import comparison_lines
-from harness.rings.map import LEGEND
-from harness.storage import replacing
-from reports.frames import Gallery
-from reports.overview import effects_table, nearest, variants_table
-from reports.page import rendered
-from reports.pictures import Curves
-from reports.run import Run, read_run
-from reports.view import CellView, view
+from waypoint_parity.harness.cli.text_comparison import comparison_lines
+from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
+from waypoint_parity.harness.families.waypoint.rings.map import LEGEND
+from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.reports.frames import Gallery
+from waypoint_parity.reports.overview import effects_table, nearest, variants_table
+from waypoint_parity.reports.page import rendered
+from waypoint_parity.reports.pictures import Curves
+from waypoint_parity.reports.run import Run, read_run
+from waypoint_parity.reports.view import CellView, view
 
 HTML_NAME = "report.html"
 

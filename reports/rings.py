@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from harness.errors import UserError
-from harness.rings.map import RingTable, ring_tables
-from reports.run import SIDES, CellReport
-from reports.table import Table
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.rings.map import RingTable, ring_tables
+from waypoint_parity.reports.run import SIDES, CellReport
+from waypoint_parity.reports.table import Table
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from harness.blame.result import BLAME_NAME, Blame, read_blame
-from harness.comparison import Comparison, Verdict
-from harness.errors import UserError
-from harness.investigation.result import INVESTIGATION_NAME, Investigation, read_investigation
-from harness.records import Manifest, frame_path, frames_of, read_manifest
-from harness.summary import SUMMARY_NAME, CellRun, Summary, read_summary
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.explain.blame.result import BLAME_NAME, Blame, read_blame
+from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME, Investigation, read_investigation
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.record.records import Manifest, frame_path, frames_of, read_manifest
+from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, CellRun, Summary, read_summary
 
 SIDES = ("reference", "candidate")
 SCENARIO_NAME = "scenario.safetensors"

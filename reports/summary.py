@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from harness.comparison import Comparison, SiteResult, Verdict
-from harness.metrics import SSIM_VARIANT
-from harness.render import comparison_lines
-from harness.summary import Effects, Summary
-from reports.markdown import escaped, markdown_table
+from waypoint_parity.harness.cli.text_comparison import comparison_lines
+from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
+from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
+from waypoint_parity.harness.sweep.summary import Effects, Summary
+from waypoint_parity.reports.markdown import escaped, markdown_table
 
 # GitHub takes a step summary of 1 MiB at most, and drops a larger one whole.
 BUDGET = 900 << 10

@@ -4,12 +4,12 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.blame.flow import flow
-from harness.blame.parts import Part, part_of, parts_at
-from harness.blame.result import Blame, Cause, Share
-from harness.summary import Summary
-from reports.geometry import read_geometry
-from reports.run import SCENARIO_NAME, CellReport
+from waypoint_parity.harness.explain.blame.flow import flow
+from waypoint_parity.harness.explain.blame.parts import Part, part_of, parts_at
+from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share
+from waypoint_parity.harness.sweep.summary import Summary
+from waypoint_parity.reports.geometry import read_geometry
+from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
 
 
 @dataclass(frozen=True)

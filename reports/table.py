@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.markdown import escaped, markdown_table
+from waypoint_parity.reports.markdown import escaped, markdown_table
 
 Format = Callable[[Any], str]
 NOTHING = "-"

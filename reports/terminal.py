@@ -1,7 +1,7 @@
 """A finished parity run as lines for a terminal."""
 
-from harness.summary import Summary
-from reports.summary import summary_table
+from waypoint_parity.harness.sweep.summary import Summary
+from waypoint_parity.reports.summary import summary_table
 
 
 def summary_lines(summary: Summary) -> list[str]:

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from harness.summary import Summary
-from reports.contract import Contract
-from reports.frames import Gallery, ShownFrame
-from reports.given import read_given
-from reports.ladder import ladder_svg, ladder_table
-from reports.pictures import (
+from waypoint_parity.harness.sweep.summary import Summary
+from waypoint_parity.reports.contract import Contract
+from waypoint_parity.reports.frames import Gallery, ShownFrame
+from waypoint_parity.reports.given import read_given
+from waypoint_parity.reports.ladder import ladder_svg, ladder_table
+from waypoint_parity.reports.pictures import (
     Curves,
     crossing_table,
     decisions,
@@ -18,10 +18,10 @@ from reports.pictures import (
     trajectory_of,
     trajectory_table,
 )
-from reports.rings import RingMap, ring_maps
-from reports.run import SCENARIO_NAME, CellReport
-from reports.suspects import Suspect, blame_command, caveats, shares, suspects
-from reports.table import Table, fixed, percent, scientific
+from waypoint_parity.reports.rings import RingMap, ring_maps
+from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
+from waypoint_parity.reports.suspects import Suspect, blame_command, caveats, shares, suspects
+from waypoint_parity.reports.table import Table, fixed, percent, scientific
 
 # Of the cells out of focus, the ladder shows what failed and so many sites more.
 _MOST_PASSING = 16

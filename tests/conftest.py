@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures import tiny as tiny_checkpoint
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.make_scenario import make_scenario
-from harness.scenario import Scenario
+from waypoint_parity.fixtures import tiny as tiny_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
 
 WORLD = Path(__file__).parents[1] / "fixtures" / "world" / "checkpoint"
 

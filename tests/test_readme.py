@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.checkpoint import open_checkpoint
-from harness.make_scenario import make_scenario
-from harness.scenario import write_scenario
+from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.run.scenario import write_scenario
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,7 +30,7 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     base = ROOT / "fixtures/golden/base"
     scenario = make_scenario(open_checkpoint(base).transformer, name="two", frames=2, seed=11)
     write_scenario(scenario, tmp_path / "two.safetensors")
-    command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
+    command = [sys.executable, "-m", "waypoint_parity", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
     files = ["--checkpoint", base, "--scenario", tmp_path / "two.safetensors", "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files, *allowed], capture_output=True, text=True, check=False)

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from harness.sites import matching_sites
-from reference.eager.autoencoder import load_autoencoder
-from reference.eager.formulations import FORMULATIONS
-from reference.eager.model import load_world_model
-from reference.eager.session import Session
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.sites import matching_sites
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.reference.eager.autoencoder import load_autoencoder
+from waypoint_parity.reference.eager.formulations import FORMULATIONS
+from waypoint_parity.reference.eager.model import load_world_model
+from waypoint_parity.reference.eager.session import Session
 
 
 class EagerAdapter:
-    """Drives `reference.eager`; see harness.adapter.Adapter. Its layouts are the official ones: no site transforms.
+    """Drives `reference.eager`; see harness.run.adapter.Adapter. Its layouts are the official ones: no site transforms.
 
     Its options are other formulations of the same mathematics, to measure a noise floor with. Raises UserError for
     `numerics.compiled`.

@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from harness.config import AutoencoderConfig
-from reference.eager.autoencoder_layers import (
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig
+from waypoint_parity.reference.eager.autoencoder_layers import (
     DecoderBlock,
     DecoderResidual,
     EncoderBlock,
@@ -18,7 +18,7 @@ from reference.eager.autoencoder_layers import (
     ToPixels,
     to_uint8,
 )
-from reference.eager.convolution import Convolution
+from waypoint_parity.reference.eager.convolution import Convolution
 
 
 def stage_widths(first: int, most: int, stages: int) -> list[int]:

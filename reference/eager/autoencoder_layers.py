@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle, pixel_unshuffle, silu
 
-from reference.eager.convolution import Convolution
+from waypoint_parity.reference.eager.convolution import Convolution
 
 SQUARE = 512
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from reference.eager.mlp import MLP
+from waypoint_parity.reference.eager.mlp import MLP
 
 SIGMA_FREQUENCIES = 256
 SIGMA_SCALE = 1000.0

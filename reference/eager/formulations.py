@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from reference.eager.conditioning import ConditioningHead
-from reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
-from reference.eager.model import WorldModel
+from waypoint_parity.reference.eager.conditioning import ConditioningHead
+from waypoint_parity.reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
+from waypoint_parity.reference.eager.model import WorldModel
 
 
 def fused_attention(model: WorldModel) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 
 
 class RingCache(nn.Module):

@@ -5,13 +5,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from harness.config import TransformerConfig
-from reference.eager import rope
-from reference.eager.conditioning import ConditioningHead
-from reference.eager.context import PassContext
-from reference.eager.kv_cache import RingCache
-from reference.eager.math import attention, rms_norm
-from reference.eager.mlp import MLP
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.reference.eager import rope
+from waypoint_parity.reference.eager.conditioning import ConditioningHead
+from waypoint_parity.reference.eager.context import PassContext
+from waypoint_parity.reference.eager.kv_cache import RingCache
+from waypoint_parity.reference.eager.math import attention, rms_norm
+from waypoint_parity.reference.eager.mlp import MLP
 
 
 class SelfAttention(nn.Module):

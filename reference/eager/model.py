@@ -7,14 +7,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from harness.adapter import Controls
-from harness.config import TransformerConfig
-from reference.eager import rope
-from reference.eager.conditioning import ControlEmbedding, NoiseConditioner, NullEmbedding
-from reference.eager.context import PassContext
-from reference.eager.kv_cache import KVCache
-from reference.eager.layers import Block
-from reference.eager.math import rms_norm
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.run.adapter import Controls
+from waypoint_parity.reference.eager import rope
+from waypoint_parity.reference.eager.conditioning import ControlEmbedding, NoiseConditioner, NullEmbedding
+from waypoint_parity.reference.eager.context import PassContext
+from waypoint_parity.reference.eager.kv_cache import KVCache
+from waypoint_parity.reference.eager.layers import Block
+from waypoint_parity.reference.eager.math import rms_norm
 
 
 class Transformer(nn.Module):

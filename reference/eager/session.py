@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Controls, Pass, Prompt
-from reference.eager.autoencoder import Autoencoder
-from reference.eager.kv_cache import KVCache
-from reference.eager.model import WorldModel
-from reference.session_rules import check_prompt, running_schedule
+from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.reference.eager.autoencoder import Autoencoder
+from waypoint_parity.reference.eager.kv_cache import KVCache
+from waypoint_parity.reference.eager.model import WorldModel
+from waypoint_parity.reference.session_rules import check_prompt, running_schedule
 
 INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
 

@@ -6,21 +6,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from harness.sites import matching_sites
-from reference.fastvideo.port import load_port
-from reference.fastvideo.probes import insert_probes
-from reference.fastvideo.source import UNTESTED
-from reference.stance import stance
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.sites import matching_sites
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.reference.fastvideo.port import load_port
+from waypoint_parity.reference.fastvideo.probes import insert_probes
+from waypoint_parity.reference.fastvideo.source import UNTESTED
+from waypoint_parity.reference.stance import stance
 
 OWN_NOISE = "own-noise"
 _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
 
 
 class FastVideoAdapter:
-    """Drives the port's transformer, cache and autoencoder; see harness.adapter.Adapter.
+    """Drives the port's transformer, cache and autoencoder; see harness.run.adapter.Adapter.
 
     The frame clock, the Euler steps and the casts are those of the port's streaming stage, which draws its noise and
     runs all passes of a frame in one call: so the adapter stands in its place. `own-noise` draws as the stage does,

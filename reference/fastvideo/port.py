@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.config import TransformerConfig
-from harness.errors import UserError
-from reference.fastvideo import source
-from reference.fastvideo.renaming import renamed
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.reference.fastvideo import source
+from waypoint_parity.reference.fastvideo.renaming import renamed
 
 # Fixed in the port, whatever the checkpoint's head width.
 CROSS_ATTENTION_HEAD_WIDTH = 64

@@ -26,8 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.errors import UserError
-from reference.process_settings import preserved_settings
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.reference.process_settings import preserved_settings
 
 PACKAGE = "fastvideo"
 TESTED_REVISION = "12c99dd42dbabc3ca27e1a26ab460e02f15e989b"

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from reference.modular_diffusers.paused_call import PausedCall
-from reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
-from reference.modular_diffusers.watch import Watch
-from reference.stance import stance
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
+from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
+from waypoint_parity.reference.modular_diffusers.watch import Watch
+from waypoint_parity.reference.stance import stance
 
 
 class ModularDiffusersAdapter:
-    """Drives `ModularPipeline` as its users do: `pipe(...)`, then `pipe(state, ...)`; see harness.adapter.Adapter.
+    """Drives `ModularPipeline` as its users do: `pipe(...)`, then `pipe(state, ...)`; see harness.run.adapter.Adapter.
 
     One call makes a whole frame, and the first also takes the seed image: the call runs in a thread that waits before
     every pass. So the image is encoded when the first frame is asked for, still within the pass that was announced for

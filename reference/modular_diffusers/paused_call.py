@@ -7,7 +7,7 @@ from threading import Thread
 
 import torch
 
-from harness.adapter import Pass
+from waypoint_parity.harness.run.adapter import Pass
 
 
 class PausedCall:

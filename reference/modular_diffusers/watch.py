@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Pass, Site
-from harness.config import AutoencoderConfig, TransformerConfig
-from harness.errors import UserError
-from harness.sites import matching_sites
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.sites import matching_sites
+from waypoint_parity.harness.run.adapter import Pass, Site
 
 _CONTROLS = ("button", "mouse")
 _ARGUMENTS = ("x", "sigma", "frame_timestamp", *_CONTROLS, "scroll", "kv_cache")

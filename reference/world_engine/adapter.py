@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from harness.adapter import Controls, Numerics, Pass, Prompt, Site
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from harness.sites import matching_sites
-from reference.process_settings import ProcessSettings, preserved_settings
-from reference.world_engine.engine import build_engine
-from reference.world_engine.package import UNTESTED, import_package
-from reference.world_engine.session import Session
-from reference.world_engine.taps import Taps
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.sites import matching_sites
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.reference.process_settings import ProcessSettings, preserved_settings
+from waypoint_parity.reference.world_engine.engine import build_engine
+from waypoint_parity.reference.world_engine.package import UNTESTED, import_package
+from waypoint_parity.reference.world_engine.session import Session
+from waypoint_parity.reference.world_engine.taps import Taps
 
 PATCHED = "patched"
 
 
 class WorldEngineAdapter:
-    """Drives `world_engine.WorldEngine`; see harness.adapter.Adapter.
+    """Drives `world_engine.WorldEngine`; see harness.run.adapter.Adapter.
 
     `patched` runs the modules as the package's engine runs them, after apply_inference_patches; without it they run as
     they were trained. Compiled passes show what lies between them and no site inside.

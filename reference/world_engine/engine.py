@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.config import AutoencoderConfig, TransformerConfig
-from harness.errors import UserError
-from reference.world_engine.package import Package
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.reference.world_engine.package import Package
 
 
 class Conditioning:

@@ -10,13 +10,13 @@ import torch
 import torch._dynamo.config
 from torch import Tensor
 
-from harness.adapter import Controls, Pass, Prompt
-from harness.errors import UserError
-from reference.session_rules import check_prompt, running_schedule
-from reference.stance import stance
-from reference.world_engine.engine import Conditioning
-from reference.world_engine.package import Package
-from reference.world_engine.taps import CACHE, Taps
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.reference.session_rules import check_prompt, running_schedule
+from waypoint_parity.reference.stance import stance
+from waypoint_parity.reference.world_engine.engine import Conditioning
+from waypoint_parity.reference.world_engine.package import Package
+from waypoint_parity.reference.world_engine.taps import CACHE, Taps
 
 
 class Session:

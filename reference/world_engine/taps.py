@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from harness.adapter import Site
+from waypoint_parity.harness.run.adapter import Site
 
 Probe = Callable[[Tensor], Tensor]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness import inventory
-from harness.adapter import Controls, Prompt
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.config import AutoencoderConfig, TransformerConfig
-from harness.weights import Weights
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.weights import Weights
+from waypoint_parity.harness.families.waypoint import inventory
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.run.adapter import Controls, Prompt
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
 PROMPT_TOKENS = 512

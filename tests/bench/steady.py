@@ -5,11 +5,11 @@ from time import perf_counter
 
 import torch
 
-from candidate.adapter import CandidateAdapter
-from harness.adapter import Adapter, Numerics, Pass
-from harness.checkpoint import Checkpoint
-from reference.eager.adapter import EagerAdapter
 from tests.bench.geometry import inputs_of
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass
+from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 
 def candidate_at(checkpoint: Checkpoint, numerics: Numerics, clock: int) -> CandidateAdapter:

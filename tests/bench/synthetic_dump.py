@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.records import MANIFEST_NAME, RECORDS_NAME, SKETCH_SIZE, to_json
 from tests.harness.observations import manifest
+from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, SKETCH_SIZE, to_json
 
 LAYERS = 22
 PARTS = ("cond_head", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.q_rope", "attn.k_rope", "attn", "mlp")

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.records import RECORDS_NAME
 from tests.bench.synthetic_dump import write_synthetic_dump
+from waypoint_parity.harness.record.records import RECORDS_NAME
 
 # A process of its own, as the command line is one: it imports, notes its memory, and compares. Each of the processes
 # that it starts is asked for its peak too, by the kernel.
@@ -24,7 +24,7 @@ DIFF = """
 import resource, sys
 from pathlib import Path
 from time import perf_counter
-from harness.diff import diff
+from waypoint_parity.harness.judge.diff import diff
 from tests.bench.memory import peak_growth
 
 def main():
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 # What such a process takes that imports the same and does nothing.
 IDLE = """
 import multiprocessing, resource
-import harness.sweep
+import waypoint_parity.harness.judge.scan
 
 def main():
     process = multiprocessing.get_context("spawn").Process(target=print)

@@ -2,7 +2,7 @@
 
 Every map projects DRAWS random differences, dense and confined to one channel, and the estimated norms are compared
 with the true ones. `buckets` adds element i, its sign drawn, into number i mod k; `scattered` into a drawn one; `dense`
-multiplies by a k x n matrix of signs. Prints the table that stands beside SKETCH_SIZE in harness/records.py.
+multiplies by a k x n matrix of signs. Prints the table that stands beside SKETCH_SIZE in harness/record/records.py.
 """
 
 from collections.abc import Callable

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from candidate.engine import Engine
-from harness.adapter import DTYPES, Numerics
-from harness.checkpoint import Checkpoint
 from tests.bench.geometry import GOLDEN, checkpoint_of
 from tests.bench.matmul_floor import matmul_floor
 from tests.bench.memory import peak_growth
 from tests.bench.steady import DenoisePasses, candidate_at, eager_at, seconds, steady_clock
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 
 CPU = torch.device("cpu")
 # Rounds of the candidate; the slower reference has half as many. At the real width a pass takes seconds; in bf16, on

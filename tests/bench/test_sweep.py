@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.cores import available_cores
-from harness.summary import SUMMARY_NAME, read_summary
-from reports.documents import write_documents
+from waypoint_parity.harness.processes import available_cores
+from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, read_summary
+from waypoint_parity.reports.documents import write_documents
 
 ROOT = Path(__file__).parents[2]
 SWEPT = ("--checkpoint", "fixtures/golden/base", "--scenario", "fixtures/scenarios/walk.safetensors")
@@ -19,7 +19,7 @@ SWEPT = ("--checkpoint", "fixtures/golden/base", "--scenario", "fixtures/scenari
 def swept(out: Path, jobs: int, threads: int) -> float:
     """Seconds of the command, from its start to its end."""
     room = ("--jobs", str(jobs), "--threads", str(threads))
-    command = [sys.executable, "-m", "harness.cli", "parity", *SWEPT, *room, "--out", str(out)]
+    command = [sys.executable, "-m", "waypoint_parity", "parity", *SWEPT, *room, "--out", str(out)]
     started = perf_counter()
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     return perf_counter() - started

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from candidate.config import AutoencoderConfig, WaypointConfig
-from candidate.engine import Engine
-from candidate.session import Session
-from candidate.weights import load_autoencoder, load_waypoint
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.scenario import Scenario, read_scenario
+from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.session import Session
+from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
 CPU = torch.device("cpu")

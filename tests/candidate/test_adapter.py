@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from candidate.adapter import CandidateAdapter
-from harness.adapter import Numerics, Pass
-from harness.checkpoint import Checkpoint
-from harness.recorder import Observation, Recorder
-from harness.scenario import Scenario, read_scenario
-from harness.session import passes
-from harness.sites import pass_sites
 from tests.candidate.conftest import CPU, GOLDEN
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.sites import pass_sites
+from waypoint_parity.harness.run.adapter import Numerics, Pass
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
+from waypoint_parity.harness.run.session import passes
+from waypoint_parity.harness.run.taps import Observation, Recorder
 
 
 class Shapes:

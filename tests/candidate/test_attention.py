@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from candidate.attention import PromptAttention, SelfAttention, grouped_attention
-from candidate.conditioning import rms_norm
-from candidate.config import WaypointConfig
-from candidate.kv_cache import Window
-from candidate.rope import OrthoRoPE, rotate
+from waypoint_parity.candidate.attention import PromptAttention, SelfAttention, grouped_attention
+from waypoint_parity.candidate.conditioning import rms_norm
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.kv_cache import Window
+from waypoint_parity.candidate.rope import OrthoRoPE, rotate
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from candidate.autoencoder import (
+from waypoint_parity.candidate.autoencoder import (
     Autoencoder,
     DecoderHead,
     DecoderStem,
@@ -14,7 +14,7 @@ from candidate.autoencoder import (
     stage_widths,
     to_pixels,
 )
-from candidate.config import AutoencoderConfig
+from waypoint_parity.candidate.config import AutoencoderConfig
 
 
 def test_stage_widths_double_up_to_the_maximum() -> None:

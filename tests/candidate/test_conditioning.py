@@ -5,8 +5,14 @@ import math
 import torch
 from torch.nn import functional
 
-from candidate.conditioning import ControlEmbedding, Modulator, NoiseConditioner, modulate, sigma_frequencies
-from candidate.config import WaypointConfig
+from waypoint_parity.candidate.conditioning import (
+    ControlEmbedding,
+    Modulator,
+    NoiseConditioner,
+    modulate,
+    sigma_frequencies,
+)
+from waypoint_parity.candidate.config import WaypointConfig
 
 
 def test_sigma_frequencies_fall_geometrically_from_1_to_a_ten_thousandth() -> None:

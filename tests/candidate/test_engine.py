@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from candidate.config import WaypointConfig
-from candidate.engine import Engine
-from candidate.model import Waypoint
-from harness.checkpoint import Checkpoint
-from harness.scenario import Scenario
 from tests.candidate.compiler import needs_compiler
 from tests.candidate.conftest import begin, generate
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.model import Waypoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.scenario import Scenario
 
 pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from candidate.config import WaypointConfig
-from candidate.kv_cache import RingCache, Window, WindowTable, remember, ring_shape
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.kv_cache import RingCache, Window, WindowTable, remember, ring_shape
 
 RINGS = [(4, 1), (1, 1), (8, 2), (6, 3), (8, 8), (12, 4)]
 FRAMES = 30

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from candidate.blocks import FramePlan
-from candidate.config import WaypointConfig
-from candidate.engine import Engine
-from candidate.model import Waypoint
-from candidate.session import Session
-from harness.scenario import Scenario
 from tests.candidate.compiler import needs_compiler
 from tests.candidate.conftest import generate
+from waypoint_parity.candidate.blocks import FramePlan
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.model import Waypoint
+from waypoint_parity.candidate.session import Session
+from waypoint_parity.harness.run.scenario import Scenario
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 

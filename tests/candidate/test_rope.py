@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from candidate.config import WaypointConfig
-from candidate.rope import OrthoRoPE, Rotation, rotate
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.rope import OrthoRoPE, Rotation, rotate
 
 
 def angle(config: WaypointConfig, pair: int, x: int, y: int, t: int) -> float:

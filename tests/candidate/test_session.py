@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from candidate.session import Session
-from harness.checkpoint import Checkpoint
-from harness.scenario import Scenario
 from tests.candidate.conftest import begin, generate
+from waypoint_parity.candidate.session import Session
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.scenario import Scenario
 
 
 def count_calls(modules: Mapping[str, nn.Module]) -> Counter[str]:

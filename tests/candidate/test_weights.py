@@ -5,15 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from candidate.config import AutoencoderConfig, WaypointConfig
-from candidate.weights import (
+from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
+from waypoint_parity.candidate.weights import (
     autoencoder_layout,
     load_autoencoder,
     load_waypoint,
     normalised,
     waypoint_layout,
 )
-from harness.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 BLOCK = "transformer.blocks.3"

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from harness import cli
-from harness.scenario import Scenario, write_scenario
+from waypoint_parity.harness.cli import main as cli
+from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("waypoint-parity"))]
@@ -29,7 +29,15 @@ PARTS = re.compile(
 )
 FORKS = multiprocessing.get_context("forkserver")
 # pytest too: a fork imports the main module of its parent.
-FORKS.set_forkserver_preload(["pytest", "harness.parity", "harness.diff", "reports.summary", "reference.eager.adapter"])
+FORKS.set_forkserver_preload(
+    [
+        "pytest",
+        "waypoint_parity.harness.sweep.parity",
+        "waypoint_parity.harness.judge.diff",
+        "waypoint_parity.reports.summary",
+        "waypoint_parity.reference.eager.adapter",
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.checkpoint import WEIGHTS_NAME
 from tests.cli.conftest import refused
+from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME
 
 Dump = Callable[..., tuple[object, ...]]
 KEY = "transformer.blocks.1.attn.q_proj.weight"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.lines import LONGEST_LINE
-from harness.records import MANIFEST_NAME, RECORDS_NAME
 from tests.cli.conftest import refused, run, start
+from waypoint_parity.harness.record.blocks import LONGEST_LINE
+from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME
 
 Dump = Callable[..., tuple[object, ...]]
 

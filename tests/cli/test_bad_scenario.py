@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.records import read_manifest
 from tests.cli.conftest import refused
+from waypoint_parity.harness.record.records import read_manifest
 
 Dump = Callable[..., tuple[object, ...]]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.baseline.check import Outcome, read_check
 from tests.cli.conftest import refused, run, script
+from waypoint_parity.harness.sweep.baseline.check import Outcome, read_check
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.blame.result import Blame, read_blame
-from harness.checkpoint import Checkpoint
-from harness.make_scenario import make_scenario
-from harness.scenario import write_scenario
 from tests.cli.conftest import Outcome, refused, run
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.explain.blame.result import Blame, read_blame
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.run.scenario import write_scenario
 
 ROTATION_LEFT_OUT = "tests/parity/faulty.py:RotationLeftOut"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.checkpoint import Checkpoint
-from harness.comparison import read_comparison
-from harness.diff import diff
-from harness.judgement import FIXED, Judgement
-from harness.records import read_manifest, read_records
-from harness.scenario import Scenario, read_scenario
 from tests.cli.conftest import ROOT, run, script
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.judge.comparison import read_comparison
+from waypoint_parity.harness.judge.diff import diff
+from waypoint_parity.harness.judge.judgement import FIXED, Judgement
+from waypoint_parity.harness.record.records import read_manifest, read_records
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 COMMANDS = [["dump"], ["diff"], ["parity"], ["floor"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
 
@@ -31,7 +31,7 @@ def test_the_help_lists_every_command() -> None:
 
 
 def test_the_module_is_the_same_command_as_the_console_script() -> None:
-    command = [sys.executable, "-m", "harness.cli", "--help"]
+    command = [sys.executable, "-m", "waypoint_parity", "--help"]
     assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout == script("--help").out
 
 

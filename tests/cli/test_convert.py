@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
 from tests.cli.conftest import refused, run
+from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
 
 
 def test_there_and_back(tiny_folder: Path, tiny: Checkpoint, tmp_path: Path) -> None:

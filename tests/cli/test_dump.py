@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from harness.dump import TENSORS_NAME
-from harness.keys import is_input
-from harness.observer import NO_EFFECT
-from harness.records import read_manifest, read_records
-from harness.selection import Selection
 from tests.cli.conftest import refused, run
-from tests.harness import test_observer
+from tests.harness.run import test_observer
+from waypoint_parity.harness.record.records import read_manifest, read_records
+from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.harness.run.observer import NO_EFFECT
 
 Arguments = Callable[..., tuple[object, ...]]
 SHY = f"{test_observer.__name__}:Shy"

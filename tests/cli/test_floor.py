@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.checkpoint import Checkpoint
-from harness.comparison import read_comparison
-from harness.floor.noise_floor import floor_path, read_floor
-from harness.make_scenario import make_scenario
-from harness.scenario import write_scenario
 from tests.cli.conftest import refused, run, script
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.judge.comparison import read_comparison
+from waypoint_parity.harness.judge.noise_floor.document import floor_path, read_floor
+from waypoint_parity.harness.run.scenario import write_scenario
 
 # One frame under the checkpoint's schedule: what a floor needs at the least.
 SHORT = ("--schedules", "checkpoint", "--prompt-masks", "zeroed", "--threads", 1)

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.checkpoint import WEIGHTS_NAME, Checkpoint
 from tests.cli.conftest import ROOT, refused, run
+from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint
 
 COPY = "transformer.blocks.2.cond_head.cond_proj.3.weight"
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_at_all_is_unusable(checkpoint: Path, name: str, con
 def test_a_checkpoint_is_found_by_its_bare_name(tiny_folder: Path, tiny: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "official_weights").mkdir()
     (tmp_path / "official_weights" / "Waypoint-1-Tiny").symlink_to(tiny_folder)
-    command = [sys.executable, "-m", "harness.cli", "info", "Waypoint-1-Tiny"]
+    command = [sys.executable, "-m", "waypoint_parity", "info", "Waypoint-1-Tiny"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     outcome = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison import Verdict
-from harness.summary import Summary, read_summary
 from tests.cli.conftest import Outcome, refused, run
 from tests.harness import implementations
+from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.harness.sweep.summary import Summary, read_summary
 
 INTERRUPTED = f"{implementations.__name__}:Interrupted"
 LOUDER = f"{implementations.__name__}:Louder"

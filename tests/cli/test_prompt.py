@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.tiny import write_checkpoint
-from harness.scenario import read_scenario
 from tests.cli.conftest import PARTS, refused, run, script
 from tests.harness.text_encoder import write_text_encoder
+from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.run.scenario import read_scenario
 
 
 @pytest.fixture(scope="module")

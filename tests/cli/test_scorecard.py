@@ -22,5 +22,5 @@ def test_a_scorecard_is_printed_and_written(tmp_path: Path) -> None:
 
 
 def test_a_suite_that_is_none_is_refused() -> None:
-    message = refused("scorecard", "--suite", "fixtures.faults:NOTHING")
+    message = refused("scorecard", "--suite", "waypoint_parity.fixtures.faults:NOTHING")
     assert message["what"] == "fixtures.faults:NOTHING: is no suite of faults"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.scenario import Scenario, write_scenario
+from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 
 
 @pytest.fixture(scope="session")

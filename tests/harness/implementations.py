@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.adapter import Controls, Pass, Site
-from reference.eager.adapter import EagerAdapter
+from waypoint_parity.harness.run.adapter import Controls, Pass, Site
+from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 
 class Louder(EagerAdapter):

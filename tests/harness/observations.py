@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.distance import Error
-from harness.dump import DumpWriter
-from harness.judgement import Judgement, Tolerance
-from harness.keys import Key
-from harness.recorder import Observation
-from harness.records import DUMP_SCHEMA, Manifest, Record, read_records
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.judge.judgement import Judgement, Tolerance
+from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, read_records
+from waypoint_parity.harness.record.writer import DumpWriter
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.taps import Observation
 
 JUDGEMENT = Judgement(Tolerance(activations=1e-5, frame=1e-3))
 LATENT = Key(0, "denoise", 0, "latent")

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from candidate.adapter import CandidateAdapter
-from harness.adapter import Controls, Numerics, Pass
-from harness.checkpoint import Checkpoint
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass
 
 
 class MissingShard(CandidateAdapter):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Numerics, Site
-from harness.checkpoint import Checkpoint
-from reference.eager.adapter import EagerAdapter
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.adapter import Numerics, Site
+from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 LOCAL = 1  # the tiny checkpoint's local layer, with a ring of two frames
 STALE_FRAME = 2  # the first frame that replaces a slot of it

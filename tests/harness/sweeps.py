@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.experiment.cells import Cell, Conditions, plan
-from harness.experiment.factors import Factors
-from harness.experiment.identity import Rules
-from harness.judgement import fixed_tolerance
-from harness.parity import ParityRun
-from harness.scenario import Scenario
-from harness.standards import Standards
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.judge.judgement import fixed_tolerance
+from waypoint_parity.harness.judge.standards import Standards
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.sweep.cells import Cell, Conditions, plan
+from waypoint_parity.harness.sweep.factors import Factors
+from waypoint_parity.harness.sweep.identity import Rules
+from waypoint_parity.harness.sweep.parity import ParityRun
 
 
 def tiny_cells(checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics, **factors: Any) -> list[Cell]:

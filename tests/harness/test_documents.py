@@ -3,8 +3,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.documents import read_document
-from harness.errors import UserError
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.files import read_document
 
 SCHEMA = "waypoint-parity/note/1"
 

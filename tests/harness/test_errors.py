@@ -1,6 +1,6 @@
 import pytest
 
-from harness.errors import UserError, listed
+from waypoint_parity.harness.errors import UserError, listed
 
 
 def test_an_error_says_what_it_found_what_it_expected_and_what_to_do() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from harness.memory import keep_memory
+from waypoint_parity.harness.processes import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
 for _ in range(20):

@@ -23,10 +23,13 @@ if __name__ == "__main__":
         time.sleep(600)
 """
 WAYS = {
-    "any": ("from harness.parent import end_with_the_parent", "dict(initializer=end_with_the_parent)"),
-    "diff": ("from harness.sweep import _settle", "dict(initializer=_settle)"),
+    "any": (
+        "from waypoint_parity.harness.processes import end_with_the_parent",
+        "dict(initializer=end_with_the_parent)",
+    ),
+    "diff": ("from waypoint_parity.harness.judge.scan import _settle", "dict(initializer=_settle)"),
     "scorecard": (
-        "from harness.scorecard.score import _begin",
+        "from waypoint_parity.harness.explain.scorecard.score import _begin",
         "dict(initializer=_begin, initargs=('fixtures/faults/__init__.py:SUITE',))",
     ),
 }

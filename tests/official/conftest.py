@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import registry
-from harness.adapter import DTYPES, Adapter, Numerics
-from harness.checkpoint import Checkpoint
-from harness.recorder import Recorder
-from harness.scenario import Scenario, read_scenario
-from harness.session import run
 from tests.parity.implementations import GOLDEN, Capture
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import Recorder
 
 Tensors = dict[str, Tensor]
 

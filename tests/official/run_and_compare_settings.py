@@ -19,15 +19,15 @@ import torch._dynamo.config
 import torch._functorch.config
 import torch._inductor.config
 
-from harness import registry
-from harness.adapter import Numerics
-from harness.checkpoint import open_checkpoint
-from harness.recorder import Recorder
-from harness.scenario import read_scenario
-from harness.session import run
 from tests.parity.implementations import GOLDEN, Capture
+from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import read_scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import Recorder
 
-WORLD_ENGINE = "reference.world_engine.adapter:WorldEngineAdapter"
+WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 
 
 def arithmetic() -> dict[str, Any]:

@@ -16,34 +16,34 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fixtures.tiny import write_checkpoint
-from harness import registry
-from harness.adapter import DTYPES, Numerics
-from harness.blame.case import load_case
-from harness.blame.journal import Journal
-from harness.blame.lines import blame_lines
-from harness.blame.search import Search
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.comparison import Comparison, Verdict
-from harness.judgement import Judgement, fixed_tolerance
-from harness.lockstep import Side, lockstep
-from harness.make_scenario import image_tensor, make_scenario
-from harness.recorder import Recorder
-from harness.scenario import Scenario
-from harness.session import run
-from reference.fastvideo import source
-from reference.fastvideo.adapter import FastVideoAdapter
-from reference.fastvideo.port import Port, load_port
-from reference.fastvideo.renaming import renamed
-from reference.process_settings import ProcessSettings
 from tests.parity.implementations import Capture
+from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.explain.blame.case import load_case
+from waypoint_parity.harness.explain.blame.journal import Journal
+from waypoint_parity.harness.explain.blame.search import Search
+from waypoint_parity.harness.explain.blame.text import blame_lines
+from waypoint_parity.harness.families.waypoint.make_scenario import image_tensor, make_scenario
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.reference.fastvideo import source
+from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter
+from waypoint_parity.reference.fastvideo.port import Port, load_port
+from waypoint_parity.reference.fastvideo.renaming import renamed
+from waypoint_parity.reference.process_settings import ProcessSettings
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fastvideo") is None, reason=f"FastVideo is not importable; {source.PIP_LINE}"
 )
 
-FASTVIDEO = "reference.fastvideo.adapter:FastVideoAdapter"
-WORLD_ENGINE = "reference.world_engine.adapter:WorldEngineAdapter"
+FASTVIDEO = "waypoint_parity.reference.fastvideo.adapter:FastVideoAdapter"
+WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 FRAMES = 6
 # One head width is the port's, the other is not.
 SUPPORTED = {"d_model": 128, "n_heads": 2, "prompt_embedding_dim": 64}
@@ -269,9 +269,9 @@ def test_loading_and_running_leaves_the_process_as_it_was(checkpoints: dict[int,
 def test_loading_imports_none_of_fastvideos_stack(checkpoints: dict[int, Checkpoint]) -> None:
     script = (
         "import sys, torch\n"
-        "from harness.adapter import Numerics\n"
-        "from harness.checkpoint import open_checkpoint\n"
-        "from reference.fastvideo.adapter import FastVideoAdapter\n"
+        "from waypoint_parity.harness.run.adapter import Numerics\n"
+        "from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint\n"
+        "from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter\n"
         f"FastVideoAdapter(open_checkpoint({checkpoints[64].origin!r}), Numerics(torch.float32, torch.device('cpu')))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )

@@ -18,28 +18,28 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.tiny import write_checkpoint
-from harness import registry
-from harness.adapter import Numerics, Pass
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.comparison import Comparison, Verdict
-from harness.errors import UserError
-from harness.judgement import Judgement, fixed_tolerance
-from harness.keys import is_optional
-from harness.lockstep import Side, lockstep
-from harness.make_scenario import make_scenario
-from harness.scenario import Scenario
-from harness.sites import every_site
-from reference.modular_diffusers.adapter import ModularDiffusersAdapter
-from reference.modular_diffusers.pipeline import PATCHED, PIP_LINE, TRUST
-from reference.process_settings import ProcessSettings
+from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.sites import every_site
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Numerics, Pass
+from waypoint_parity.harness.run.keys import is_optional
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter
+from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, PIP_LINE, TRUST
+from waypoint_parity.reference.process_settings import ProcessSettings
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("diffusers", "transformers", "accelerate")),
     reason=f"diffusers is not installed; {PIP_LINE}",
 )
 
-DIFFUSERS = "reference.modular_diffusers.adapter:ModularDiffusersAdapter"
+DIFFUSERS = "waypoint_parity.reference.modular_diffusers.adapter:ModularDiffusersAdapter"
 SOURCES = Path(__file__).parent / "modular_repository"
 HUB_ID, REVISION, OTHER_REVISION = "Somebody/Waypoint-Toy", "a" * 40, "b" * 40
 
@@ -274,9 +274,9 @@ class TestLoading:
         add_pipeline(write_checkpoint(snapshot))
         script = (
             "import dataclasses, sys, torch\n"
-            "from harness.adapter import Numerics\n"
-            "from harness.checkpoint import open_checkpoint\n"
-            "from reference.modular_diffusers.adapter import ModularDiffusersAdapter\n"
+            "from waypoint_parity.harness.run.adapter import Numerics\n"
+            "from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint\n"
+            "from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter\n"
             "plain, origin = sys.argv[1:]\n"
             "checkpoint = dataclasses.replace(open_checkpoint(plain), origin=origin)\n"
             "numerics = Numerics(torch.float32, torch.device('cpu'), options=('trust-remote-code',))\n"

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
-from harness.adapter import Adapter, Numerics
-from harness.checkpoint import Checkpoint
-from harness.comparison import Verdict
-from harness.judgement import Judgement, fixed_tolerance
-from harness.lockstep import Side, lockstep
-from harness.scenario import read_scenario
-from reference.world_engine.package import INSTALL
 from tests.official.test_world_engine import PARITY_BOUND, WORLD_ENGINE
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.scenario import read_scenario
+from waypoint_parity.reference.world_engine.package import INSTALL
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"

@@ -12,32 +12,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fixtures.tiny import write_checkpoint
-from harness import registry
-from harness.adapter import Adapter, Numerics
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.compare_tensors import tensor_error
-from harness.comparison import Comparison, Verdict
-from harness.convert import convert
-from harness.distance import Error
-from harness.dump import expected_keys
-from harness.errors import UserError
-from harness.judgement import Judgement, fixed_tolerance
-from harness.lockstep import Side, lockstep
-from harness.make_scenario import make_scenario
-from harness.recorder import Recorder
-from harness.scenario import Scenario
-from harness.session import run
-from harness.variant import SCHEDULES, Variant
-from reference.process_settings import ProcessSettings
-from reference.world_engine.package import INSTALL
 from tests.parity.implementations import DTYPE_OF_PACK, Capture, golden_activations, golden_frames
+from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.convert import convert
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.variant import SCHEDULES, Variant
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.record.writer import expected_keys
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.reference.process_settings import ProcessSettings
+from waypoint_parity.reference.world_engine.package import INSTALL
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"
 )
 
-WORLD_ENGINE = "reference.world_engine.adapter:WorldEngineAdapter"
+WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 # fp32 as recorded on another machine. In bf16 a sum that another processor adds up in another order rounds to the
 # neighbouring value now and then, and a session feeds that back.
 GOLDEN_BOUND = {"fp32": 1e-6, "bf16": 1.3e-2}

@@ -4,13 +4,13 @@ from typing import Any
 
 from torch import Tensor
 
-from candidate.adapter import CandidateAdapter
-from fixtures.faults.attention import masked_prompt
-from fixtures.faults.cache import stale_slot
-from fixtures.faults.rope import no_rotation
-from fixtures.faults.seeding import at_start
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.fixtures.faults.attention import masked_prompt
+from waypoint_parity.fixtures.faults.cache import stale_slot
+from waypoint_parity.fixtures.faults.rope import no_rotation
+from waypoint_parity.fixtures.faults.seeding import at_start
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.run.adapter import Numerics
 
 
 class VelocityScaled(CandidateAdapter):

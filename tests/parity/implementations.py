@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness import registry
-from harness.adapter import DTYPES, Numerics
-from harness.checkpoint import open_checkpoint
-from harness.recorder import Observation, Recorder
-from harness.scenario import read_scenario
-from harness.session import run
+from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.scenario import read_scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import Observation, Recorder
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
 IMPLEMENTATIONS = ("eager", "candidate")

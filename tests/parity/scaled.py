@@ -5,7 +5,7 @@ from typing import Self
 
 from torch import Tensor
 
-from harness.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

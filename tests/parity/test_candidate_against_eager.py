@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import registry
-from harness.adapter import Adapter, Numerics
-from harness.arguments import Parity
-from harness.arguments.shared import Swept
-from harness.comparison import Comparison, Verdict
-from harness.experiment.cells import Cell
-from harness.judgement import Judgement, fixed_tolerance
-from harness.lockstep import Side, lockstep
-from harness.planned import planned
+from waypoint_parity.harness.cli.options import Parity
+from waypoint_parity.harness.cli.options.shared import Swept
+from waypoint_parity.harness.cli.planned import planned
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.sweep.cells import Cell
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SWEPT = Swept(

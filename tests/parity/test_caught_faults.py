@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.checkpoint import open_checkpoint
-from harness.comparison import Comparison, Verdict, read_comparison
-from harness.make_scenario import make_scenario
-from harness.scenario import write_scenario
+from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict, read_comparison
+from waypoint_parity.harness.run.scenario import write_scenario
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -35,7 +35,14 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
-    command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:{candidate}"]
+    command = [
+        sys.executable,
+        "-m",
+        "waypoint_parity.harness.cli.main",
+        "parity",
+        "--candidate",
+        f"{HERE / 'faulty.py'}:{candidate}",
+    ]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
     files = ["--checkpoint", BASE, "--scenario", scenario, "--out", out, "--no-blame"]
     finished = subprocess.run([*command, *sweep, *files], capture_output=True, text=True, check=False)
@@ -76,7 +83,14 @@ def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> Non
     scenario = tmp_path / "one.safetensors"
     config = open_checkpoint(BASE).transformer
     write_scenario(make_scenario(config, name="one", frames=1, seed=11), scenario)
-    command = [sys.executable, "-m", "harness.cli", "parity", "--candidate", f"{HERE / 'faulty.py'}:PaddingMaskedOut"]
+    command = [
+        sys.executable,
+        "-m",
+        "waypoint_parity.harness.cli.main",
+        "parity",
+        "--candidate",
+        f"{HERE / 'faulty.py'}:PaddingMaskedOut",
+    ]
     sweep = ["--schedules", "checkpoint", "single-step", "--prompt-masks", "none", "zeroed", "unzeroed", "--no-blame"]
     files = ["--checkpoint", BASE, "--scenario", scenario, "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files], cwd=ROOT, capture_output=True, text=True, check=False)

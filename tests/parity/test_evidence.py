@@ -11,23 +11,23 @@ from typing import cast
 import pytest
 import torch
 
-from harness.adapter import DTYPES, Adapter, Numerics
-from harness.arguments import Judging
-from harness.checkpoint import Checkpoint
-from harness.compare_tensors import tensor_error
-from harness.comparison import Comparison, Verdict
-from harness.distance import Error
-from harness.floor.measure import against_itself
-from harness.floor.noise_floor import FALSE_ALARM_RATE, FloorBounds
-from harness.judgement import Judgement
-from harness.keys import Key, Phase, is_input
-from harness.lockstep import Side, lockstep
-from harness.make_scenario import make_scenario
-from harness.registry import find
-from harness.scenario import Scenario
-from harness.standards import standards
 from tests.parity.implementations import IMPLEMENTATIONS, golden_activations, golden_frames, run_pack
 from tests.parity.scaled import ScaledCheckpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.cli.options import Judging
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, FloorBounds
+from waypoint_parity.harness.judge.noise_floor.measure import against_itself
+from waypoint_parity.harness.judge.standards import standards
+from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
+from waypoint_parity.harness.run.keys import Key, Phase, is_input
+from waypoint_parity.harness.run.registry import find
+from waypoint_parity.harness.run.scenario import Scenario
 
 SEEDS = range(20)
 SITE = "transformer.blocks.2.attn.v_proj"

@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.compare_tensors import tensor_error
-from harness.distance import Error
 from tests.parity.implementations import (
     GOLDEN,
     IMPLEMENTATIONS,
@@ -15,6 +13,8 @@ from tests.parity.implementations import (
     golden_frames,
     run_pack,
 )
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.tensor_error import tensor_error
 
 # What a right fp32 implementation reaches at every site, by the pack's README.
 FP32_BOUND = 3e-6

@@ -7,17 +7,17 @@ from statistics import fmean
 
 import pytest
 
-from fixtures.faults import SUITE
-from harness import registry
-from harness.adapter import Numerics
-from harness.blame.pictures import pictures_of
-from harness.checkpoint import Checkpoint
-from harness.metrics import FrameMetrics, Pixels, frame_metrics
-from harness.scenario import Scenario, read_scenario
-from harness.scorecard.fault import Change
-from harness.session import run
-from harness.sharpness import BlurDecision, blur_decision
-from harness.variant import Variant
+from waypoint_parity.fixtures.faults import SUITE
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.pictures import FrameMetrics, Pixels, frame_metrics
+from waypoint_parity.harness.compare.sharpness import BlurDecision, blur_decision
+from waypoint_parity.harness.explain.blame.pictures import pictures_of
+from waypoint_parity.harness.explain.scorecard.fault import Change
+from waypoint_parity.harness.families.waypoint.variant import Variant
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
+from waypoint_parity.harness.run.session import run
 
 SCENARIOS = Path(__file__).parents[2] / "fixtures" / "scenarios"
 FAULTS = {fault.name: fault for fault in SUITE.faults}

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.adapter import Controls, Prompt
-from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.config import TransformerConfig
-from reference.eager.autoencoder import Autoencoder, load_autoencoder
-from reference.eager.model import WorldModel, load_world_model
-from reference.eager.session import Session
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.run.adapter import Controls, Prompt
+from waypoint_parity.reference.eager.autoencoder import Autoencoder, load_autoencoder
+from waypoint_parity.reference.eager.model import WorldModel, load_world_model
+from waypoint_parity.reference.eager.session import Session
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
 CPU = torch.device("cpu")

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Controls, Numerics, Pass, Prompt
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from harness.sites import every_site, pass_sites
-from reference.eager.adapter import EagerAdapter
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt
+from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 CPU = torch.device("cpu")
 

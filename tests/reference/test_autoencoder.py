@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu, silu
 
-from harness.checkpoint import Checkpoint
-from harness.inventory import autoencoder_keys
-from reference.eager.autoencoder import Autoencoder, stage_widths
-from reference.eager.autoencoder_layers import (
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.inventory import autoencoder_keys
+from waypoint_parity.reference.eager.autoencoder import Autoencoder, stage_widths
+from waypoint_parity.reference.eager.autoencoder_layers import (
     DecoderBlock,
     DecoderResidual,
     EncoderBlock,
@@ -21,7 +21,7 @@ from reference.eager.autoencoder_layers import (
     resize,
     to_uint8,
 )
-from reference.eager.convolution import Convolution
+from waypoint_parity.reference.eager.convolution import Convolution
 
 
 def silence(convolution: torch.nn.Module) -> None:

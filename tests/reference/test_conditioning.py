@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
-from reference.eager.conditioning import ConditioningHead, ControlEmbedding, NoiseConditioner
-from reference.eager.mlp import MLP
+from waypoint_parity.reference.eager.conditioning import ConditioningHead, ControlEmbedding, NoiseConditioner
+from waypoint_parity.reference.eager.mlp import MLP
 
 
 def test_mlp_is_fc2_of_silu_of_fc1() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from reference.eager.convolution import Convolution, NormalisedWeight
+from waypoint_parity.reference.eager.convolution import Convolution, NormalisedWeight
 
 
 def test_every_output_channel_has_the_norm_of_its_magnitude(randomise: Callable[[nn.Module], None]) -> None:

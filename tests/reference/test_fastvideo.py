@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fixtures.tiny import transformer_config
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from reference.fastvideo import source
-from reference.fastvideo.adapter import FastVideoAdapter
-from reference.fastvideo.port import check_geometry
-from reference.fastvideo.probes import Probed, ProbedRotation
-from reference.fastvideo.renaming import renamed
+from waypoint_parity.fixtures.tiny import transformer_config
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.reference.fastvideo import source
+from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter
+from waypoint_parity.reference.fastvideo.port import check_geometry
+from waypoint_parity.reference.fastvideo.probes import Probed, ProbedRotation
+from waypoint_parity.reference.fastvideo.renaming import renamed
 
 
 @pytest.mark.parametrize(

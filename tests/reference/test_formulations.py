@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from harness.adapter import DTYPES, Numerics
-from harness.checkpoint import Checkpoint
-from harness.floor.measure import against_itself
-from harness.registry import load
-from harness.scenario import Scenario
-from reference.eager.adapter import EagerAdapter
-from reference.eager.formulations import FORMULATIONS
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.judge.noise_floor.measure import against_itself
+from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.registry import load
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.reference.eager.adapter import EagerAdapter
+from waypoint_parity.reference.eager.formulations import FORMULATIONS
 
 # What a formulation computes otherwise shows at these sites first, in execution order.
 FIRST = {"fused-attention": "transformer.blocks.0.attn", "merged-projections": "transformer.blocks.0.ctrl_mlpfusion"}

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.config import TransformerConfig
-from reference.eager.kv_cache import RingCache
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.reference.eager.kv_cache import RingCache
 
 CPU = torch.device("cpu")
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from harness.config import TransformerConfig
-from reference.eager import rope
-from reference.eager.context import PassContext
-from reference.eager.kv_cache import RingCache
-from reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
-from reference.eager.math import attention, rms_norm
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.reference.eager import rope
+from waypoint_parity.reference.eager.context import PassContext
+from waypoint_parity.reference.eager.kv_cache import RingCache
+from waypoint_parity.reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
+from waypoint_parity.reference.eager.math import attention, rms_norm
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from reference.eager.math import attention, rms_norm
+from waypoint_parity.reference.eager.math import attention, rms_norm
 
 
 def test_rms_norm_gives_unit_mean_square_over_the_last_axis() -> None:

@@ -3,13 +3,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from harness.adapter import Controls, Prompt
-from harness.checkpoint import Checkpoint
-from harness.config import TransformerConfig
-from harness.inventory import transformer_keys
-from reference.eager.kv_cache import KVCache
-from reference.eager.math import rms_norm
-from reference.eager.model import OutNorm, WorldModel, load_world_model
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.inventory import transformer_keys
+from waypoint_parity.harness.run.adapter import Controls, Prompt
+from waypoint_parity.reference.eager.kv_cache import KVCache
+from waypoint_parity.reference.eager.math import rms_norm
+from waypoint_parity.reference.eager.model import OutNorm, WorldModel, load_world_model
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from reference.eager import rope
+from waypoint_parity.reference.eager import rope
 
 HEIGHT, WIDTH, D = 4, 6, 64
 X, Y, T = slice(0, D // 8), slice(D // 8, D // 4), slice(D // 4, D // 2)

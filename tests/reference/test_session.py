@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Controls, Pass, Prompt
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from reference.eager.autoencoder import Autoencoder
-from reference.eager.model import WorldModel, load_world_model
-from reference.eager.session import Session
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.reference.eager.autoencoder import Autoencoder
+from waypoint_parity.reference.eager.model import WorldModel, load_world_model
+from waypoint_parity.reference.eager.session import Session
 
 CPU = torch.device("cpu")
 

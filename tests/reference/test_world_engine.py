@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.tiny import autoencoder_config, transformer_config
-from harness import registry
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.errors import UserError
-from reference.process_settings import ProcessSettings
-from reference.world_engine.engine import coder_configs, model_config
-from reference.world_engine.package import TESTED_REVISION, TESTED_SOURCES, import_package, sources_digest
+from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.reference.process_settings import ProcessSettings
+from waypoint_parity.reference.world_engine.engine import coder_configs, model_config
+from waypoint_parity.reference.world_engine.package import (
+    TESTED_REVISION,
+    TESTED_SOURCES,
+    import_package,
+    sources_digest,
+)
 
-WORLD_ENGINE = "reference.world_engine.adapter:WorldEngineAdapter"
+WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 PIP_LINE = f'pip install --no-deps "world_engine @ git+https://github.com/Overworldai/world_engine@{TESTED_REVISION}"'
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.adapter import Numerics
-from harness.checkpoint import Checkpoint
-from harness.make_scenario import make_scenario
-from harness.parity import run_parity
-from harness.scenario import Scenario
-from reports.report import write_report
 from tests.harness.sweeps import tiny_cells, tiny_run
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.sweep.parity import run_parity
+from waypoint_parity.reports.report import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

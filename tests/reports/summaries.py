@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from harness.comparison import Comparison
-from harness.ledger import Ledger, incomparable
-from harness.metrics import FrameMetrics
-from harness.summary import SUMMARY_SCHEMA, CellRun, Summary
 from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.ledger import Ledger, incomparable
+from waypoint_parity.harness.sweep.summary import SUMMARY_SCHEMA, CellRun, Summary
 
 FRAMES = [
     FrameMetrics(frame=0, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None, rel_l2=0.0),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.metrics import read_pixels
-from reports.frames import MOST_GAIN, Gallery, amplified, lossy
-from reports.run import Run, read_run
+from waypoint_parity.harness.compare.pictures import read_pixels
+from waypoint_parity.reports.frames import MOST_GAIN, Gallery, amplified, lossy
+from waypoint_parity.reports.run import Run, read_run
 
 
 @pytest.fixture(scope="module")

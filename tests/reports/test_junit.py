@@ -5,18 +5,18 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from harness import registry
-from harness.adapter import Numerics
-from harness.blame.parts import PARTS
-from harness.checkpoint import Checkpoint
-from harness.comparison import TEACHER_FORCED, Comparison, FrameGrowth
-from harness.judgement import Judgement, fixed_tolerance
-from harness.lockstep import Side, lockstep
-from harness.scenario import Scenario
-from harness.summary import CellFailure
-from reports.junit import junit_xml
 from tests.harness import implementations
 from tests.reports.summaries import FRAMES, UNFIT, comparison, summary_of
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.explain.blame.parts import PARTS
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, FrameGrowth
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.sweep.summary import CellFailure
+from waypoint_parity.reports.junit import junit_xml
 
 # Of the JUnit schema that Jenkins publishes (jenkins-junit.xsd): what an element may hold, which attributes it must
 # have, and which it may have.

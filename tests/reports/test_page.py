@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.comparison import COMPARISON_NAME, read_comparison
-from harness.summary import SUMMARY_NAME, read_summary
 from tests.reports.conftest import FRAMES, STALE
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, read_comparison
+from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, read_summary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request

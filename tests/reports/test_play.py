@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.arguments import Play
-from harness.checkpoint import Checkpoint
-from harness.play.server import serving
-from harness.play.stage import Stage, staged
-from harness.scenario import Scenario, read_scenario, write_scenario
-from reports.play import play_page
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.cli.options import Play
+from waypoint_parity.harness.families.waypoint.play.server import serving
+from waypoint_parity.harness.families.waypoint.play.stage import Stage, staged
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario, write_scenario
+from waypoint_parity.reports.play import play_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

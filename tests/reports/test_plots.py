@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reports.plots import CurvePlot, LadderPoint, ladder_plot, trajectory_plot
+from waypoint_parity.reports.plots import CurvePlot, LadderPoint, ladder_plot, trajectory_plot
 
 POINTS = [
     LadderPoint("denoise 0", 0.0, 1e-5, None, False),

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.comparison import COMPARISON_NAME, Comparison, read_comparison
-from harness.errors import UserError
-from harness.investigation.result import INVESTIGATION_NAME
-from harness.records import to_json
-from harness.summary import SUMMARY_NAME, CellFailure, Summary, read_summary
-from reports.report import write_report
 from tests.reports.conftest import FRAMES
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, read_comparison
+from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, CellFailure, Summary, read_summary
+from waypoint_parity.reports.report import write_report
 
 MOST_BYTES = 15_000_000
 

@@ -4,11 +4,11 @@ import msgspec
 import pandas as pd
 import pytest
 
-from harness.comparison import TEACHER_FORCED, Comparison, FrameGrowth, RingFault, Verdict
-from harness.summary import CellFailure, Effects, LevelEffect, Summary
-from reports.markdown import escaped, markdown_table
-from reports.summary import BUDGET, summary_markdown, summary_table
 from tests.reports.summaries import UNFIT, comparison, summary_of
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, FrameGrowth, RingFault, Verdict
+from waypoint_parity.harness.sweep.summary import CellFailure, Effects, LevelEffect, Summary
+from waypoint_parity.reports.markdown import escaped, markdown_table
+from waypoint_parity.reports.summary import BUDGET, summary_markdown, summary_table
 
 WHERE = "comparison.json of each has them."
 

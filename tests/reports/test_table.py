@@ -1,4 +1,4 @@
-from reports.table import Entry, Table, fixed, scientific
+from waypoint_parity.reports.table import Entry, Table, fixed, scientific
 
 
 def test_a_number_keeps_its_value_beside_its_text() -> None:

@@ -4,8 +4,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from harness.config import AutoencoderConfig
-from reference.eager.autoencoder import Autoencoder
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig
+from waypoint_parity.reference.eager.autoencoder import Autoencoder
 
 
 class ToyAutoencoder(ModelMixin, ConfigMixin):

@@ -11,10 +11,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from harness.adapter import Controls
-from harness.config import TransformerConfig
-from reference.eager.kv_cache import KVCache, RingCache
-from reference.eager.model import WorldModel
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.run.adapter import Controls
+from waypoint_parity.reference.eager.kv_cache import KVCache, RingCache
+from waypoint_parity.reference.eager.model import WorldModel
 
 # While diffusers builds a model it puts a function in this one's place that gives weights no memory.
 REGISTER_PARAMETER = nn.Module.register_parameter
@@ -70,8 +70,8 @@ class Official:
     """The official package's model."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        from reference.world_engine.engine import model_config
-        from reference.world_engine.package import import_package
+        from waypoint_parity.reference.world_engine.engine import model_config
+        from waypoint_parity.reference.world_engine.package import import_package
 
         self.package = import_package()
         self.config = self.package.omegaconf.OmegaConf.create(model_config(config))

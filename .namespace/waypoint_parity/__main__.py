@@ -1,0 +1,7 @@
+"""`python -m waypoint_parity`: the command line, without the script that installs it."""
+
+import sys
+
+from waypoint_parity.harness.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where weights lie, and whether they are whole."""

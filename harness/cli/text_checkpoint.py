@@ -1,0 +1,141 @@
+"""What a checkpoint or a scenario holds, in lines for a terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from textwrap import wrap
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.configs import SideBySide
+from waypoint_parity.harness.checkpoint.inspection import Entry, Inspection, Part, rules
+from waypoint_parity.harness.checkpoint.loading import Loading
+from waypoint_parity.harness.errors import listed
+from waypoint_parity.harness.record.statistics import summarise
+from waypoint_parity.harness.run.scenario import Scenario
+
+
+def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys: bool = False) -> list[str]:
+    """Identity, geometry, inventory and faults of a checkpoint, the verdict last.
+
+    The inventory has a line per module; `all_keys` lists every tensor by itself.
+    """
+    lines = [f"checkpoint   {inspection.origin}", f"digest       {inspection.digest}", *_geometry_lines(checkpoint)]
+    for part in inspection.parts:
+        lines += ["", _total(part), *(_entry_lines(part.tensors) if all_keys else _module_lines(part.tensors))]
+    configs = [*inspection.compared, *(inspection.loading.configs if inspection.loading else [])]
+    for side_by_side in configs:
+        lines += ["", *_config_lines(side_by_side)]
+    if inspection.loading and inspection.loading.scratch:
+        scratch = ", ".join(str(one) for one in inspection.loading.scratch)
+        lines += ["", f"scratch memory of {inspection.loading.implementation}, written by each frame: {scratch}"]
+    faults = list(_faults(inspection))
+    verdict = "NOT SOUND" if faults else "sound: keys, shapes and configs fit, every value is finite"
+    return [*lines, "", *faults, verdict]
+
+
+def _geometry_lines(checkpoint: Checkpoint) -> list[str]:
+    """What the transformer's config says."""
+    config = checkpoint.transformer
+    latent = " x ".join(str(size) for size in config.latent_shape)
+    rings = [f"{layer}: {config.ring_frames(layer)}/{config.dilation(layer)}" for layer in range(config.n_layers)]
+    return [
+        f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
+        f"{config.n_kv_heads} key/value heads of width {config.head_dim}, {config.tokens_per_frame} tokens a frame, "
+        f"latent {latent}",
+        f"rings        layer: frames/dilation  {', '.join(rings)}",
+        f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
+    ]
+
+
+def scenario_lines(scenario: Scenario) -> list[str]:
+    """Identity and tensors of a scenario, and what its prompt looks like."""
+    tensors = [
+        f"  {name:16} {list(tensor.shape)!s:28} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in scenario.tensors.items()
+    ]
+    seed = scenario.world_seed
+    rendered = [] if seed is None else [f"  true frames      walk {seed} of the small world"]
+    return [
+        f"scenario {scenario.name}: {scenario.frames} frames, seed {scenario.seed}, noise {scenario.noise_policy}",
+        f"  digest           {scenario.digest}",
+        *rendered,
+        *tensors,
+        *_prompt_lines(scenario),
+    ]
+
+
+def _prompt_lines(scenario: Scenario) -> list[str]:
+    if scenario.prompt is None:
+        return []
+    values = summarise(scenario.prompt.embedding)
+    numbers = {"mean": values.mean, "std": values.std, "min": values.min, "max": values.max}
+    shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items() if value is not None)
+    padded = scenario.prompt.pad_mask.float().mean().item()
+    return [f"  prompt           {shown}, {padded:.1%} padded"]
+
+
+def _total(part: Part) -> str:
+    return f"{part.name:12} {_sizes(part.tensors)}"
+
+
+def _sizes(entries: Sequence[Entry]) -> str:
+    parameters, size = sum(entry.parameters for entry in entries), sum(entry.bytes for entry in entries)
+    dtypes = "/".join(sorted({entry.dtype for entry in entries}))
+    return f"{len(entries):5} tensors {parameters:>16,} parameters {size:>16,} bytes  {dtypes}"
+
+
+def _module_lines(entries: Sequence[Entry]) -> list[str]:
+    """One line per module, those of all blocks together."""
+    ordered = sorted(entries, key=lambda entry: _module(entry.key))
+    groups = [(module, list(group)) for module, group in groupby(ordered, key=lambda entry: _module(entry.key))]
+    return [f"  {module:38} {_sizes(group)}" for module, group in groups]
+
+
+def _module(key: str) -> str:
+    """Where a key belongs: `transformer.blocks.*.attn`, `encoder.blocks`, `patchify`."""
+    path = ["*" if name.isdigit() else name for name in key.split(".")[:-1]]
+    depth = 4 if path[:2] == ["transformer", "blocks"] else 2 if path[:1] in (["encoder"], ["decoder"]) else 1
+    return ".".join(path[:depth]) or key
+
+
+def _entry_lines(entries: Iterable[Entry]) -> list[str]:
+    return [
+        f"  {entry.key:72} {list(entry.shape)!s:20} {entry.dtype:5} {entry.parameters:>12,} {entry.bytes:>14,}"
+        for entry in entries
+    ]
+
+
+def _config_lines(compared: SideBySide) -> list[str]:
+    differences, settings = compared.differences, compared.settings
+    head = f"{compared.part} config beside that of {compared.other}: {len(differences)} of {len(settings)} keys differ"
+    differing = [f"  {setting.key:28} {_short(setting.here)}  |  {_short(setting.there)}" for setting in differences]
+    equal = ", ".join(f"{setting.key} {_short(setting.here)}" for setting in settings if not setting.differs)
+    return [head, *differing, *wrap(equal, 118, initial_indent="  equal: ", subsequent_indent="    ")]
+
+
+def _short(value: object) -> str:
+    """A value without spaces, for a line that wraps at them."""
+    return str(value).replace(", ", ",")
+
+
+def _faults(inspection: Inspection) -> Iterator[str]:
+    """One line per kind of fault, with the names that it concerns."""
+    for part in inspection.parts:
+        kinds = {"missing": part.missing, "extra": part.extra, "misshapen": part.misshapen}
+        for kind, keys in (kinds | {"not finite": part.not_finite}).items():
+            if keys:
+                yield f"{part.name}: {len(keys)} {kind}: {listed(keys)}"
+        for expected, found, count in rules(part.renamed):
+            example = next(rename for rename in part.renamed if rename.rule == (expected, found))
+            yield f"{part.name}: {count} probably renamed, {expected} -> {found}: {example.expected} -> {example.found}"
+    if inspection.untied:
+        keys = inspection.untied
+        yield f"untied: {len(keys)} copies differ from those of the other blocks: {listed(keys)}"
+    if inspection.loading is not None:
+        yield from _loading_faults(inspection.loading)
+
+
+def _loading_faults(loading: Loading) -> Iterator[str]:
+    if loading.failure is not None:
+        yield f"{loading.implementation}: cannot load it: {loading.failure}"
+    for unfilled in loading.unfilled:
+        yield f"{loading.implementation}: left uninitialised: {unfilled}"

@@ -1,0 +1,85 @@
+"""How far a decoded frame is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from waypoint_parity.harness.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+
+SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
+
+
+class FrameMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame of the candidate against the reference's.
+
+    `ssim` is SSIM_VARIANT; `mean_abs` and `max_abs` are in levels of 255; `psnr` in dB, None for equal frames.
+    `rel_l2` is the relative L2 error of the levels, None against a black frame; `bound` the largest that is noise, None
+    where nobody knows.
+    """
+
+    frame: int
+    ssim: float
+    mean_abs: float
+    max_abs: int
+    psnr: float | None
+    rel_l2: float | None = None
+    bound: float | None = None
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the two are apart by noise at most; without a bound, not at all."""
+        if self.rel_l2 is None or self.bound is None:
+            return self.max_abs == 0
+        return self.rel_l2 <= self.bound
+
+
+def frame_metrics(
+    frame: int, actual: Pixels, expected: Pixels, *, precision: type[np.floating] = np.float64
+) -> FrameMetrics:
+    """Compare `actual` with `expected`, both [height,width,3] uint8.
+
+    `precision` of the SSIM: in fp32 it takes two thirds of the time, and is good to 1e-6.
+    """
+    difference = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
+    mean_square = float(np.mean(np.square(difference, dtype=np.float64)))
+    level = rms(expected)
+    return FrameMetrics(
+        frame=frame,
+        ssim=_ssim(actual.astype(precision), expected.astype(precision)) if mean_square else 1.0,
+        mean_abs=float(difference.mean()),
+        max_abs=int(difference.max()),
+        psnr=10 * math.log10(255**2 / mean_square) if mean_square else None,
+        rel_l2=math.sqrt(mean_square) / level if level else None,
+    )
+
+
+def rms(pixels: Pixels) -> float:
+    """Root mean square of a picture, in levels."""
+    return math.sqrt(np.mean(np.square(pixels, dtype=np.float64)))
+
+
+def _ssim(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    # Half a second, which a comparison without frames need not wait for.
+    from skimage.metrics import structural_similarity
+
+    ssim = structural_similarity(
+        expected, actual, data_range=255, channel_axis=2, gaussian_weights=True, use_sample_covariance=False
+    )
+    return float(ssim)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """The pixels [height,width,3] uint8 of an image file. Raises UserError for a broken one."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(
+            f"{path}: cannot be read as an image", found=str(error), expected="a whole PNG", do="dump again"
+        ) from error

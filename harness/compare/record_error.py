@@ -1,0 +1,100 @@
+"""The error at a site from both sides' records alone: without tensors, and without torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from waypoint_parity.harness.compare.error import Error, error_of, no_distance
+from waypoint_parity.harness.compare.rows import Numbers, Rows
+from waypoint_parity.harness.record.records import Record
+
+
+def record_error(actual: Record, expected: Record) -> Error:
+    """The error that two records tell of.
+
+    Distance and product come from the sketches, whose estimates of a norm are good to 9 % (one standard deviation);
+    the norms themselves from rms and shape.
+    """
+    if actual.shape != expected.shape:
+        return no_distance(f"shape {actual.shape}, not {expected.shape}")
+    if actual.non_finite != expected.non_finite:
+        return no_distance(f"NaN, +inf, -inf counts {actual.non_finite}, not {expected.non_finite}")
+    if same_values(actual, expected):
+        return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
+    distance = float(_distances(actual.projection()[None], expected.projection()[None])[0])
+    if not math.isfinite(distance):
+        return no_distance("the values are too large for a sketch")
+    finite = max(0, math.prod(expected.shape) - sum(expected.non_finite))
+    norms = ((actual.rms or 0.0) * math.sqrt(finite), (expected.rms or 0.0) * math.sqrt(finite))
+    # From the distance, not from the sketches' own product: the difference of two nearly equal vectors is small, so an
+    # error of 9 % in it leaves the cosine right where the product's would not.
+    product = (norms[0] ** 2 + norms[1] ** 2 - distance**2) / 2
+    error = error_of(distance, norms, product, max_abs=None, identical=False)
+    if math.prod(expected.shape) == 1 and actual.mean is not None and expected.mean is not None:
+        return replace(error, values=(actual.mean, expected.mean))
+    return error
+
+
+def same_values(actual: Record, expected: Record) -> bool:
+    """Whether two records tell of the same values: by digest where both have one, else by all that they hold."""
+    if actual.digest is not None and expected.digest is not None and actual.dtype == expected.dtype:
+        return actual.digest == expected.digest and actual.shape == expected.shape
+    return _content(actual) == _content(expected)
+
+
+def _content(record: Record) -> tuple[Any, ...]:
+    statistics = (record.mean, record.std, record.min, record.max, record.absmean, record.rms)
+    return record.shape, statistics, record.non_finite, record.sample, record.sketch
+
+
+class Errors(NamedTuple):
+    """What a judgement needs of many errors [n]: fields and properties of `Error`."""
+
+    identical: npt.NDArray[np.bool_]
+    rel_l2: Numbers
+    log_norm: Numbers
+
+    @classmethod
+    def of(cls, errors: Sequence[Error]) -> Self:
+        """The same of errors that are there one by one."""
+        columns = [(error.identical, error.rel_l2, error.log_norm) for error in errors]
+        identical, rel_l2, log_norm = zip(*columns, strict=True)
+        return cls(np.array(identical), np.array(rel_l2, np.float64), np.array(log_norm, np.float64))
+
+    @property
+    def distance(self) -> Numbers:
+        """`rel_l2` as numbers that can be ordered: infinite where there is none."""
+        return np.where(np.isnan(self.rel_l2), math.inf, self.rel_l2)
+
+    def at(self, index: int) -> Error:
+        """One of the errors, as far as it is told here."""
+        return Error(bool(self.identical[index]), float(self.rel_l2[index]))
+
+
+def row_errors(actual: Rows, expected: Rows) -> Errors:
+    """`record_error` of many pairs [n] at once."""
+    identical = np.array(actual.digests == expected.digests, bool)
+    distances = _distances(actual.sketches, expected.sketches)
+    found, norms = actual.rms, expected.rms
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * np.sqrt(expected.elements)))
+        log_norm = np.where(identical | (norms == 0), 0.0, np.abs(np.log(found / norms)))
+    # Of unlike shapes or counts, without digests, too large for a sketch: what tells no distance has a reason.
+    unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
+    unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
+    for index in np.flatnonzero(unusual).tolist():
+        error = record_error(actual.record(index), expected.record(index))
+        identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
+    return Errors(identical, rel_l2, log_norm)
+
+
+def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:
+    """The distance of each two sketches [n,SKETCH_SIZE]."""
+    with np.errstate(invalid="ignore"):
+        difference = np.subtract(left, right, dtype=np.float64)
+    squares: Numbers = np.einsum("nk,nk->n", difference, difference)
+    return np.sqrt(squares)

@@ -1,0 +1,36 @@
+"""The error at a site from both sides' full tensors: exact."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from waypoint_parity.harness.compare.error import Error, error_of, no_distance
+
+
+def tensor_error(actual: Tensor, expected: Tensor) -> Error:
+    """The error between two full tensors, computed in fp64 on the expected tensor's device."""
+    if actual.shape != expected.shape:
+        return no_distance(f"shape {list(actual.shape)}, not {list(expected.shape)}")
+    actual = actual.to(expected.device)
+    if _same_bits(actual, expected):
+        return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0, max_abs=0.0)
+    left, right = actual.double().flatten(), expected.double().flatten()
+    # Where both sides have the same special value there is nothing to measure; where one has, no distance exists.
+    special = ~(torch.isfinite(left) & torch.isfinite(right))
+    alike = (left == right) | (left.isnan() & right.isnan())
+    if bool((special & ~alike).any()):
+        return no_distance(f"{int((special & ~alike).sum())} elements are NaN or infinite on one side only")
+    left, right = left.masked_fill(special, 0.0), right.masked_fill(special, 0.0)
+    difference = left - right
+    distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
+    max_abs = float(difference.abs().max()) if difference.numel() else 0.0
+    error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
+    return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
+
+
+def _same_bits(actual: Tensor, expected: Tensor) -> bool:
+    """Whether every bit is the same; between dtypes every value. As with records: NaN is NaN, and 0 is not -0."""
+    if actual.dtype != expected.dtype:
+        return torch.equal(actual.double(), expected.double())
+    return torch.equal(actual.reshape(-1).view(torch.uint8), expected.reshape(-1).view(torch.uint8))

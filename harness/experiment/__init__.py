@@ -1,1 +1,0 @@
-"""A sweep as an experiment: factors, cells addressed by their content, executors, effects."""

@@ -1,0 +1,81 @@
+"""A case: two implementations that are to be told apart, and what they are run on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
+from waypoint_parity.harness.explain.blame.flow import Flow, flow
+from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
+from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Case:
+    """`reference` and `candidate`, by name and loaded, on one scenario.
+
+    An adapter drives one session at a time: where the reference is run twice at once, the second one is the `spare`.
+    """
+
+    reference: Side
+    spare: Adapter
+    candidate: Side
+    rounded: Callable[[], Adapter]
+    checkpoint: Checkpoint
+    numerics: Numerics
+    scenario: Scenario
+    judgement: Judgement
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the results of its runs depend on, but for the code of the implementations."""
+        return {
+            "reference": self.reference.name,
+            "candidate": self.candidate.name,
+            "checkpoint": self.checkpoint.digest,
+            "scenario": self.scenario.digest,
+            "bounds": str(self.judgement.bounds.to_json()),
+            "accepted inputs": ", ".join(self.judgement.accepted_inputs),
+            "allowed missing": ", ".join(self.judgement.allowed_missing),
+            **self.numerics.to_json(),
+        }
+
+    @cached_property
+    def wiring(self) -> Flow:
+        """Which sites each site is computed from, in a session of this case."""
+        configs = self.checkpoint.transformer, self.checkpoint.autoencoder
+        return flow(*configs, image=self.scenario.image is not None)
+
+
+def load_case(
+    reference: str,
+    candidate: str,
+    checkpoint: Checkpoint,
+    numerics: Numerics,
+    scenario: Scenario,
+    judgement: Judgement,
+    *,
+    changed: Callable[[Adapter], None] | None = None,
+) -> Case:
+    """The case of two implementations by name; the candidate as loaded, or `changed`.
+
+    Raises UserError for a name that is none and a scenario that does not fit.
+    """
+    scenario.check(checkpoint.transformer)
+    side = registry.load(candidate, checkpoint, numerics)
+    if changed is not None:
+        changed(side)
+    return Case(
+        Side(reference, registry.load(reference, checkpoint, numerics)),
+        registry.load(reference, checkpoint, numerics),
+        Side(candidate, side),
+        lambda: rounded_otherwise(reference, checkpoint, numerics),
+        checkpoint,
+        numerics,
+        scenario,
+        judgement,
+    )

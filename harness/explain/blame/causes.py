@@ -1,0 +1,96 @@
+"""Causes: findings with what they cost and what they look like, and their order."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.explain.blame.explanations import explain
+from waypoint_parity.harness.explain.blame.findings import Finding
+from waypoint_parity.harness.explain.blame.parts import Part, part_named, parts_at
+from waypoint_parity.harness.explain.blame.result import Cause, Explanation, Seen, Share, Signature, SiteErrors
+from waypoint_parity.harness.explain.blame.signature import Control, signature
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.run.scenario import Scenario
+
+# More parts than these that may be at fault are no help: more sites have to be mapped.
+FEW = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What runs showed of one finding; None or empty where a run was not made."""
+
+    necessity: Share | None
+    sufficiency: Share | None
+    gain: float | None
+    controls: list[Control]
+
+
+def cause(finding: Finding, measured: Measured, config: TransformerConfig, scenario: Scenario) -> Cause:
+    """A finding as a cause."""
+    part = part_named(finding.part)
+    errors = {seen.key: _error(seen) for seen in finding.errors}
+    shows = msgspec.structs.replace(signature(errors, config, scenario), controls=[*measured.controls])
+    return Cause(
+        name=finding.exchange.name,
+        part=part.name,
+        family=part.family,
+        blocks=finding.blocks,
+        sites=list(dict.fromkeys(seen.site for seen in finding.errors)),
+        first=finding.errors[0],
+        worst=max(finding.errors, key=_distance),
+        failed=len(finding.errors),
+        observed=finding.observed,
+        region=finding.region,
+        signature=shows,
+        explanations=_explanations(part, finding.region, shows),
+        necessity=measured.necessity,
+        sufficiency=measured.sufficiency,
+        gain=measured.gain,
+    )
+
+
+def _explanations(part: Part, region: Sequence[str], shows: Signature) -> list[Explanation]:
+    """What the errors look like in the part itself; and the likeliest in each part before it, where these are few."""
+    before = [other for other in parts_at(region) if other != part]
+    if len(before) > FEW:
+        before = []
+    return [*explain(part.name, shows), *(kind for other in before for kind in explain(other.name, shows)[:1])]
+
+
+def ranked(causes: Sequence[Cause]) -> list[Cause]:
+    """The causes, the one first without which the final frame gains most; then by their local errors.
+
+    A cause that does not reach the final frame is ranked by all frames.
+    """
+    return sorted(causes, key=_weight, reverse=True)
+
+
+def annotated(
+    ladder: Sequence[SiteErrors], comparison: Comparison, gains: Mapping[str, float | None]
+) -> list[SiteErrors]:
+    """The ladder of local errors with those of the free-running session, and with gains by site."""
+    free = {(rung.phase, rung.step, rung.site): rung.rel_l2 for rung in comparison.sites}
+    return [
+        msgspec.structs.replace(rung, inherited=free.get((rung.phase, rung.step, rung.site)), gain=gains.get(rung.site))
+        for rung in ladder
+    ]
+
+
+def _weight(cause: Cause) -> tuple[float, float, float]:
+    necessity = cause.necessity
+    shares = (None, None) if necessity is None else (necessity.mean_abs, necessity.all_frames)
+    final, every = (-math.inf if value is None else value for value in shares)
+    return final, every, _distance(cause.worst)
+
+
+def _distance(seen: Seen) -> float:
+    return math.inf if seen.rel_l2 is None else seen.rel_l2
+
+
+def _error(seen: Seen) -> Error:
+    return Error(identical=False, rel_l2=_distance(seen), norm_ratio=seen.norm_ratio, note=seen.note)

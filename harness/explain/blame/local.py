@@ -1,0 +1,136 @@
+"""Local errors: what each site does wrong by itself, with the right values at every site before it.
+
+One run for all sites: in every pass each site of the candidate is measured against the reference's, and the reference's
+value then takes its place. Where the candidate's sites can be watched and not patched, the other way round: the
+reference is fed what the candidate shows, and what it makes of that is what the candidate should have made.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.explain.blame.pace import At, Paced, keep_pace
+from waypoint_parity.harness.run.adapter import Adapter, Site
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.taps import Patcher, is_patchable
+
+
+@dataclass
+class LocalErrors:
+    """What a run with the right values before every site showed.
+
+    `errors` of the observations that both sides have, in the order of execution, and the `roundoff` of their dtype, 0
+    where it is exact; `lacking`: what the candidate did not show of a pass that it ran; `alone`: passes that one side
+    only has, and which; `patched`: the sites whose errors no later site inherits.
+    """
+
+    patched: set[str] = field(default_factory=set)
+    errors: dict[Key, Error] = field(default_factory=dict)
+    roundoff: dict[Key, float] = field(default_factory=dict)
+    lacking: list[Key] = field(default_factory=list)
+    alone: list[tuple[At, str]] = field(default_factory=list)
+
+
+def local_errors(
+    reference: Adapter,
+    candidate: Adapter,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    *,
+    reverse: bool = False,
+    feeding: Callable[[Key], bool] = lambda key: True,
+) -> LocalErrors:
+    """The local error of every observation of a session.
+
+    `reverse`: patch the reference instead of the candidate. `feeding`: where the other side's value is put; of what is
+    not fed, errors are those of a session that goes on with its own.
+    """
+    leading, following = (candidate, reference) if reverse else (reference, candidate)
+    fed = following.sites()
+    both = {name: site for name, site in leading.sites().items() if name in fed}
+    found = LocalErrors()
+    _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding).drive(checkpoint, scenario)
+    return found
+
+
+def must_be_reversed(candidate: Mapping[str, Site]) -> bool:
+    """Whether too little of a candidate can be patched, though it can be watched."""
+    fixed = sum(not is_patchable(site) for site in candidate.values())
+    return 2 * fixed > len(candidate)
+
+
+class _Run:
+    """Two sessions, of which the second is fed what the first shows."""
+
+    def __init__(
+        self,
+        leading: Adapter,
+        following: Adapter,
+        shown: Mapping[str, Site],
+        fed: Mapping[str, Site],
+        found: LocalErrors,
+        *,
+        reverse: bool,
+        feeding: Callable[[Key], bool],
+    ) -> None:
+        self._feeding = feeding
+        self._adapters = leading, following
+        self._watch = Patcher(shown, self._keep)
+        self._feed = Patcher({name: fed[name] for name in shown}, self._measure)
+        self._found = found
+        self._reverse = reverse
+        self._kept: dict[Key, Tensor] = {}
+
+    @exact_arithmetic()
+    def drive(self, checkpoint: Checkpoint, scenario: Scenario) -> None:
+        with self._watch, self._feed:
+            leading, following = (
+                Paced(passes(adapter, scenario, checkpoint.transformer, patcher))
+                for adapter, patcher in zip(self._adapters, (self._watch, self._feed), strict=True)
+            )
+            keep_pace(leading, following, self._alone)
+        self._forget()
+        self._found.patched = {key.site for key in self._found.errors} - self._feed.refused
+
+    def _keep(self, key: Key, value: Tensor) -> None:
+        if self._kept and next(iter(self._kept))[:3] != key[:3]:
+            self._forget()
+        # The implementation may reuse its tensor.
+        self._kept[key] = value.detach().clone()
+
+    def _measure(self, key: Key, value: Tensor) -> Tensor | None:
+        given = self._kept.pop(key, None)
+        if given is not None:
+            pair = (given, value) if self._reverse else (value, given)
+            self._found.errors[key] = tensor_error(*pair)
+            self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
+        elif self._reverse:
+            self._lacks(key)
+        return given if self._feeding(key) else None
+
+    def _alone(self, at: At, role: str) -> None:
+        self._found.alone.append((at, "candidate" if (role == "leading") is self._reverse else "reference"))
+
+    def _forget(self) -> None:
+        """Once a pass is over, what is kept of it was not shown by the other side."""
+        if not self._reverse:
+            for key in self._kept:
+                self._lacks(key)
+        self._kept.clear()
+
+    def _lacks(self, key: Key) -> None:
+        """The candidate did not show `key`: worth telling where it ran that pass."""
+        if all(key[:3] != at for at, _ in self._found.alone):
+            self._found.lacking.append(key)
+
+
+def _roundoff(value: Tensor) -> float:
+    """The largest relative error of rounding to the dtype of `value`."""
+    return torch.finfo(value.dtype).eps / 2 if value.is_floating_point() else 0.0

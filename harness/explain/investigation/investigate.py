@@ -1,0 +1,89 @@
+"""The investigation of one cell: its pictures, its latents, and where the difference was born."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.pictures import read_pixels
+from waypoint_parity.harness.explain.blame.result import Blame
+from waypoint_parity.harness.explain.investigation.birth import birth
+from waypoint_parity.harness.explain.investigation.crossing import Recorded, cross_decode
+from waypoint_parity.harness.explain.investigation.latents import final_latents, read_latents
+from waypoint_parity.harness.explain.investigation.pictures import pictures
+from waypoint_parity.harness.explain.investigation.result import (
+    INVESTIGATION_SCHEMA,
+    CrossedFrame,
+    Investigation,
+    Picture,
+)
+from waypoint_parity.harness.explain.investigation.trajectory import trajectory
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.record.records import frame_path
+from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.scenario import Scenario
+
+_SIDES = "reference", "candidate"
+
+
+def investigate(
+    folder: Path,
+    reference: Adapter | None,
+    candidate: Adapter | None,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    comparison: Comparison,
+) -> Investigation:
+    """Investigate the cell whose dumps are `reference` and `candidate` below `folder`, and whose comparison is given.
+
+    With both adapters, the first, the worst and the last of the pictures that differ in a session that diverged are
+    decoded across; the adapters then start sessions of their own.
+    Raises UserError for a dump that is broken or incomplete.
+    """
+    dumps = folder / _SIDES[0], folder / _SIDES[1]
+    seen, crossing, not_crossed = pictures(*dumps, comparison), list[CrossedFrame](), None
+    if comparison.verdict is Verdict.DIVERGED:
+        answer = _cross(folder, reference, candidate, checkpoint, scenario, seen)
+        crossing, not_crossed = ([], answer) if isinstance(answer, str) else (answer, None)
+    return Investigation(
+        schema=INVESTIGATION_SCHEMA,
+        pictures=seen,
+        trajectory=trajectory(*dumps),
+        crossing=crossing,
+        not_crossed=not_crossed,
+        birth=birth(comparison, seen, crossing, None),
+    )
+
+
+def with_blame(investigation: Investigation, blame: Blame) -> Investigation:
+    """`investigation` of the cell that `blame` was searched on, with what that tells of the birth."""
+    born = birth(blame.comparison, investigation.pictures, investigation.crossing, blame)
+    return msgspec.structs.replace(investigation, birth=born)
+
+
+def _cross(
+    folder: Path,
+    reference: Adapter | None,
+    candidate: Adapter | None,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    seen: list[Picture],
+) -> list[CrossedFrame] | str:
+    if reference is None or candidate is None:
+        return "only the dumps were there, and no implementation to decode with"
+    if not seen:
+        return "there is no frame of which both sides show the picture"
+    differing = [picture.metrics for picture in seen if not picture.metrics.within_noise]
+    if not differing:
+        return "the pictures differ by no more than noise"
+    # Each costs four decodings: the first that differs, the worst and the last tell as much as all.
+    worst = max(differing, key=lambda metrics: metrics.mean_abs)
+    bounds = {metrics.frame: metrics.bound for metrics in (differing[0], worst, differing[-1])}
+    recorded = _recorded(folder / _SIDES[0], bounds), _recorded(folder / _SIDES[1], bounds)
+    return cross_decode(reference, candidate, checkpoint, scenario, recorded, bounds)
+
+
+def _recorded(dump: Path, frames: Iterable[int]) -> Recorded:
+    pixels = {frame: read_pixels(frame_path(dump, frame)) for frame in frames}
+    return Recorded(final_latents(read_latents(dump)), pixels)

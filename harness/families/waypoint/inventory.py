@@ -1,0 +1,151 @@
+"""The keys and shapes that a checkpoint of a given config holds, by their official names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+
+Shape = tuple[int, ...]
+
+SIGMA_FEATURES = 512
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How the keys found differ from the keys expected; false where they do not."""
+
+    missing: list[str]
+    extra: list[str]
+    misshapen: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.extra or self.misshapen)
+
+
+def compare(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Mismatch:
+    """Every key that one side lacks, and every key whose shape differs ("key [found], not [expected]")."""
+    common = found.keys() & expected.keys()
+    return Mismatch(
+        missing=sorted(expected.keys() - found.keys()),
+        extra=sorted(found.keys() - expected.keys()),
+        misshapen=[
+            f"{key} {list(found[key])}, not {list(expected[key])}"
+            for key in sorted(common)
+            if found[key] != expected[key]
+        ],
+    )
+
+
+def transformer_keys(config: TransformerConfig) -> dict[str, Shape]:
+    """Key -> shape of the world model's weights."""
+    width, ratio = config.d_model, config.mlp_ratio
+    patch_values = config.channels * config.patch[0] * config.patch[1]
+    keys: dict[str, Shape] = {
+        "denoise_step_emb.mlp.fc1.weight": (4 * width, SIGMA_FEATURES),
+        "denoise_step_emb.mlp.fc2.weight": (width, 4 * width),
+        "ctrl_emb.mlp.fc1.weight": (width * ratio, config.n_buttons + 3),
+        "ctrl_emb.mlp.fc2.weight": (width, width * ratio),
+        "patchify.weight": (width, config.channels, *config.patch),
+        "unpatchify.weight": (patch_values, width),
+        "unpatchify.bias": (patch_values,),
+        "out_norm.fc.weight": (2 * width, width),
+    }
+    if config.ctrl_conditioning:
+        keys["ctrl_cfg.null_emb"] = (1, 1, width)
+    if config.prompt_conditioning:
+        keys["prompt_cfg.null_emb"] = (1, 1, config.prompt_embedding_dim or 0)
+    for layer in range(config.n_layers):
+        block = _block_keys(config, layer)
+        keys |= {f"transformer.blocks.{layer}.{name}": shape for name, shape in block.items()}
+    return keys
+
+
+def _block_keys(config: TransformerConfig, layer: int) -> dict[str, Shape]:
+    width, ratio, key_width = config.d_model, config.mlp_ratio, config.n_kv_heads * config.head_dim
+    keys: dict[str, Shape] = {
+        "attn.q_proj.weight": (width, width),
+        "attn.k_proj.weight": (key_width, width),
+        "attn.v_proj.weight": (key_width, width),
+        "attn.out_proj.weight": (width, width),
+        "mlp.fc1.weight": (width * ratio, width),
+        "mlp.fc2.weight": (width, width * ratio),
+        "cond_head.bias_in": (width,),
+    }
+    keys |= {f"cond_head.cond_proj.{i}.weight": (width, width) for i in range(6)}
+    if config.gated_attn:
+        keys["attn.gate_proj.weight"] = (config.n_heads, config.n_heads)
+    if config.value_residual:
+        keys["attn.v_lamb"] = ()
+    if config.has_prompt(layer):
+        prompt = config.prompt_embedding_dim or 0
+        keys |= {
+            "prompt_cross_attn.q_proj.weight": (prompt, width),
+            "prompt_cross_attn.k_proj.weight": (prompt, prompt),
+            "prompt_cross_attn.v_proj.weight": (prompt, prompt),
+            "prompt_cross_attn.out_proj.weight": (width, prompt),
+        }
+    if config.has_control(layer):
+        keys["ctrl_mlpfusion.mlp.fc1.weight"] = (width, 2 * width)
+        keys["ctrl_mlpfusion.mlp.fc2.weight"] = (width, width)
+    return keys
+
+
+def autoencoder_keys(config: AutoencoderConfig) -> dict[str, Shape]:
+    """Key -> shape of the autoencoder's weights."""
+    return _encoder_keys(config) | _decoder_keys(config)
+
+
+def _encoder_keys(config: AutoencoderConfig) -> dict[str, Shape]:
+    stages = len(config.encoder_blocks_per_stage)
+    widths = _stage_widths(config.encoder_ch_0, config.encoder_ch_max, stages)
+    keys = _conv("encoder.conv_in.proj", config.channels, widths[0], 3)
+    for stage, blocks in enumerate(config.encoder_blocks_per_stage):
+        here, deeper = widths[stage], widths[stage + 1]
+        keys |= _resblocks(f"encoder.blocks.{stage}", here, blocks)
+        keys |= _conv(f"encoder.blocks.{stage}.down.proj", here, deeper, 1, bias=False)
+        keys |= _conv(f"encoder.residuals.{stage}.proj", here, deeper // 4, 3)
+    keys |= _conv("encoder.conv_out.proj", widths[-1], config.latent_channels, 3)
+    if not config.skip_logvar:
+        keys |= _conv("encoder.conv_out_logvar", widths[-1], 1, 3)
+    return keys
+
+
+def _decoder_keys(config: AutoencoderConfig) -> dict[str, Shape]:
+    stages = len(config.decoder_blocks_per_stage)
+    widths = _stage_widths(config.decoder_ch_0, config.decoder_ch_max, stages)[::-1]
+    keys = _conv("decoder.conv_in.proj", config.latent_channels, config.decoder_ch_max, 3)
+    for stage, blocks in enumerate(config.decoder_blocks_per_stage):
+        deeper, here = widths[stage], widths[stage + 1]
+        if deeper != here:
+            keys |= _conv(f"decoder.blocks.{stage}.up.proj", deeper, here, 1, bias=False)
+        keys |= _resblocks(f"decoder.blocks.{stage}", here, blocks)
+        keys |= _conv(f"decoder.residuals.{stage}.proj", deeper, 4 * here, 3)
+    return keys | _conv("decoder.conv_out.proj", config.decoder_ch_0, config.channels, 3)
+
+
+def _stage_widths(first: int, most: int, stages: int) -> list[int]:
+    """Channel widths from the shallowest stage on, each twice the last, up to `most`."""
+    widths = [first]
+    for _ in range(stages):
+        widths.append(min(2 * widths[-1], most))
+    return widths
+
+
+def _resblocks(prefix: str, width: int, count: int) -> dict[str, Shape]:
+    hidden = 2 * width
+    groups = max(1, hidden // 16)
+    keys: dict[str, Shape] = {}
+    for index in range(count):
+        keys |= _conv(f"{prefix}.blocks.{index}.conv1", width, hidden, 1)
+        keys |= _conv(f"{prefix}.blocks.{index}.conv2", hidden // groups, hidden, 3)
+        keys |= _conv(f"{prefix}.blocks.{index}.conv3", hidden, width, 1, bias=False)
+    return keys
+
+
+def _conv(name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> dict[str, Shape]:
+    """A weight-normalised convolution: magnitude, direction and perhaps a bias."""
+    keys: dict[str, Shape] = {
+        f"{name}.parametrizations.weight.original0": (outputs, 1, 1, 1),
+        f"{name}.parametrizations.weight.original1": (outputs, inputs, kernel, kernel),
+    }
+    return keys | ({f"{name}.bias": (outputs,)} if bias else {})

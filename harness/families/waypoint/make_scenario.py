@@ -1,0 +1,119 @@
+"""Making scenarios from seeds: noise, controls, a stand-in for an encoded prompt, a seed image."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.run.adapter import Prompt
+from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy, Scenario
+
+ControlStyle = Literal["idle", "random"]
+DRAWN_TOKENS = 16
+
+
+def image_tensor(picture: Image.Image) -> Tensor:
+    """A picture as a seed image [360,640,3] uint8, resized where it has another size."""
+    height, width, _ = IMAGE_SHAPE
+    return torch.from_numpy(np.array(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)))
+
+
+def read_image(path: Path) -> Tensor:
+    """The picture in a file as a seed image [360,640,3] uint8. Raises UserError for a file that is no picture."""
+    try:
+        with Image.open(path) as picture:
+            return image_tensor(picture)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read as a picture", found=str(error), expected="a PNG or JPEG", do="name another file"
+        ) from error
+
+
+def draw_noise(shape: tuple[int, int, int], frames: int, seed: int, policy: NoisePolicy) -> Tensor:
+    """Start noise [F,1,1,C,H,W] fp32 under one of the policies that ports have used: same seed, different noises.
+
+    `per-frame`: a generator seeded seed + frame index for every frame (the official per-frame script). `global`: one
+    generator, drawn from frame after frame (the official package). `sliced`: one draw [1,C,F,H,W] for the whole
+    session, in the usual layout of video latents, sliced per frame.
+    """
+    channels, height, width = shape
+    frame_shape = (1, 1, channels, height, width)
+    if policy == "per-frame":
+        return torch.stack(
+            [torch.randn(frame_shape, generator=torch.Generator().manual_seed(seed + frame)) for frame in range(frames)]
+        )
+    generator = torch.Generator().manual_seed(seed)
+    if policy == "global":
+        return torch.stack([torch.randn(frame_shape, generator=generator) for _ in range(frames)])
+    whole = torch.randn((1, channels, frames, height, width), generator=generator)
+    return whole.movedim(2, 0).unsqueeze(1).contiguous()
+
+
+def draw_controls(n_buttons: int, frames: int, seed: int, style: ControlStyle) -> dict[str, Tensor]:
+    """Controls of F frames: `idle`, or `random`, which moves everything (a button is down a quarter of the time)."""
+    if style == "idle":
+        return {
+            "button": torch.zeros(frames, n_buttons),
+            "mouse": torch.zeros(frames, 2),
+            "scroll": torch.zeros(frames, 1),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "button": (torch.rand(frames, n_buttons, generator=generator) < 0.25).float(),
+        "mouse": torch.rand(frames, 2, generator=generator) * 2 - 1,
+        "scroll": torch.randint(-1, 2, (frames, 1), generator=generator).float(),
+    }
+
+
+def draw_prompt(width: int, tokens: int, padding: int, seed: int) -> dict[str, Tensor]:
+    """A stand-in for an encoded prompt: normal values [1,P,E], the last `padding` positions zero and masked."""
+    embedding = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed))
+    pad_mask = torch.arange(tokens)[None] >= tokens - padding
+    return {"prompt_emb": embedding.masked_fill(pad_mask[..., None], 0.0), "prompt_pad_mask": pad_mask}
+
+
+def make_scenario(
+    config: TransformerConfig,
+    *,
+    name: str,
+    frames: int,
+    seed: int,
+    noise_policy: NoisePolicy = "per-frame",
+    controls: ControlStyle = "random",
+    prompt_tokens: int = DRAWN_TOKENS,
+    prompt_padding: int = 4,
+    prompt: Prompt | None = None,
+    image: Tensor | None = None,
+) -> Scenario:
+    """A scenario for `config` from seeds alone, the same on every machine with the same torch.
+
+    An encoded `prompt` takes the place of the one drawn. Raises UserError where the padding is longer than the prompt,
+    for a session without frames, and for an encoded prompt that the model does not take.
+    """
+    if (prompt is None and not 0 <= prompt_padding <= prompt_tokens) or frames < 1:
+        raise UserError(
+            "scenario cannot be made",
+            found=f"{prompt_padding} of {prompt_tokens} prompt tokens padding, {frames} frames",
+            expected="padding within the prompt, and at least one frame",
+            do="correct the call",
+        )
+    width = config.prompt_embedding_dim or 0 if config.prompt_conditioning else None
+    drawn = {} if width is None else draw_prompt(width, prompt_tokens, prompt_padding, seed)
+    given = {} if prompt is None else {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}
+    scenario = Scenario(
+        name=name,
+        seed=seed,
+        noise_policy=noise_policy,
+        noise=draw_noise(config.latent_shape, frames, seed, noise_policy),
+        image=image,
+        world_seed=None,  # drawn, not rendered
+        **draw_controls(config.n_buttons, frames, seed, controls),
+        **(drawn | given),
+    )
+    scenario.check(config)
+    return scenario

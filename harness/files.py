@@ -1,0 +1,75 @@
+"""Files: written whole or not at all, and JSON documents, each of a schema that it names itself."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+from safetensors import SafetensorError
+
+from waypoint_parity.harness.errors import UserError
+
+
+class Document(Protocol):
+    """What every document says of itself."""
+
+    @property
+    def schema(self) -> str:
+        """The schema that it was written in."""
+        ...
+
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
+
+
+def read_document(path: Path, kind: type[AnyDocument], schema: str, *, called: str, do: str) -> AnyDocument:
+    """The document in a file. Raises UserError for a broken file and for another schema.
+
+    `called`: what it is, with its article; `do`: what helps where it cannot be read.
+    """
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as {called}", found=str(error), expected=f"{called} of schema {schema}", do=do
+        ) from error
+    if document.schema != schema:
+        raise UserError(
+            f"{path}: unknown schema of {called}",
+            found=document.schema,
+            expected=schema,
+            do=f"{do}, or use a release of waypoint-parity that knows the schema",
+        )
+    return document
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the refusal of the operating system to write `path`, or into it, into a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in reason
+        raise UserError(
+            f"{path}: cannot be written",
+            found=reason,
+            expected="a writable place with enough room",
+            do="free space, or name another place to write to" if full else "name another place to write to",
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to in place of `path`, which it becomes once it is whole: a reader never sees half a file."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with writing(path):
+            yield partial
+            partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise

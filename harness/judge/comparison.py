@@ -1,0 +1,191 @@
+"""Comparisons: the verdicts of two runs' observations, as values with a truth and a JSON form."""
+
+import enum
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.files import read_document
+from waypoint_parity.harness.run.keys import Key, Phase
+
+COMPARISON_SCHEMA = "waypoint-parity/comparison/1"
+COMPARISON_NAME = "comparison.json"
+# The two kinds of rollout: every frame inherits the errors of those before it; or caches and latents follow the
+# reference after every frame.
+FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
+
+
+class Verdict(enum.StrEnum):
+    """Of a site, and of a whole run."""
+
+    IDENTICAL = "IDENTICAL"
+    WITHIN_NOISE = "WITHIN_NOISE"
+    DIVERGED = "DIVERGED"
+    MISSING = "MISSING"
+    INCOMPARABLE = "INCOMPARABLE"
+
+    @property
+    def passes(self) -> bool:
+        """Whether parity holds."""
+        return self in (Verdict.IDENTICAL, Verdict.WITHIN_NOISE)
+
+
+class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one observation. `order` is its place in the reference's execution."""
+
+    order: int
+    frame: int
+    phase: Phase
+    step: int
+    site: str
+    call: int
+    block: int | None
+    verdict: Verdict
+    # None where no distance exists (`note` says why); elsewhere also the tolerance that would have passed.
+    rel_l2: float | None
+    tolerance: float
+    # The bound of |log(norm ratio)|; None where the norm is not judged.
+    norm_tolerance: float | None = None
+    cosine: float | None = None
+    norm_ratio: float | None = None
+    max_abs: float | None = None
+    note: str | None = None
+    # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
+    values: tuple[float, float] | None = None
+    lines: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Identity of the observation."""
+        return Key(self.frame, self.phase, self.step, self.site, self.call)
+
+    @property
+    def distance(self) -> float:
+        """`rel_l2` as a number that can be ordered: infinite where there is none."""
+        return math.inf if self.rel_l2 is None else self.rel_l2
+
+    def __str__(self) -> str:
+        """One line: where, how far, and the tolerance that would have passed."""
+        where = f"{self.site} at frame {self.frame}, {self.phase} step {self.step}"
+        if self.rel_l2 is None:
+            return f"{where}: {self.note}"
+        distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
+        if self.verdict.passes:
+            return distance
+        if self.rel_l2 <= self.tolerance:
+            return f"{distance}; norm ratio {self.norm_ratio:.6f}, tolerance 1 +- {self.norm_tolerance:.1e}"
+        return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
+
+
+def rounded_up(value: float) -> str:
+    """`value` to three digits, never below it: a tolerance that is printed must hold when it is used."""
+    text = f"{value:.2e}"
+    exponent = int(text.partition("e")[2])
+    return text if float(text) >= value else f"{float(text) + 10.0 ** (exponent - 2):.2e}"
+
+
+class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
+    """The worst error that one site showed in one step of any frame: a rung of the layer ladder, in execution order."""
+
+    phase: Phase
+    step: int
+    site: str
+    rel_l2: float | None
+    # The bound at that frame, and so the smallest error that would have been caught there.
+    tolerance: float
+    frame: int
+    failed: int
+    observations: int
+    # Of a bf16 run: the largest distance of either side from a run of the reference in fp32. Information, no verdict.
+    reference_to_truth: float | None = None
+    candidate_to_truth: float | None = None
+
+    @property
+    def distance(self) -> float:
+        """`rel_l2` as a number that can be ordered: infinite where there is none."""
+        return math.inf if self.rel_l2 is None else self.rel_l2
+
+
+class FrameGrowth(msgspec.Struct, frozen=True, kw_only=True):
+    """The error of one frame's final latent, and the most that noise alone grows to by then."""
+
+    frame: int
+    rel_l2: float | None
+    tolerance: float
+
+
+class RingFault(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of one layer's ring that does not hold, or does not show, what the reference's does."""
+
+    layer: int
+    frame: int
+    phase: Phase
+    step: int
+    slot: int
+    message: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two runs, compared. True where parity holds."""
+
+    schema: str
+    verdict: Verdict
+    reference: str
+    candidate: str
+    # Where the numbers come from: "tensors" are exact, "sketches" good to 9 %.
+    evidence: str
+    # What judged: fixed tolerances, or a noise floor with its false-alarm rate (judgement.Bounds.to_json).
+    bounds: dict[str, Any]
+    # Why no score is given, for INCOMPARABLE.
+    reason: str | None
+    first: SiteResult | None
+    worst: SiteResult | None
+    counts: dict[str, int]
+    # Observations that a right run shows, by the checkpoint and scenario; and those that both sides showed.
+    expected: int
+    compared: int
+    # In execution order, cut off after harness.judge.ledger.MOST_FAILURES; `counts` counts them all.
+    failures: list[SiteResult]
+    sites: list[WorstAtSite]
+    frames: list[FrameMetrics]
+    rollout: str = FREE_RUNNING
+    growth: list[FrameGrowth] = []
+    # The wrong slots of the key/value rings, first ones first.
+    ring: list[RingFault] = []
+    # What else must be known of how the two were compared.
+    notes: list[str] = []
+
+    def __bool__(self) -> bool:
+        return self.verdict.passes
+
+    @property
+    def horizon(self) -> int | None:
+        """The first frame whose error exceeds what noise alone grows to; None where none does."""
+        return next((at.frame for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
+
+
+# Of the reference and of the candidate, from an fp32 run of the reference.
+Distances = tuple[float, float]
+
+
+def with_distances(comparison: Comparison, distances: Mapping[tuple[Phase, int, str], Distances]) -> Comparison:
+    """`comparison` with the largest distances from the truth on every rung of the ladder that has them."""
+
+    def annotated(rung: WorstAtSite) -> WorstAtSite:
+        reference, candidate = distances.get((rung.phase, rung.step, rung.site), (math.inf, math.inf))
+        return msgspec.structs.replace(
+            rung,
+            reference_to_truth=reference if math.isfinite(reference) else None,
+            candidate_to_truth=candidate if math.isfinite(candidate) else None,
+        )
+
+    return msgspec.structs.replace(comparison, sites=[annotated(rung) for rung in comparison.sites])
+
+
+def read_comparison(path: Path) -> Comparison:
+    """The comparison in a file. Raises UserError for a broken file and for another schema."""
+    return read_document(path, Comparison, COMPARISON_SCHEMA, called="a comparison", do="compare again")

@@ -1,0 +1,103 @@
+"""Standards: what the runs of a checkpoint are judged by, for sessions of every kind."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypoint_parity.harness.cli.options import Judging
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.judge.judgement import FIXED, Bounds, Judgement, Tolerance, fixed_tolerance
+from waypoint_parity.harness.judge.noise_floor.document import (
+    FALSE_ALARM_RATE,
+    Floor,
+    floor_bounds,
+    floor_path,
+    read_floor,
+)
+
+if TYPE_CHECKING:
+    # Not imported otherwise: a diff of dumps does not load torch.
+    from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+    from waypoint_parity.harness.run.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Standards:
+    """A noise floor where there is one, a fixed tolerance where there is none, and what may differ or lack by name."""
+
+    tolerance: Tolerance
+    floor: Floor | None = None
+    false_alarm_rate: float = FALSE_ALARM_RATE
+    accepted_inputs: tuple[str, ...] = ()
+    allowed_missing: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that a judgement depends on, the floor's numbers included."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    def judgement(self, sigmas: Sequence[float], *, image: bool) -> Judgement:
+        """How a session with these sigmas [S+1], seeded with an image or not, is judged."""
+        return Judgement(self._bounds(sigmas, image=image), self.accepted_inputs, self.allowed_missing)
+
+    def judgement_of(self, scenario: "Scenario", config: "TransformerConfig") -> Judgement:
+        """How a session of `scenario` is judged, under its own schedule or that of the checkpoint's config."""
+        return self.judgement(scenario.schedule(config).tolist(), image=scenario.image is not None)
+
+    def _bounds(self, sigmas: Sequence[float], *, image: bool) -> Bounds:
+        if self.floor is None:
+            return self.tolerance
+        for session in self.floor.sessions:
+            if session.sigmas == list(sigmas) and session.image is image:
+                return floor_bounds(self.floor, session, self.false_alarm_rate, self.tolerance)
+        seeded = "with" if image else "without"
+        return replace(self.tolerance, reason=f"the noise floor has no session {seeded} an image under these sigmas")
+
+
+def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None = None) -> Floor | str:
+    """The floor `named`, else the one that travels with the checkpoint in `folder`; or why there is none.
+
+    Raises UserError for a floor that is named and belongs to another checkpoint or dtype.
+    """
+    path = named or (None if folder is None else floor_path(folder, dtype))
+    if path is None or (named is None and not path.is_file()):
+        return "the checkpoint has no noise floor"
+    floor = read_floor(path)
+    found, expected = (floor.checkpoint_digest, floor.numerics.get("dtype")), (digest, dtype)
+    if found == expected:
+        return floor
+    if named is None:
+        return f"{path.name} was measured on another checkpoint or dtype"
+    raise UserError(
+        f"{path}: is the noise floor of other runs",
+        found=f"checkpoint {found[0][:12]}, {found[1]}",
+        expected=f"checkpoint {expected[0][:12]}, {expected[1]}",
+        do="measure one on this checkpoint: waypoint-parity floor --help",
+    )
+
+
+def standards(given: Judging, dtype: str, *, folder: Path | None, digest: str) -> Standards:
+    """What the command line asks to be judged by, for runs in `dtype` of the checkpoint in `folder`.
+
+    Raises UserError for a floor that cannot be used, and for a false-alarm rate that is none.
+    """
+    if not 0 < given.false_alarm_rate < 1:
+        raise UserError(
+            "no false-alarm rate",
+            found=str(given.false_alarm_rate),
+            expected="a probability between 0 and 1",
+            do="correct --false-alarm-rate",
+        )
+    lifted = (given.accept_inputs, given.allow_missing)
+    if given.tolerance is not None:
+        frame = FIXED[dtype].frame if dtype in FIXED else given.tolerance
+        return Standards(Tolerance(given.tolerance, frame, "--tolerance"), None, given.false_alarm_rate, *lifted)
+    floor = find_floor(folder, digest, dtype, given.floor)
+    tolerance = fixed_tolerance(dtype)
+    if isinstance(floor, str):
+        return Standards(replace(tolerance, reason=floor), None, given.false_alarm_rate, *lifted)
+    return Standards(tolerance, floor, given.false_alarm_rate, *lifted)

@@ -1,0 +1,232 @@
+"""Records and manifests: what a dump holds, as JSON."""
+
+import base64
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.rings.side import RingGeometry, Sign
+from waypoint_parity.harness.files import read_document
+from waypoint_parity.harness.record.blocks import Part, blocks, not_a_record
+from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.run.keys import Key, Phase
+
+DUMP_SCHEMA = "waypoint-parity/dump/1"
+RECORDS_NAME = "activations.jsonl"
+MANIFEST_NAME = "manifest.json"
+SAMPLES = 8
+# k of the sketch: element i, its sign drawn, is added into number i mod k. Measured on 65536 elements, one thread, by
+# `pytest tests/bench/test_sketch.py -s --benchmark-only`; the errors are those of an estimated ||a - b||:
+#
+#     map                    k   relative error   where one channel of 64 differs   ns per element   bytes
+#     buckets               31             14 %                              12 %              0.8     168
+#     buckets               61              9 %                               8 %              0.7     328
+#     buckets               64              9 %                              69 %              0.7     344
+#     buckets              127              6 %                               7 %              0.6     680
+#     scattered             61              8 %                               9 %              2.6     328
+#     dense sign matrix     61              9 %                               9 %              4.3     328
+#     dense sign matrix    127              5 %                               6 %               15     680
+#
+# A drawn number for each element (scattered) and a dense matrix buy nothing for their cost. A prime k spreads a
+# channel, a stride of 2**n elements, over all numbers; a power of two leaves it in one, which then decides alone. The
+# error falls only with 1/sqrt(2k), and most of a record is its sketch: 127 would double what a diff has to read.
+SKETCH_SIZE = 61
+SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
+# Five hours at 60 frames a second; what reads a dump sets a bit for every frame.
+MOST_FRAMES = 1 << 20
+Frame = Annotated[int, msgspec.Meta(ge=0, lt=MOST_FRAMES)]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One observation. Statistics are over the finite elements, None where there are none."""
+
+    frame: Frame
+    phase: Phase
+    step: int
+    site: str
+    call: int
+    sigma: float | None
+    shape: list[int]
+    dtype: str
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    absmean: float | None
+    rms: float | None
+    nan: int
+    posinf: int
+    neginf: int
+    sample: list[float | None]
+    sketch: str
+    # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
+    # accelerator would have had to send the tensor home for it.
+    digest: str | None = None
+    # Of the sites of a ring, slot by slot (harness/families/waypoint/rings/slots.py); left out where they are not told.
+    slots: list[str] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Identity of the observation."""
+        return Key(self.frame, self.phase, self.step, self.site, self.call)
+
+    @property
+    def sign(self) -> Sign:
+        """What the record tells of the rings, if its site does."""
+        return Sign(self.key, self.dtype, self.digest, self.slots)
+
+    @property
+    def non_finite(self) -> tuple[int, int, int]:
+        """Counts of NaN, +inf and -inf."""
+        return self.nan, self.posinf, self.neginf
+
+    def projection(self) -> npt.NDArray[np.float32]:
+        """The sketch [SKETCH_SIZE]."""
+        return np.frombuffer(base64.b64decode(self.sketch, validate=True), "<f4")
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """Identity of a run; `complete` only once the last record is on disk."""
+
+    schema: str
+    implementation: str
+    numerics: dict[str, str]
+    description: dict[str, str]
+    checkpoint_digest: str
+    checkpoint_origin: str
+    scenario_digest: str
+    scenario_name: str
+    variant: str | None
+    sigmas: list[float]
+    torch: str
+    threads: int
+    platform: str
+    source_revision: str | None
+    expected: int
+    observed: int
+    seconds: float
+    complete: bool
+    # What follows is left out by engines that do not know it.
+    # Generated frames; and the sites that a right implementation shows in each kind of pass, in execution order, under
+    # phase and step as in "denoise0". `selection` says which of them were to be recorded, None for all.
+    frames: int | None = None
+    passes: dict[str, list[str]] | None = None
+    selection: Selection | None = None
+    # SHA-256 of every tensor of the scenario (values_digest), the sigmas as the session uses them.
+    inputs: dict[str, str] | None = None
+    # The key/value ring of every layer.
+    rings: list[RingGeometry] | None = None
+    # The architecture, and the instruction set that torch computes with: another one rounds otherwise.
+    processor: str | None = None
+    # What recording changed of what was computed: "bit-identical" where nothing, None where nobody looked.
+    observer: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Record)
+encode = msgspec.json.Encoder().encode
+
+
+def is_dump(folder: Path) -> bool:
+    """Whether `folder` holds a dump, of whatever schema version, finished or not."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return str(manifest.get("schema")).startswith(DUMP_SCHEMA.rpartition("/")[0])
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run."""
+    path = folder / MANIFEST_NAME
+    do = "name the folder that `waypoint-parity dump --out` wrote"
+    manifest = read_document(path, Manifest, DUMP_SCHEMA, called="a manifest", do=do)
+    if "dtype" not in manifest.numerics:
+        raise UserError(
+            f"{path}: does not say in which precision the run computed",
+            found=f"numerics with {', '.join(manifest.numerics) or 'nothing'}",
+            expected="numerics with a dtype",
+            do="correct what wrote the dump",
+        )
+    if not manifest.complete:
+        raise UserError(
+            f"{folder}: the dump is incomplete",
+            found=f"{manifest.observed} records promised by an unfinished run",
+            expected="complete: true in the manifest",
+            do="run the dump again; it was interrupted or failed",
+        )
+    return manifest
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """The records of a dump in file order, one at a time. Raises UserError, naming file and line, for a broken one.
+
+    A file that ends before or after the record that its manifest promises as the last raises UserError too.
+    """
+    part, number = Part(folder / RECORDS_NAME), 0
+    promised = read_manifest(folder).observed
+    for first, _, content in blocks(part):
+        for index, line in enumerate(content.split(b"\n")[:-1], start=first):
+            yield decode_record(part, index, line)
+            number = index + 1
+    check_promised(part.path, number, promised)
+
+
+def check_promised(path: Path, number: int, promised: int) -> None:
+    """Raise UserError unless a file of `number` records has as many as its manifest promises."""
+    if number != promised:
+        raise UserError(
+            f"{path}, line {number}: the last one, too early or too late",
+            found=f"{number} records",
+            expected=f"the {promised} records that the manifest promises",
+            do="dump again; a file cut short gives no verdict",
+        )
+
+
+def decode_record(part: Part, index: int, line: bytes) -> Record:
+    """The record on line `index` of a part. Raises UserError, naming file and line, where it is none."""
+    try:
+        record = _decoder.decode(line)
+        numbers = len(record.projection())
+        problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise not_a_record(part, index, problem, f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers")
+    return record
+
+
+def frame_path(folder: Path, frame: int) -> Path:
+    """Where a dump keeps a decoded frame."""
+    return folder / "frames" / f"{frame:06d}.png"
+
+
+def frames_of(folder: Path) -> list[int]:
+    """The numbers of the decoded frames that a dump keeps."""
+    return sorted(int(path.stem) for path in (folder / "frames").glob("*.png") if path.stem.isdecimal())
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON of a struct or plain values, with a newline at its end. NaN and infinity become null."""
+    return msgspec.json.format(encode(value), indent=1) + b"\n"
+
+
+def records_mentioning(folder: Path, words: Collection[str]) -> Iterator[Record]:
+    """The records of a dump whose line holds one of `words`: those of sites with it in their name, and perhaps others.
+
+    Raises UserError, naming file and line, for a broken one of these, and for a file that ends before or after the
+    record that its manifest promises as the last. To decode every record takes ten times as long.
+    """
+    sought = [word.encode() for word in words]
+    part, number = Part(folder / RECORDS_NAME), 0
+    promised = read_manifest(folder).observed
+    for first, lines, content in blocks(part):
+        for index, line in enumerate(content.split(b"\n")[:-1], start=first):
+            if any(word in line for word in sought):
+                yield decode_record(part, index, line)
+        number = first + lines
+    check_promised(part.path, number, promised)

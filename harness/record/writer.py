@@ -1,0 +1,277 @@
+"""Writing a dump: records, frames, perhaps full tensors, and the manifest that vouches for them."""
+
+import base64
+import fnmatch
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.digest import fast_digest, values_digest
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.rings.side import ring_geometries
+from waypoint_parity.harness.families.waypoint.rings.slots import slot_marks
+from waypoint_parity.harness.families.waypoint.sites import pass_sites, session_passes
+from waypoint_parity.harness.files import replacing, writing
+from waypoint_parity.harness.record.records import (
+    DUMP_SCHEMA,
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    Manifest,
+    Record,
+    encode,
+    frame_path,
+    is_dump,
+    to_json,
+)
+from waypoint_parity.harness.record.selection import EVERYTHING, Selection
+from waypoint_parity.harness.record.statistics import Measurements, Summary
+from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass
+from waypoint_parity.harness.run.keys import Key, is_optional
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.taps import Observation
+
+TENSORS_NAME = "tensors.safetensors"
+
+
+class _Header(NamedTuple):
+    """What is known of an observation before its statistics have left the device."""
+
+    key: Key
+    sigma: float | None
+    shape: list[int]
+    dtype: str
+    digest: str | None
+    slots: list[str] | None
+
+
+class DumpWriter:
+    """The sink that writes a dump. Its manifest says complete only after its context was left without an error.
+
+    Statistics stay on the observed tensor's device until the pass ends; then those of the whole pass are fetched in one
+    transfer.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, keep: Sequence[str] = ()) -> None:
+        """`keep`: globs of the sites whose full tensors are kept too. Raises UserError for an unusable folder."""
+        self._folder = folder
+        self._manifest = manifest
+        self._keep = keep
+        self._tensors: dict[str, Tensor] = {}
+        self._pending: list[_Header] = []
+        self._measurements = Measurements()
+        with writing(folder):
+            _clear(folder)
+            (folder / "frames").mkdir(parents=True)
+            self._write_manifest()
+            self._records = (folder / RECORDS_NAME).open("wb")
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Closing writes what is still buffered.
+        with writing(self._folder), self._records:
+            if error is None:
+                self._finish()
+
+    def observe(self, seen: Observation) -> None:
+        """Take one observation."""
+        tensor = seen.tensor.detach()
+        digest = fast_digest(tensor) if tensor.device.type == "cpu" else None
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        rings = self._manifest.rings
+        slots = slot_marks(seen.key.site, tensor, rings[0].tokens) if rings else None
+        self._pending.append(_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots))
+        self._measurements.add(tensor)
+        if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
+            self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+        if seen.key.site == "frame":
+            with writing(self._folder):
+                write_frame(self._folder, seen.key.frame, tensor)
+
+    def end_pass(self) -> None:
+        """Bring the pending statistics to the host and write their records."""
+        if not self._pending:
+            return
+        summaries = self._measurements.fetch()
+        lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
+        self._pending.clear()
+        self._manifest.observed += len(lines)
+        with writing(self._folder):
+            self._records.writelines(lines)
+
+    def _finish(self) -> None:
+        self.end_pass()
+        if self._tensors:
+            save_file(self._tensors, self._folder / TENSORS_NAME)
+        self._records.flush()
+        os.fsync(self._records.fileno())
+        self._manifest.seconds = time.perf_counter() - self._started
+        self._manifest.complete = True
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        with replacing(self._folder / MANIFEST_NAME) as partial:
+            partial.write_bytes(to_json(self._manifest))
+
+
+def describe_run(
+    name: str,
+    adapter: Adapter,
+    numerics: Numerics,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    variant: str | None = None,
+    *,
+    selection: Selection = EVERYTHING,
+    observer: str | None = None,
+) -> Manifest:
+    """The manifest of a run that is about to start and record `selection`; `observer`: see harness.run.observer."""
+    sigmas = scenario.schedule(checkpoint.transformer)
+    inputs = scenario.tensors | {"sigmas": sigmas}
+    sites = adapter.sites().keys()
+    return Manifest(
+        schema=DUMP_SCHEMA,
+        implementation=name,
+        numerics=numerics.to_json(),
+        description=adapter.describe(),
+        checkpoint_digest=checkpoint.digest,
+        checkpoint_origin=checkpoint.origin,
+        scenario_digest=scenario.digest,
+        scenario_name=scenario.name,
+        variant=variant,
+        sigmas=sigmas.tolist(),
+        torch=str(torch.__version__),
+        threads=torch.get_num_threads(),
+        platform=platform.platform(),
+        source_revision=source_revision(),
+        expected=sum(1 for _ in expected_keys(checkpoint, scenario, selection, optional=sites)),
+        observed=0,
+        seconds=0.0,
+        complete=False,
+        frames=scenario.frames,
+        passes=_passes(checkpoint, scenario, sites),
+        rings=ring_geometries(checkpoint.transformer),
+        inputs={name: values_digest("", [(name, tensor)]) for name, tensor in inputs.items()},
+        selection=None if selection == EVERYTHING else selection,
+        processor=processor(),
+        observer=observer,
+    )
+
+
+def processor() -> str:
+    """The architecture of this machine, and the instruction set that torch computes with on it."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def expected_keys(
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    selection: Selection = EVERYTHING,
+    *,
+    optional: Collection[str] = (),
+) -> Iterator[Key]:
+    """Every observation of a right implementation's session that `selection` takes, in execution order.
+
+    A site that an implementation may do without is expected only where it is among `optional`.
+    """
+    sites = _passes(checkpoint, scenario, optional)
+    for frame, at in _session(checkpoint, scenario):
+        keys = (Key(frame, at.phase, at.step, site) for site in sites[f"{at.phase}{at.step}"])
+        yield from filter(selection.takes, keys)
+
+
+def _passes(checkpoint: Checkpoint, scenario: Scenario, optional: Collection[str]) -> dict[str, list[str]]:
+    """The sites of every kind of pass that the session has, by phase and step."""
+    kinds = dict.fromkeys(at for _, at in _session(checkpoint, scenario))
+    return {
+        f"{at.phase}{at.step}": [
+            site
+            for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at)
+            if site in optional or not is_optional(site)
+        ]
+        for at in kinds
+    }
+
+
+def _session(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+    steps = len(scenario.schedule(checkpoint.transformer)) - 1
+    prompt, image = scenario.prompt is not None, scenario.image is not None
+    return session_passes(steps, scenario.frames, prompt=prompt, image=image)
+
+
+def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:
+    """Write `pixels` [360,640,3] uint8 losslessly."""
+    # Level 1: frames of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
+    Image.fromarray(pixels.cpu().numpy()).save(frame_path(folder, frame), compress_level=1)
+
+
+def _record(header: _Header, summary: Summary) -> Record:
+    return Record(
+        frame=header.key.frame,
+        phase=header.key.phase,
+        step=header.key.step,
+        site=header.key.site,
+        call=header.key.call,
+        sigma=header.sigma,
+        shape=header.shape,
+        dtype=header.dtype,
+        mean=_rounded(summary.mean),
+        std=_rounded(summary.std),
+        min=_rounded(summary.min),
+        max=_rounded(summary.max),
+        absmean=_rounded(summary.absmean),
+        rms=_rounded(summary.rms),
+        nan=summary.nan,
+        posinf=summary.posinf,
+        neginf=summary.neginf,
+        sample=[_rounded(value) for value in summary.sample],
+        sketch=base64.b64encode(summary.sketch).decode(),
+        digest=header.digest,
+        slots=header.slots,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    """To nine significant digits, which tell any two fp32 numbers apart; shorter lines are read faster."""
+    return None if value is None else float(f"{value:.9g}")
+
+
+def _clear(folder: Path) -> None:
+    """Empty `folder`; only an earlier dump is ever removed. Raises UserError for a folder that holds other things."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not is_dump(folder):
+        raise UserError(
+            f"{folder}: is not empty",
+            found="files that are not a dump",
+            expected="a new or empty folder, or an earlier dump to replace",
+            do="name another folder with --out",
+        )
+    shutil.rmtree(folder)
+
+
+def source_revision() -> str | None:
+    """The git commit that this package's source stands at, where it stands in a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

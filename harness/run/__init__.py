@@ -1,0 +1,1 @@
+"""Drive an implementation through a scenario."""

@@ -1,0 +1,91 @@
+"""The observer check: whether recording changes what is computed, found by running the first pass without hooks."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.digest import fast_digest
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.record.statistics import Measurements
+from waypoint_parity.harness.run.adapter import Adapter, Site
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.taps import Observation, Recorder
+
+NO_EFFECT = "bit-identical"
+
+
+class _LastSeen:
+    """A sink that takes the statistics of everything, as a dump does, and keeps the last tensor."""
+
+    def __init__(self) -> None:
+        self.key: Key | None = None
+        self.tensor: Tensor | None = None
+        self._measurements = Measurements()
+
+    def observe(self, seen: Observation) -> None:
+        self._measurements.add(seen.tensor)
+        # The implementation may reuse its own.
+        self.key, self.tensor = seen.key, seen.tensor.detach().clone()
+
+    def end_pass(self) -> None:
+        self._measurements.fetch()
+
+
+def check_observer(
+    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site], *, allow: bool = False
+) -> str:
+    """What a manifest says of the observer: NO_EFFECT, or the effect where `allow`, else a UserError that names it."""
+    effect = observer_effect(adapter, scenario, config, sites)
+    if effect is not None and not allow:
+        raise UserError(
+            "recording changes what the implementation computes",
+            found=effect,
+            expected="the same bits from the first pass with every site hooked and with one",
+            do="correct the adapter's sites, or leave sites out with --sites; an implementation that is not "
+            "deterministic needs --allow-observer-effect, and its dump then says so",
+        )
+    return effect or NO_EFFECT
+
+
+@exact_arithmetic()
+def observer_effect(
+    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site]
+) -> str | None:
+    """What the hooks on `sites` change in the last tensor of the first pass; None where not a bit.
+
+    The session is begun twice, up to and including its first pass of the transformer: with all sites hooked and their
+    statistics taken, and with nothing hooked but the site that was seen last.
+    """
+    watched = _first_pass(adapter, scenario, config, sites)
+    if watched.key is None or watched.tensor is None:
+        return "the first pass shows none of its sites, so that nothing can be compared"
+    last = watched.key.site
+    alone = _first_pass(adapter, scenario, config, {last: sites[last]})
+    if alone.key != watched.key or alone.tensor is None:
+        return f"{watched.key} is the last site of the first pass, by itself {alone.key}"
+    return _difference(watched.key, watched.tensor.cpu(), alone.tensor.cpu())
+
+
+def _first_pass(
+    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site]
+) -> _LastSeen:
+    """What `sites` show until the first pass of the transformer is over."""
+    seen, last_pass = _LastSeen(), False
+    with Recorder(sites, seen) as recorder:
+        for _, at in passes(adapter, scenario, config, recorder):
+            if last_pass:
+                break
+            last_pass = at.phase != "prompt"
+    return seen
+
+
+def _difference(key: Key, watched: Tensor, alone: Tensor) -> str | None:
+    if watched.shape != alone.shape or watched.dtype != alone.dtype:
+        return f"{key}: {watched.dtype} {list(watched.shape)}, without hooks {alone.dtype} {list(alone.shape)}"
+    if fast_digest(watched) == fast_digest(alone):
+        return None
+    largest = float((watched.double() - alone.double()).abs().max())
+    return f"{key}: {int((watched != alone).sum())} of {watched.numel()} elements differ, by up to {largest:.2e}"

@@ -1,0 +1,116 @@
+"""Implementations by name: registered entry points, a file, or a module."""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+
+GROUP = "waypoint_parity.implementations"
+_METHODS = ("describe", "sites", "start", "append_image", "generate")
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Every implementation that an installed distribution registers under GROUP, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
+    """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
+
+    Of `numerics.options`, which hold for a whole run, it gets those that it knows.
+
+    Raises UserError where there is no such implementation, and for an option that it does not have.
+    """
+    name, options = split_options(implementation)
+    adapter = find(name)
+    available: tuple[str, ...] = getattr(adapter, "OPTIONS", ())
+    if unknown := [option for option in options if option not in available]:
+        raise UserError(
+            f"{implementation}: {name} has no such option",
+            found=listed(unknown),
+            expected=f"one of {listed(list(available))}" if available else "no option",
+            do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
+        )
+    options += [option for option in numerics.options if option in available and option not in options]
+    return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+
+
+def split_options(implementation: str) -> tuple[str, list[str]]:
+    """The name and the options of `name+option+option`."""
+    # A path may have a "+" of its own.
+    location, colon, rest = implementation.rpartition(":")
+    name, *options = rest.split("+")
+    return location + colon + name, options
+
+
+def find(implementation: str) -> type[Adapter]:
+    """The adapter class that `implementation` names.
+
+    Accepted are a registered name, `path/to/file.py:ClassName` and `package.module:ClassName`. Raises UserError where
+    there is none, and where the class lacks a method of the protocol.
+    """
+    location, colon, class_name = implementation.rpartition(":")
+    if colon:
+        module = module_at(location)
+    else:
+        points = registered()
+        if implementation not in points:
+            raise _unknown(implementation, f"no registered name (there are {listed(sorted(points))})")
+        module, class_name = _from_name(points[implementation].module), points[implementation].attr
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")
+    if lacking := [method for method in _METHODS if not callable(getattr(found, method, None))]:
+        raise UserError(
+            f"{implementation}: is not an adapter",
+            found=f"a class without {listed(lacking)}",
+            expected=f"the methods {listed(list(_METHODS))} of harness.run.adapter.Adapter",
+            do="add them; the README has a complete example",
+        )
+    return cast(type[Adapter], found)
+
+
+def module_at(location: str) -> ModuleType:
+    """The module in a file `path/to/file.py`, or of a full name. Raises UserError where there is none."""
+    return _from_file(Path(location)) if location.endswith(".py") else _from_name(location)
+
+
+def _from_file(path: Path) -> ModuleType:
+    # Under its path: under its stem a file called `candidate.py` or `json.py` would take that package's place.
+    name = str(path.resolve())
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise _unknown(str(path), "no such file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling look a class's module up by name.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    if not name or name.startswith("."):
+        raise _unknown(name or "no module", "not a full module name")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise _unknown(name, str(error)) from error
+
+
+def _unknown(implementation: str, found: str) -> UserError:
+    return UserError(
+        f"{implementation}: no such implementation",
+        found=found,
+        expected="a registered name, path/to/file.py:ClassName or package.module:ClassName",
+        do="correct the name; `waypoint-parity info` lists the registered ones",
+    )

@@ -1,0 +1,158 @@
+"""Running one cell: both implementations in lockstep; dumps, comparisons and investigation in the cell's folder."""
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.explain.investigation.investigate import investigate
+from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
+from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.processes import computing_on
+from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.record.writer import DumpWriter, describe_run
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.observer import check_observer
+from waypoint_parity.harness.run.scenario import write_scenario
+from waypoint_parity.harness.run.teacher import check_teachable
+from waypoint_parity.harness.sweep.cells import Cell
+from waypoint_parity.harness.sweep.identity import Rules
+from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, write_cell
+from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
+
+# Kept of every session as full tensors, which are small: what is decoded across.
+KEPT = ("latent",)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to be run wherever there is room: everything that a worker needs, by value."""
+
+    cell: Cell
+    rules: Rules
+    checkpoint: Checkpoint
+    out: Path
+    digest: str
+    identity: dict[str, str]
+
+    @property
+    def judgement(self) -> Judgement:
+        """How its session is judged."""
+        return self.cell.standards.judgement_of(self.cell.scenario, self.checkpoint.transformer)
+
+
+@dataclass(frozen=True)
+class _Implementation:
+    """One of the two, loaded, and what its manifests say of the observer (see harness.run.observer)."""
+
+    name: str
+    adapter: Adapter
+    observer: str
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The two implementations of a cell; in a lower precision also the reference in fp32."""
+
+    reference: _Implementation
+    candidate: _Implementation
+    truth: Adapter | None
+
+
+def run_cell(task: Task) -> None:
+    """Run the cell of `task` into the folder of its address; nothing where another sweep has made it by now.
+
+    Raises UserError for what the user has to mend, and what an adapter raises.
+    """
+    store = Store(task.out)
+    if store.find(task.digest) is not None:
+        return
+    started = time.perf_counter()
+    with computing_on(task.rules.threads), store.making(task.cell.name, task.digest) as folder:
+        write_scenario(task.cell.scenario, folder / "scenario.safetensors")
+        pair = _loaded(task)
+        comparison = _free(task, pair, folder)
+        if task.rules.teacher_forced:
+            _write(_forced(task, pair), folder / TEACHER_FORCED_NAME)
+        found = investigate(
+            folder, pair.reference.adapter, pair.candidate.adapter, task.checkpoint, task.cell.scenario, comparison
+        )
+        _write(found, folder / INVESTIGATION_NAME)
+        seconds = time.perf_counter() - started
+        write_cell(
+            folder,
+            CellFile(
+                schema=CELL_SCHEMA,
+                name=task.cell.name,
+                digest=task.digest,
+                identity=task.identity,
+                seconds=seconds,
+            ),
+        )
+
+
+def _free(task: Task, pair: _Pair, folder: Path) -> Comparison:
+    """The free-running session of both, with their dumps."""
+
+    def side(role: str, of: _Implementation) -> Side:
+        cell = task.cell
+        manifest = describe_run(
+            of.name, of.adapter, cell.numerics, task.checkpoint, cell.scenario, cell.variant.name, observer=of.observer
+        )
+        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=KEPT))
+
+    sides = side("reference", pair.reference), side("candidate", pair.candidate)
+    comparison = lockstep(*sides, task.checkpoint, task.cell.scenario, task.judgement, truth=pair.truth)
+    _write(comparison, folder / COMPARISON_NAME)
+    return comparison
+
+
+def _forced(task: Task, pair: _Pair) -> Comparison:
+    """The session whose caches and latents follow the reference's; it is not dumped."""
+    reference, candidate = (Side(of.name, of.adapter) for of in (pair.reference, pair.candidate))
+    return lockstep(reference, candidate, task.checkpoint, task.cell.scenario, task.judgement, teacher_forced=True)
+
+
+def _write(document: object, path: Path) -> None:
+    path.write_bytes(to_json(document))
+
+
+# An adapter drives one session at a time: each thread of a worker has its own. Loading a model takes longer than many
+# sessions, so the last pair is kept for the next cell.
+_kept = threading.local()
+
+
+def _loaded(task: Task) -> _Pair:
+    """The implementations of a cell, loaded now or for the cell before."""
+    key = (task.rules, task.cell.candidate, task.cell.numerics, task.checkpoint.digest)
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.pair = None, None
+        _kept.pair = _load(task)
+        _kept.key = key
+    pair: _Pair = _kept.pair
+    return pair
+
+
+def _load(task: Task) -> _Pair:
+    checkpoint, rules, cell = task.checkpoint, task.rules, task.cell
+
+    def load(name: str) -> _Implementation:
+        adapter = registry.load(name, checkpoint, cell.numerics)
+        allow = rules.allow_observer_effect
+        observer = check_observer(adapter, cell.scenario, checkpoint.transformer, adapter.sites(), allow=allow)
+        return _Implementation(name, adapter, observer)
+
+    # One each, also where both have the same name.
+    reference, candidate = load(rules.reference), load(cell.candidate)
+    if rules.teacher_forced:
+        check_teachable(candidate.adapter.sites(), checkpoint.transformer.n_layers)
+    truth = None
+    if rules.three_way and cell.numerics.dtype != torch.float32:
+        truth = registry.load(rules.reference, checkpoint, replace(cell.numerics, dtype=torch.float32))
+    return _Pair(reference, candidate, truth)

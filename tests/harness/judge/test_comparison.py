@@ -1,0 +1,34 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.harness.observations import JUDGEMENT
+from waypoint_parity.harness.judge.comparison import FrameGrowth, Verdict, rounded_up
+from waypoint_parity.harness.judge.ledger import incomparable
+
+
+def test_only_identity_and_noise_pass() -> None:
+    assert [verdict for verdict in Verdict if verdict.passes] == [Verdict.IDENTICAL, Verdict.WITHIN_NOISE]
+
+
+@pytest.mark.parametrize(
+    ("errors", "horizon"), [([], None), ([1e-6, 1e-5], None), ([1e-6, 2e-5, 1e-6], 1), ([None], 0)], ids=str
+)
+def test_the_horizon_is_the_first_frame_whose_error_exceeds_noise(
+    errors: list[float | None], horizon: int | None
+) -> None:
+    comparison = incomparable("eager", "candidate", "", bounds=JUDGEMENT.bounds, evidence="tensors")
+    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate(errors)]
+    assert msgspec.structs.replace(comparison, growth=growth).horizon == horizon
+
+
+@given(st.floats(min_value=1e-30, max_value=1e30))
+def test_a_tolerance_that_is_printed_holds_when_it_is_used(value: float) -> None:
+    printed = float(rounded_up(value))
+    assert value <= printed <= value * 1.011
+
+
+@pytest.mark.parametrize(("value", "text"), [(2e-4, "2.00e-04"), (2.001e-4, "2.01e-04"), (9.999e-4, "1.00e-03")])
+def test_a_tolerance_is_printed_with_three_digits(value: float, text: str) -> None:
+    assert rounded_up(value) == text

@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.harness.observations import JUDGEMENT, key, normal, write_dump
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.harness.judge.diff import UNLIKE_SELECTIONS, diff
+from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.record.records import RECORDS_NAME, frame_path
+from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.run.keys import Key
+
+FRAME = Key(0, "decode", 0, "frame")
+BLOCKS = [key(f"transformer.blocks.{block}") for block in range(5)]
+
+
+def pixels(height: int = 360, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (height, 640, 3), dtype=torch.uint8, generator=generator)
+
+
+def session(**changed: Tensor) -> list[tuple[Key, Tensor]]:
+    """An input, five blocks and a frame; `changed` gives other values by site, dots written as underscores."""
+    seen = [(key("input.noise"), normal(8, seed=99)), *((at, normal(64, seed=at_)) for at_, at in enumerate(BLOCKS))]
+    seen.append((FRAME, pixels()))
+    return [(at, changed.get(at.site.replace(".", "_"), tensor)) for at, tensor in seen]
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return write_dump(tmp_path / "reference", session())
+
+
+def test_a_dump_is_identical_to_itself(reference: Path) -> None:
+    comparison = diff(reference, reference)
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert (comparison.compared, comparison.expected) == (7, 7)
+    assert [frame.ssim for frame in comparison.frames] == [1.0]
+
+
+def test_the_first_site_in_execution_order_that_diverges_is_named(reference: Path, tmp_path: Path) -> None:
+    changed = {f"transformer_blocks_{block}": normal(64, seed=block) * (1 + block) for block in (2, 3, 4)}
+    candidate = write_dump(tmp_path / "candidate", session(**changed)[::-1], implementation="candidate")
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.DIVERGED
+    assert comparison.first is not None
+    assert comparison.first.site == "transformer.blocks.2"
+    assert (comparison.reference, comparison.candidate, comparison.evidence) == ("eager", "candidate", "sketches")
+    assert comparison.counts == {Verdict.IDENTICAL: 4, Verdict.DIVERGED: 3}
+
+
+def test_noise_below_the_tolerance_passes(reference: Path, tmp_path: Path) -> None:
+    candidate = write_dump(tmp_path / "candidate", session(transformer_blocks_3=normal(64, seed=3) * (1 + 1e-6)))
+    assert diff(reference, candidate).verdict is Verdict.WITHIN_NOISE
+
+
+def test_the_tolerance_is_that_of_the_dtype_else_the_one_given(reference: Path, tmp_path: Path) -> None:
+    changed = session(transformer_blocks_3=normal(64, seed=3) * 1.01)
+    assert not diff(reference, write_dump(tmp_path / "fp32", changed))
+    bf16 = {"numerics": {"dtype": "bf16"}}
+    assert diff(write_dump(tmp_path / "r16", session(), **bf16), write_dump(tmp_path / "c16", changed, **bf16))
+    strict = write_dump(tmp_path / "c16", changed, **bf16)
+    assert not diff(tmp_path / "r16", strict, JUDGEMENT)
+
+
+@pytest.mark.parametrize("side", ["candidate", "reference"])
+def test_a_site_that_one_side_lacks_is_never_a_pass(reference: Path, tmp_path: Path, side: str) -> None:
+    fewer = write_dump(tmp_path / "fewer", [seen for seen in session() if seen[0] != BLOCKS[3]])
+    comparison = diff(reference, fewer) if side == "candidate" else diff(fewer, reference)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.note == f"the {side} has no record of it"
+
+
+def test_a_site_may_be_missing_by_name_but_not_in_one_pass_alone(tmp_path: Path) -> None:
+    judgement = Judgement(JUDGEMENT.bounds, allowed_missing=("out_norm",))
+    both = [(key("patchify"), normal(4)), (key("out_norm"), normal(4)), (key("out_norm", frame=1), normal(4))]
+    reference = write_dump(tmp_path / "reference", both)
+    assert diff(reference, write_dump(tmp_path / "never", both[:1]), judgement)
+    assert not diff(reference, write_dump(tmp_path / "once", both[:2]), judgement)
+
+
+def test_another_input_makes_the_runs_incomparable(reference: Path, tmp_path: Path) -> None:
+    candidate = write_dump(tmp_path / "candidate", session(input_noise=normal(8, seed=100)))
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    lines = f"{candidate / RECORDS_NAME}, line 1; {reference / RECORDS_NAME}, line 1"
+    assert comparison.reason == f"input.noise differs at frame 0, denoise step 0 ({lines})"
+    accepted = Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",))
+    assert diff(reference, candidate, accepted)
+
+
+def test_a_broken_contract_makes_the_runs_incomparable(reference: Path, tmp_path: Path) -> None:
+    candidate = write_dump(tmp_path / "candidate", session(), checkpoint_digest="another")
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    assert comparison.reason is not None
+    assert comparison.reason.startswith("checkpoint differs")
+
+
+def test_frames_of_another_size_diverge_and_have_no_metrics(reference: Path, tmp_path: Path) -> None:
+    comparison = diff(reference, write_dump(tmp_path / "candidate", session(frame=pixels(height=352))))
+    assert comparison.verdict is Verdict.DIVERGED
+    assert comparison.first is not None
+    assert comparison.first.note == "shape [352, 640, 3], not [360, 640, 3]"
+    assert comparison.frames == []
+
+
+def test_a_frame_that_diverges_shows_in_its_metrics(reference: Path, tmp_path: Path) -> None:
+    comparison = diff(reference, write_dump(tmp_path / "candidate", session(frame=pixels(seed=1))))
+    assert comparison.first is not None
+    assert comparison.first.site == "frame"
+    assert comparison.frames[0].ssim < 0.1
+
+
+def test_a_frame_that_is_no_image_is_refused(reference: Path, tmp_path: Path) -> None:
+    candidate = write_dump(tmp_path / "candidate", session())
+    frame_path(candidate, 0).write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=r"000000\.png"):
+        diff(reference, candidate)
+
+
+def test_dumps_of_different_selections_are_judged_where_both_recorded_and_say_so(tmp_path: Path) -> None:
+    every = [(key("latent", frame), normal(8, seed=frame)) for frame in range(4)]
+    passes = {"denoise0": ["latent"]}
+    reference = write_dump(tmp_path / "reference", every, frames=4, passes=passes)
+    selected = {"frames": 4, "passes": passes, "selection": Selection(every=2)}
+    comparison = diff(reference, write_dump(tmp_path / "candidate", every[::2], **selected))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert (comparison.compared, comparison.expected) == (2, 2)
+    assert comparison.notes == [UNLIKE_SELECTIONS]
+
+
+def test_a_site_that_both_dumps_lack_is_never_a_pass(tmp_path: Path) -> None:
+    session = {"frames": 2, "passes": {"denoise0": ["patchify", "latent"]}}
+    seen = [(key("patchify", frame), normal(8)) for frame in range(2)]
+    sides = [write_dump(tmp_path / role, seen, **session) for role in ("reference", "candidate")]
+    comparison = diff(*sides)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent")
+    assert diff(*sides, Judgement(JUDGEMENT.bounds, allowed_missing=("latent",)))
+
+
+def test_inputs_that_the_manifests_alone_tell_apart_are_named(reference: Path, tmp_path: Path) -> None:
+    sides = [
+        write_dump(tmp_path / role, session(), inputs={"noise": "one", "scroll": digest})
+        for role, digest in (("r", "one"), ("c", "another"))
+    ]
+    assert diff(*sides).reason == "scroll differs: candidate another, reference one"
+    assert diff(*sides, Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))

@@ -1,0 +1,299 @@
+import math
+
+import msgspec
+import pytest
+
+from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.judgement import Judgement, Limits, Tolerance
+from waypoint_parity.harness.judge.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, Expected, Ledger
+from waypoint_parity.harness.judge.tally import MOST_FAILURES
+from waypoint_parity.harness.run.keys import Key
+
+NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")
+
+
+def close(ledger: Ledger, expected: int = 1) -> Comparison:
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+
+
+def judged(*errors: Error, judgement: Judgement = JUDGEMENT) -> Comparison:
+    ledger = Ledger(judgement)
+    for order, error in enumerate(errors):
+        ledger.pair(order, key("latent", frame=order), error)
+    return close(ledger)
+
+
+def test_every_picture_is_given_the_bound_of_its_frame() -> None:
+    black = FrameMetrics(frame=2, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None)
+    ledger = Ledger(JUDGEMENT)
+    (frame,) = ledger.close("eager", "candidate", evidence="tensors", expected=0, frames=[black]).frames
+    assert frame == msgspec.structs.replace(black, bound=JUDGEMENT.bounds.of(Key(2, "decode", 0, "frame")).rel_l2)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (SAME, Verdict.IDENTICAL),
+        (off_by(0.0), Verdict.WITHIN_NOISE),
+        (off_by(1e-5), Verdict.WITHIN_NOISE),
+        (off_by(1.1e-5), Verdict.DIVERGED),
+        (NO_DISTANCE, Verdict.DIVERGED),
+        (off_by(math.nan), Verdict.DIVERGED),
+    ],
+    ids=str,
+)
+def test_a_site_is_judged_by_the_tolerance(error: Error, verdict: Verdict) -> None:
+    comparison = judged(error)
+    assert comparison.verdict is verdict
+    assert bool(comparison) is verdict.passes
+    assert comparison.counts == {verdict: 1}
+
+
+def test_a_run_is_as_good_as_its_worst_observation() -> None:
+    assert judged(SAME, SAME).verdict is Verdict.IDENTICAL
+    assert judged(SAME, off_by(1e-7), SAME).verdict is Verdict.WITHIN_NOISE
+    assert judged(SAME, off_by(1.0), off_by(1e-7)).verdict is Verdict.DIVERGED
+
+
+def test_no_observation_at_all_is_no_pass() -> None:
+    assert not judged()
+
+
+def test_nothing_but_inputs_is_no_pass() -> None:
+    """Two implementations that show no site of their own were given the same, and did nothing to compare."""
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("input.noise"), SAME)
+    assert not close(ledger)
+
+
+def test_a_frame_has_a_tolerance_of_its_own() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.sites[0].rel_l2 == 5e-4
+
+
+def test_the_first_failure_is_the_first_in_execution_order_however_the_pairs_arrive() -> None:
+    ledger = Ledger(JUDGEMENT)
+    for order in (5, 2, 9, 3):
+        ledger.pair(order, key(f"transformer.blocks.{order}"), off_by(float(order)))
+    comparison = close(ledger)
+    assert comparison.first is not None
+    assert (comparison.first.order, comparison.first.block) == (2, 2)
+    assert [failure.order for failure in comparison.failures] == [2, 3, 5, 9]
+
+
+def test_the_worst_is_the_largest_error_of_an_activation() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("patchify"), off_by(1e-7))
+    ledger.pair(1, key("out_norm"), off_by(3e-6))
+    ledger.pair(2, key("velocity"), off_by(2e-6))
+    ledger.pair(3, Key(0, "decode", 0, "frame"), off_by(9e-4))
+    for order, mask in enumerate(("written", "visible"), start=4):
+        ledger.pair(order, Key(0, "cache", 0, f"kv_cache.layers.0.{mask}"), off_by(0.5))
+    comparison = close(ledger, expected=6)
+    assert comparison.worst is not None
+    assert comparison.worst.site == "out_norm"
+
+
+def test_a_failure_without_a_distance_is_worse_than_any_distance_and_says_why() -> None:
+    worst = judged(off_by(1e9), NO_DISTANCE, off_by(1e9)).worst
+    assert worst is not None
+    assert (worst.rel_l2, worst.distance, worst.note) == (None, math.inf, "shape [2], not [3]")
+    assert "shape [2], not [3]" in str(worst)
+
+
+def test_a_failure_says_where_how_far_and_what_would_have_passed() -> None:
+    first = str(judged(off_by(2e-4)).first)
+    assert first.startswith("latent at frame 0, denoise step 0: ")
+    assert "relative L2 2.00e-04, tolerance 1.0e-05" in first
+    assert first.endswith("would have passed at 2.00e-04")
+    assert "would have passed" not in str(judged(off_by(2e-6)).worst)
+
+
+def test_failures_are_kept_up_to_a_limit_and_counted_beyond_it() -> None:
+    comparison = judged(*[off_by(1.0)] * (MOST_FAILURES + 50))
+    assert [failure.order for failure in comparison.failures] == list(range(MOST_FAILURES))
+    assert comparison.counts[Verdict.DIVERGED] == MOST_FAILURES + 50
+
+
+def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_frame() -> None:
+    ledger = Ledger(JUDGEMENT)
+    for frame, size in enumerate((1e-7, 3e-2, 2e-2)):
+        for step in range(2):
+            ledger.pair(2 * frame + step, key("latent", frame, step), off_by(size))
+    rungs = close(ledger).sites
+    assert [(rung.site, rung.step) for rung in rungs] == [("latent", 0), ("latent", 1)]
+    assert [(rung.rel_l2, rung.frame, rung.failed, rung.observations) for rung in rungs] == [(3e-2, 1, 2, 3)] * 2
+
+
+def missing(site: str, *, allowed: tuple[str, ...] = (), seen_elsewhere: bool = False) -> Comparison:
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
+    ledger.pair(0, key("patchify"), SAME)
+    ledger.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
+    return close(ledger, expected=2)
+
+
+def test_a_missing_site_is_never_a_pass() -> None:
+    comparison = missing("velocity")
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.note == "the candidate has no record of it"
+    assert (comparison.compared, comparison.expected) == (1, 2)
+
+
+def test_a_missing_input_is_never_a_pass() -> None:
+    assert not missing("input.noise")
+
+
+def test_a_site_may_be_missing_by_name() -> None:
+    comparison = missing("decoder.conv_in", allowed=("encoder.*", "decoder.*"))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert comparison.counts[ALLOWED_MISSING] == 1
+    assert comparison.compared == 1
+
+
+def test_a_site_that_was_seen_in_other_passes_may_not_be_missing_in_one() -> None:
+    assert not missing("decoder.conv_in", allowed=("decoder.*",), seen_elsewhere=True)
+
+
+def test_a_run_of_nothing_but_allowed_missing_sites_is_no_pass() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)))
+    ledger.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
+    assert not close(ledger)
+
+
+@pytest.mark.parametrize("error", [off_by(1e-9), NO_DISTANCE])
+def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(3, key("input.sigma", frame=1), error)
+    ledger.pair(1, key("input.noise"), error)
+    ledger.pair(4, key("latent"), SAME)
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    assert comparison.reason == "input.noise differs at frame 0, denoise step 0"
+    assert (comparison.counts, comparison.failures, comparison.worst, comparison.sites) == ({}, [], None, [])
+    assert not comparison
+
+
+def test_an_input_may_differ_by_name() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)))
+    ledger.pair(0, key("input.noise"), off_by(1.0))
+    ledger.pair(1, key("latent"), off_by(1e-6))
+    comparison = close(ledger)
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 1}
+
+
+def test_a_wider_tolerance_judges_the_same_error_otherwise() -> None:
+    wide = Judgement(Tolerance(activations=1e-2, frame=1e-2))
+    assert judged(off_by(1e-3), judgement=wide)
+    assert not judged(off_by(1e-3))
+
+
+EXPECTED = {("denoise", 0, "patchify"): 3, ("denoise", 0, "latent"): 3}
+
+
+def covered(*keys: Key, expected: Expected, allowed: tuple[str, ...] = ()) -> Comparison:
+    """The comparison of two sides that both showed the same at `keys`, and nothing else."""
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
+    for order, at in enumerate(keys):
+        ledger.pair(order, at, SAME)
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+
+
+def all_frames(*sites: str) -> list[Key]:
+    return [key(site, frame) for frame in range(3) for site in sites]
+
+
+def test_full_coverage_passes() -> None:
+    comparison = covered(*all_frames("patchify", "latent"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert (comparison.compared, comparison.expected) == (6, 6)
+
+
+def test_a_site_that_both_sides_lack_is_missing_and_one_failure() -> None:
+    comparison = covered(*all_frames("patchify"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.counts == {Verdict.IDENTICAL: 3, Verdict.MISSING: 3}
+    assert (comparison.compared, comparison.expected) == (3, 6)
+    assert [(at.key, at.note) for at in comparison.failures] == [(key("latent"), "neither side has a record of it")]
+    assert [(rung.site, rung.failed, rung.rel_l2) for rung in comparison.sites] == [
+        ("patchify", 0, 0),
+        ("latent", 3, None),
+    ]
+
+
+def test_a_site_that_both_sides_lack_in_one_frame_is_missing_there() -> None:
+    keys = [at for at in all_frames("patchify", "latent") if at != key("latent", 1)]
+    comparison = covered(*keys, expected=EXPECTED, allowed=("latent",))
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent", 1)
+
+
+def test_a_site_that_both_sides_lack_may_be_missing_by_name() -> None:
+    comparison = covered(*all_frames("patchify"), expected=EXPECTED, allowed=("lat*",))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert comparison.counts[ALLOWED_MISSING] == 3
+
+
+def test_a_repeated_call_makes_up_for_no_frame_that_lacks() -> None:
+    calls = [key("latent", 0, call=call) for call in range(3)]
+    comparison = covered(*all_frames("patchify"), *calls, expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.key == key("latent", 1)
+    assert [rung.site for rung in comparison.sites] == ["patchify", "latent"]
+
+
+def test_what_was_not_expected_is_compared_and_covers_nothing() -> None:
+    comparison = covered(*all_frames("patchify", "out_norm"), expected=EXPECTED)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.compared == 3
+
+
+def test_where_only_their_number_is_known_too_few_observations_are_no_pass() -> None:
+    comparison = covered(*all_frames("patchify"), expected=5)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert comparison.first.note == "neither side has a record of 2 of 5 observations"
+    assert covered(*all_frames("patchify"), expected=5, allowed=("latent",))
+
+
+def test_an_input_of_one_element_is_told_by_its_values() -> None:
+    ledger = Ledger(JUDGEMENT)
+    ledger.pair(0, key("input.timestamp", 2), Error(identical=False, rel_l2=0.5, values=(3.0, 2.0)))
+    assert close(ledger).reason == "input.timestamp is 3, expected 2, at frame 2, denoise step 0"
+
+
+def test_controls_are_accepted_by_one_name_and_an_unknown_name_is_refused() -> None:
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))
+    for order, site in enumerate(("input.button", "input.mouse", "input.scroll", "latent")):
+        ledger.pair(order, key(site), off_by(1e-6))
+    assert close(ledger).counts == {ACCEPTED_INPUT: 3, Verdict.WITHIN_NOISE: 1}
+    with pytest.raises(UserError, match="nothing that could differ has this name"):
+        Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)))
+
+
+def test_norms_are_judged_where_they_have_a_bound() -> None:
+    class Strict(Tolerance):
+        def of(self, at: Key) -> Limits:
+            return Limits(1e-2, 1e-4 if at.frame < 1 else 1e-2)
+
+        frames = 1
+
+    judgement = Judgement(Strict(activations=1.0, frame=1.0))
+    error = Error(identical=False, rel_l2=1e-3, norm_ratio=1.001)
+    assert judged(error, error, judgement=judgement).counts == {Verdict.DIVERGED: 1, Verdict.WITHIN_NOISE: 1}
+
+
+def test_many_pairs_are_judged_as_one() -> None:
+    comparison = judged(*[off_by(1e-6)] * 1300, off_by(1.0))
+    assert comparison.counts == {Verdict.WITHIN_NOISE: 1300, Verdict.DIVERGED: 1}
+    assert comparison.first is not None
+    assert comparison.first.frame == 1300

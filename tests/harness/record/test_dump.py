@@ -1,0 +1,220 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.harness.observations import JUDGEMENT, LATENT, key, manifest, normal, record, write_dump
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.harness.judge.diff import diff
+from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, frame_path, read_manifest, read_records
+from waypoint_parity.harness.record.statistics import summarise
+from waypoint_parity.harness.record.writer import TENSORS_NAME, DumpWriter
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.scenario import IMAGE_SHAPE
+from waypoint_parity.harness.run.taps import Observation
+
+FRAME = Key(0, "decode", 0, "frame")
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def observed(tensor: torch.Tensor, at: Key = LATENT) -> Observation:
+    return Observation(at, 1.0, tensor)
+
+
+def test_a_record_says_what_was_seen(tmp_path: Path) -> None:
+    tensor = normal(2, 3).bfloat16()
+    found = record(tmp_path / "dump", tensor)
+    expected = summarise(tensor)
+    assert (found.key, found.shape, found.dtype, found.sigma) == (LATENT, [2, 3], "bfloat16", 1.0)
+    for name in ("mean", "std", "min", "max", "absmean", "rms", "sample"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-8), name
+    assert found.projection().tobytes() == expected.sketch
+
+
+def test_a_digest_is_that_of_the_values_in_their_order(tmp_path: Path) -> None:
+    tensor = normal(4, 6)
+    same = record(tmp_path / "same", tensor.T.contiguous().T).digest
+    assert record(tmp_path / "plain", tensor).digest == same
+    assert record(tmp_path / "transposed", tensor.T).digest != same
+    assert record(tmp_path / "one bit", tensor * (1 + 2**-23)).digest != same
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16, torch.float32])
+def test_a_tensor_of_any_dtype_can_be_recorded(tmp_path: Path, dtype: torch.dtype) -> None:
+    found = record(tmp_path / "dump", torch.ones(3, dtype=dtype))
+    assert (found.dtype, found.mean, found.std) == (str(dtype).removeprefix("torch."), 1.0, 0.0)
+
+
+def queries_and_keys() -> tuple[Tensor, Tensor]:
+    """The same values [1,8,16,32] in two orders, symmetric about 0: no statistic tells them apart."""
+    half = normal(4 * 16 * 32).view(1, 4, 16, 32)
+    q = torch.cat([half, -half], dim=1)
+    order = torch.randperm(q.numel(), generator=torch.Generator().manual_seed(1))
+    return q, q.flatten()[order].view_as(q)
+
+
+def flipped(q: Tensor) -> Tensor:
+    """Every other channel with the other sign, as where the halves of a rotation are taken the wrong way round."""
+    return torch.where(torch.arange(q.shape[-1]) % 2 == 0, q, -q)
+
+
+FAULTS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "permuted heads": lambda q, k: (q.roll(1, dims=1), k),
+    "flipped signs": lambda q, k: (flipped(q), k),
+    "turned tokens": lambda q, k: (q.flip(2), k),
+    "exchanged queries and keys": lambda q, k: (k, q),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_two_dumps_alone_tell_what_mean_and_std_cannot(tmp_path: Path, fault: str) -> None:
+    def dump(name: str, q: Tensor, k: Tensor) -> Path:
+        attention = "transformer.blocks.0.attn"
+        return write_dump(tmp_path / name, [(key(f"{attention}.q_rope"), q), (key(f"{attention}.k_rope"), k)])
+
+    right, wrong = queries_and_keys(), FAULTS[fault](*queries_and_keys())
+    reference, candidate = dump("reference", *right), dump("candidate", *wrong)
+    for expected, found in zip(read_records(reference), read_records(candidate), strict=True):
+        for name in ("mean", "std", "min", "max", "absmean", "rms"):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6, abs=1e-6), name
+    first = diff(reference, candidate, JUDGEMENT).first
+    assert first is not None
+    assert (first.verdict, first.site) == (Verdict.DIVERGED, "transformer.blocks.0.attn.q_rope")
+    assert first.rel_l2 == pytest.approx(float((wrong[0] - right[0]).norm() / right[0].norm()), rel=0.35)
+
+
+def test_records_are_written_pass_by_pass_in_execution_order(tmp_path: Path) -> None:
+    with DumpWriter(tmp_path / "dump", manifest()) as writer:
+        for step in range(3):
+            for site in ("patchify", "velocity"):
+                writer.observe(observed(normal(4), key(site, step=step)))
+            writer.end_pass()
+    order = [(found.step, found.site) for found in read_records(tmp_path / "dump")]
+    assert order == [(step, site) for step in range(3) for site in ("patchify", "velocity")]
+
+
+def test_the_manifest_is_complete_only_after_the_last_record(tmp_path: Path) -> None:
+    folder = tmp_path / "dump"
+    with DumpWriter(folder, manifest(expected=1)) as writer:
+        writer.observe(observed(normal(4)))
+        writer.end_pass()
+        with pytest.raises(UserError, match="incomplete"):
+            read_manifest(folder)
+    found = read_manifest(folder)
+    assert (found.complete, found.observed, found.expected) == (True, 1, 1)
+    assert found.seconds > 0
+    assert files_in(folder) == {MANIFEST_NAME, RECORDS_NAME}
+
+
+def test_a_run_that_fails_leaves_an_incomplete_dump(tmp_path: Path) -> None:
+    def fail() -> None:
+        with DumpWriter(tmp_path / "dump", manifest()) as writer:
+            writer.observe(observed(normal(4)))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with pytest.raises(UserError, match="incomplete"):
+        read_manifest(tmp_path / "dump")
+
+
+KILLED_MIDWAY = """
+import os, signal, sys
+from pathlib import Path
+from waypoint_parity.harness.record.writer import DumpWriter
+from waypoint_parity.harness.run.taps import Observation
+from tests.harness.observations import key, manifest, normal
+with DumpWriter(Path(sys.argv[1]), manifest(expected=100)) as writer:
+    for step in range(100):
+        writer.observe(Observation(key("latent", step=step), 1.0, normal(64)))
+        writer.end_pass()
+        if step == 90:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_killed_leaves_an_incomplete_dump(tmp_path: Path) -> None:
+    folder = tmp_path / "dump"
+    ended = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, folder], cwd=Path(__file__).parents[3], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert (folder / RECORDS_NAME).stat().st_size > 0
+    with pytest.raises(UserError, match="incomplete"):
+        list(read_records(folder))
+
+
+def test_a_tensor_that_is_reused_after_it_was_observed_leaves_the_record_right(tmp_path: Path) -> None:
+    reused = normal(4)
+    with DumpWriter(tmp_path / "dump", manifest(), keep=["*"]) as writer:
+        writer.observe(observed(reused))
+        reused.zero_()
+    assert next(read_records(tmp_path / "dump")) == record(tmp_path / "alone", normal(4))
+    assert load_file(tmp_path / "dump" / TENSORS_NAME)[str(LATENT)].any()
+
+
+def test_full_tensors_are_kept_where_asked_for(tmp_path: Path) -> None:
+    seen = {key("velocity"): normal(2, 3), key("latent"): normal(2, 3, seed=1).T, key("out_norm"): normal(1)}
+    with DumpWriter(tmp_path / "dump", manifest(), keep=["v*", "latent"]) as writer:
+        for at, tensor in seen.items():
+            writer.observe(observed(tensor, at))
+    kept = load_file(tmp_path / "dump" / TENSORS_NAME)
+    assert kept.keys() == {"f0/denoise0/velocity", "f0/denoise0/latent"}
+    assert kept["f0/denoise0/latent"].equal(seen[key("latent")])
+
+
+def test_frames_are_kept_without_loss(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, IMAGE_SHAPE, dtype=torch.uint8)
+    folder = write_dump(tmp_path / "dump", [(FRAME, pixels)])
+    with Image.open(frame_path(folder, 0)) as image:
+        assert np.array_equal(np.asarray(image), pixels.numpy())
+
+
+def test_an_earlier_dump_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = write_dump(tmp_path / "dump", [(FRAME, torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))])
+    write_dump(folder, [(LATENT, normal(4))])
+    assert files_in(folder) == {MANIFEST_NAME, RECORDS_NAME}
+
+
+@pytest.mark.parametrize("content", ["notes", '{"schema": "another tool\'s"}', '{"source": "a golden pack"}'])
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path, content: str) -> None:
+    """A manifest.json alone makes no dump: other tools, and the golden packs, have one too."""
+    (tmp_path / MANIFEST_NAME).write_text(content)
+    with pytest.raises(UserError, match="is not empty"):
+        DumpWriter(tmp_path, manifest())
+    assert (tmp_path / MANIFEST_NAME).read_text() == content
+
+
+def test_a_folder_that_cannot_be_made_is_the_callers_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        DumpWriter(tmp_path / "file" / "dump", manifest())
+
+
+def test_numbers_are_written_so_that_any_two_of_fp32_stay_apart(tmp_path: Path) -> None:
+    third = torch.tensor(1 / 3)
+    neighbours = torch.stack([third, torch.nextafter(third, torch.tensor(1.0))])
+    found = record(tmp_path / "dump", neighbours).sample
+    assert torch.tensor([found[0], found[-1]]).equal(neighbours)
+    assert str(found[0]) == "0.333333343"
+
+
+def test_a_dump_has_no_bare_nan(tmp_path: Path) -> None:
+    folder = write_dump(tmp_path / "dump", [(LATENT, torch.full((4,), torch.nan))])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for line in (folder / RECORDS_NAME).read_text().splitlines():
+        assert json.loads(line, parse_constant=refuse)["mean"] is None

@@ -1,0 +1,143 @@
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.harness.sweeps import tiny_cells, tiny_run
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.records import read_manifest
+from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.run.observer import NO_EFFECT, check_observer, observer_effect
+from waypoint_parity.harness.run.registry import find
+from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
+from waypoint_parity.harness.sweep.parity import run_parity
+from waypoint_parity.reference.eager.adapter import EagerAdapter
+
+
+class Shy(EagerAdapter):
+    """Computes otherwise in one block while a hook is on it, as a kernel does that is fused only where nobody looks."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        block = self.sites()["transformer.blocks.0.mlp"].module
+        seen = block.forward
+
+        def forward(*args: Any, **options: Any) -> Any:
+            return seen(*args, **options) * (1 + 1e-6 * bool(block._forward_hooks))
+
+        block.forward = forward  # type: ignore[method-assign]
+
+
+class Unseen(EagerAdapter):
+    """Shows nothing."""
+
+    def sites(self) -> Mapping[str, Site]:
+        return {}
+
+
+class Undecided(EagerAdapter):
+    """Never computes the same twice."""
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        return super().generate(noise + torch.randn_like(noise), controls)
+
+
+class Passes(EagerAdapter):
+    """Counts the passes that it was asked for."""
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        self.begun: list[str] = []
+        return self._counted(super().start(prompt, sigmas))
+
+    def append_image(self, image: Tensor) -> Iterator[Pass]:
+        return self._counted(super().append_image(image))
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        return self._counted(super().generate(noise, controls))
+
+    def _counted(self, passes: Iterator[Pass]) -> Iterator[Pass]:
+        for at in passes:
+            yield at
+            self.begun.append(f"{at.phase}{at.step}")
+
+
+def effect(implementation: type[EagerAdapter], checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics) -> Any:
+    adapter = implementation(checkpoint, numerics)
+    return observer_effect(adapter, scenario, checkpoint.transformer, adapter.sites())
+
+
+@pytest.mark.parametrize("name", ["eager", "candidate"])
+@pytest.mark.parametrize("image", [None, torch.zeros(IMAGE_SHAPE, dtype=torch.uint8)], ids=["noise", "image"])
+def test_recording_changes_no_bit_of_what_our_own_compute(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, name: str, image: Tensor | None
+) -> None:
+    adapter = find(name)(tiny, fp32_on_cpu)
+    scenario = dataclasses.replace(tiny_scenario, image=image)
+    assert observer_effect(adapter, scenario, tiny.transformer, adapter.sites()) is None
+
+
+def test_hooks_that_change_what_is_computed_are_found(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    found = effect(Shy, tiny, tiny_scenario, fp32_on_cpu)
+    assert found.startswith("f0/denoise0/latent: ")
+    assert "elements differ, by up to" in found
+
+
+def test_an_implementation_that_is_not_deterministic_is_found(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    assert "elements differ" in effect(Undecided, tiny, tiny_scenario, fp32_on_cpu)
+
+
+def test_to_see_nothing_is_no_proof(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
+    assert "nothing can be compared" in effect(Unseen, tiny, tiny_scenario, fp32_on_cpu)
+
+
+def test_only_the_first_pass_is_run(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
+    adapter = Passes(tiny, fp32_on_cpu)
+    assert observer_effect(adapter, tiny_scenario, tiny.transformer, adapter.sites()) is None
+    assert adapter.begun == ["prompt0", "denoise0"]
+
+
+def test_no_hook_is_left_behind(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
+    adapter = EagerAdapter(tiny, fp32_on_cpu)
+    observer_effect(adapter, tiny_scenario, tiny.transformer, adapter.sites())
+    assert not any(site.module._forward_hooks for site in adapter.sites().values())
+
+
+def test_an_effect_refuses_the_run_unless_it_is_allowed(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+) -> None:
+    adapter, config = Shy(tiny, fp32_on_cpu), tiny.transformer
+    with pytest.raises(UserError, match="recording changes what") as error:
+        check_observer(adapter, tiny_scenario, config, adapter.sites())
+    assert "f0/denoise0/latent" in error.value.found
+    assert "--allow-observer-effect" in error.value.do
+    assert check_observer(adapter, tiny_scenario, config, adapter.sites(), allow=True) == error.value.found
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_parity_run_looks_at_both_implementations(
+    tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path, allow: bool
+) -> None:
+    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=(f"{__name__}:Shy",))
+    run = tiny_run(tiny, tmp_path, allow_observer_effect=allow)
+    with nullcontext() if allow else pytest.raises(UserError, match="recording changes what"):
+        summary = run_parity(run, cells)
+    if allow:
+        folder = tmp_path / summary.cells[cells[0].name].folder
+        found = {role: read_manifest(folder / role).observer for role in ("reference", "candidate")}
+        assert found["reference"] == NO_EFFECT
+        assert "elements differ" in str(found["candidate"])
+
+
+def test_a_run_without_an_effect_says_so(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
+    adapter = EagerAdapter(tiny, fp32_on_cpu)
+    assert check_observer(adapter, tiny_scenario, tiny.transformer, adapter.sites()) == NO_EFFECT

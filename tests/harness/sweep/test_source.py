@@ -1,0 +1,92 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.sweep import source
+from waypoint_parity.harness.sweep.source import implementation_digest, module_digest
+
+ADAPTER = """
+from waypoint_parity.harness.run.adapter import Adapter
+class Port:
+    def describe(self): ...
+    def sites(self): ...
+    def start(self): ...
+    def append_image(self): ...
+    def generate(self):
+        {body}
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An importable package `engine` of two modules, the second of which imports numpy."""
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "port.py").write_text(ADAPTER.format(body="from engine import kernel"))
+    (folder / "kernel.py").write_text("import numpy\nSCALE = 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.startswith("engine"):
+            del sys.modules[name]
+    forget()
+
+
+def forget() -> None:
+    """What a new process does not know."""
+    module_digest.cache_clear()
+    source._is_installed.cache_clear()
+
+
+def test_code_that_is_imported_only_inside_a_function_counts(engine: Path) -> None:
+    before = implementation_digest("engine.port:Port")
+    assert implementation_digest("engine.port:Port+an-option") == before
+    (engine / "kernel.py").write_text("import numpy\nSCALE = 1.1\n")
+    forget()
+    assert implementation_digest("engine.port:Port") != before
+
+
+def test_code_that_is_not_imported_does_not_count(engine: Path) -> None:
+    before = implementation_digest("engine.port:Port")
+    (engine / "unused.py").write_text("SCALE = 2.0")
+    forget()
+    assert implementation_digest("engine.port:Port") == before
+
+
+def test_the_package_above_a_module_counts(engine: Path) -> None:
+    before = implementation_digest("engine.port:Port")
+    (engine / "__init__.py").write_text("SCALE = 2.0")
+    forget()
+    assert implementation_digest("engine.port:Port") != before
+
+
+def test_an_installed_package_counts_by_its_version(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = implementation_digest("engine.port:Port")
+    monkeypatch.setattr(source, "version", lambda name: "0.0.1")
+    forget()
+    assert implementation_digest("engine.port:Port") != before
+
+
+def test_an_adapter_in_a_file_counts(tmp_path: Path) -> None:
+    digests = set()
+    for body in ("pass", "pass  # and nothing else"):
+        forget()
+        path = tmp_path / "port.py"
+        path.write_text(ADAPTER.format(body=body))
+        digests.add(implementation_digest(f"{path}:Port"))
+    assert len(digests) == 2
+
+
+def test_implementations_here_have_code_of_their_own() -> None:
+    names = ("eager", "candidate", "fixtures/examples/my_port.py:MyPort")
+    assert len({implementation_digest(name) for name in names}) == len(names)
+
+
+def test_what_is_no_implementation_is_refused() -> None:
+    with pytest.raises(UserError, match="no such implementation"):
+        implementation_digest("no-such-port")
