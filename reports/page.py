@@ -16,7 +16,7 @@ def rendered(template: str, *, script: str, style: str, **context: Any) -> str:
     The template gets the text of both, and `allowed`: the digest of the script for a content security policy.
     """
     environment = Environment(
-        loader=PackageLoader("reports"),
+        loader=PackageLoader("waypoint_parity.reports"),
         autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -18,7 +18,7 @@ from waypoint_parity.harness.judge.standards import standards
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics, Prompt
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
-_FIXTURES = Path(str(resources.files("fixtures")))
+_FIXTURES = Path(str(resources.files("waypoint_parity.fixtures")))
 # The small trained world, and its rendered walks.
 CHECKPOINT = _FIXTURES / "world" / "checkpoint"
 SCENARIO = _FIXTURES / "scenarios" / "right.safetensors"
