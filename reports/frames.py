@@ -13,7 +13,7 @@ from PIL import Image
 
 from waypoint_parity.harness.compare.pictures import Pixels, read_pixels
 from waypoint_parity.harness.files import writing
-from waypoint_parity.reports.run import SIDES, CellReport, Run
+from waypoint_parity.reports.run import SIDES, CellReport, FinishedRun
 
 # Bytes of all pictures in a page, as text: the rest of 15 MB is for its tables and plots.
 BUDGET = 9 << 20
@@ -42,7 +42,7 @@ class ShownFrame:
 class Gallery:
     """The frames of a run's cells within one budget of bytes: the focus first, the others evenly."""
 
-    def __init__(self, page: Path, run: Run, budget: int = BUDGET) -> None:
+    def __init__(self, page: Path, run: FinishedRun, budget: int = BUDGET) -> None:
         """`page`: the file that will show them. One outside of the run's folder gets copies of the exact pictures."""
         focus = run.focus
         self._page = page.resolve()

@@ -10,7 +10,7 @@ from waypoint_parity.reports.plots import LadderPoint, ladder_plot
 from waypoint_parity.reports.run import CellReport
 from waypoint_parity.reports.table import Table, scientific
 
-Place = tuple[Phase, int, str]
+Rung = tuple[Phase, int, str]
 _ERRORS = ("error", "bound", "local", "reference to fp32", "candidate to fp32")
 _FORMATS: dict[str, Callable[[Any], str]] = {"over bound": "{:.2g}".format} | dict.fromkeys(_ERRORS, scientific)
 
@@ -71,11 +71,11 @@ def over_bound(rung: WorstAtSite) -> float:
     return rung.distance / rung.tolerance if rung.tolerance else float("inf")
 
 
-def _place(rung: WorstAtSite | SiteErrors) -> Place:
+def _place(rung: WorstAtSite | SiteErrors) -> Rung:
     return rung.phase, rung.step, rung.site
 
 
-def _local(cell: CellReport) -> dict[Place, SiteErrors]:
+def _local(cell: CellReport) -> dict[Rung, SiteErrors]:
     return {} if cell.blame is None else {_place(rung): rung for rung in cell.blame.sites}
 
 

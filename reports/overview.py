@@ -7,7 +7,7 @@ from waypoint_parity.harness.judge.comparison import WorstAtSite
 from waypoint_parity.harness.run.keys import is_input
 from waypoint_parity.reports.ladder import over_bound
 from waypoint_parity.reports.pictures import decisions, pictures_of
-from waypoint_parity.reports.run import CellReport, Run
+from waypoint_parity.reports.run import CellReport, FinishedRun
 from waypoint_parity.reports.table import Table, fixed, scientific
 
 
@@ -24,7 +24,7 @@ class Nearest:
         return over_bound(self.rung)
 
 
-def variants_table(run: Run) -> Table:
+def variants_table(run: FinishedRun) -> Table:
     """Every variant that ran: its verdict, where it diverged first, its worst site and its worst frame."""
     rows = [_row(cell) for cell in run.cells]
     told = {name for row in rows for name, value in row.items() if value is not None}
@@ -48,7 +48,7 @@ def variants_table(run: Run) -> Table:
     return Table.of(rows, formats, marks)
 
 
-def effects_table(run: Run) -> Table:
+def effects_table(run: FinishedRun) -> Table:
     """How many cells of every level of every factor fail; empty without effects, and where no factor has two levels."""
     if run.summary.effects is None:
         return Table.of([])
@@ -65,7 +65,7 @@ def effects_table(run: Run) -> Table:
     return Table.of(rows, {"median excess": "{:.3g}".format})
 
 
-def nearest(run: Run) -> Nearest | None:
+def nearest(run: FinishedRun) -> Nearest | None:
     """How close the run came to a bound; None where no site has an error and a bound."""
     rungs = [
         Nearest(cell, rung)

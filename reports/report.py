@@ -12,7 +12,7 @@ from waypoint_parity.reports.frames import Gallery
 from waypoint_parity.reports.overview import effects_table, nearest, variants_table
 from waypoint_parity.reports.page import rendered
 from waypoint_parity.reports.pictures import Curves
-from waypoint_parity.reports.run import Run, read_run
+from waypoint_parity.reports.run import FinishedRun, read_run
 from waypoint_parity.reports.view import CellView, view
 
 HTML_NAME = "report.html"
@@ -32,7 +32,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     return page
 
 
-def _views(run: Run, page: Path) -> list[CellView]:
+def _views(run: FinishedRun, page: Path) -> list[CellView]:
     """The cells in the order of the summary. The focus comes first to the pictures' budget."""
     gallery, curves, focus = Gallery(page, run), Curves(), run.focus
     numbered = sorted(enumerate(run.cells), key=lambda each: each[1] is not focus)
@@ -40,7 +40,7 @@ def _views(run: Run, page: Path) -> list[CellView]:
     return sorted(views, key=lambda each: each.number)
 
 
-def _context(run: Run, views: list[CellView]) -> dict[str, Any]:
+def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
     return {
         "run": run,
         "summary": run.summary,

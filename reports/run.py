@@ -45,7 +45,7 @@ class CellReport:
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished parity run: its summary, and its cells in the order of the summary."""
 
     folder: Path
@@ -64,14 +64,14 @@ class Run:
         return max(worst, key=_severity, default=None)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """The run in a folder. Raises UserError where there is no summary, or a broken one.
 
     A cell without an investigation, a blame or a dump is read without; a broken file of a cell counts as absent.
     """
     summary = read_summary(folder / SUMMARY_NAME)
     cells = [_read_cell(folder, summary, name) for name in summary.variants if name in summary.cells]
-    return Run(folder, summary, cells)
+    return FinishedRun(folder, summary, cells)
 
 
 def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:

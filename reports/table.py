@@ -13,7 +13,7 @@ Format = Callable[[Any], str]
 NOTHING = "-"
 
 
-class Entry(NamedTuple):
+class TableCell(NamedTuple):
     """One cell of a table: its column, the text shown, the value behind it where it is a number, and its mark."""
 
     column: str
@@ -56,7 +56,7 @@ class Table:
     def __bool__(self) -> bool:
         return not self.frame.empty
 
-    def rows(self) -> Iterator[list[Entry]]:
+    def rows(self) -> Iterator[list[TableCell]]:
         """The entries, row by row."""
         for number, row in enumerate(self.frame.itertuples(index=False)):
             yield [self._entry(number, column, value) for column, value in zip(self.columns, row, strict=True)]
@@ -66,14 +66,14 @@ class Table:
         texts = [[_emphasised(entry) for entry in row] for row in self.rows()]
         return markdown_table(pd.DataFrame(texts, columns=[escaped(column) for column in self.columns]))
 
-    def _entry(self, row: int, column: str, value: Any) -> Entry:
+    def _entry(self, row: int, column: str, value: Any) -> TableCell:
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         text = NOTHING if missing else self.formats.get(column, str)(value)
         number = value if isinstance(value, int | float) and not isinstance(value, bool) and not missing else None
-        return Entry(column, text, number, self.marks.get((row, column), ""))
+        return TableCell(column, text, number, self.marks.get((row, column), ""))
 
 
-def _emphasised(entry: Entry) -> str:
+def _emphasised(entry: TableCell) -> str:
     text = escaped(entry.text)
     return f"**{text}**" if entry.mark else text
 

@@ -10,7 +10,7 @@ from waypoint_parity.harness.run.modules import modules_of
 
 
 @dataclass(frozen=True)
-class Setting:
+class ConfigKey:
     """One key of a config, with the value on either side."""
 
     key: str
@@ -29,10 +29,10 @@ class SideBySide:
 
     part: str
     other: str
-    settings: list[Setting]
+    settings: list[ConfigKey]
 
     @property
-    def differences(self) -> list[Setting]:
+    def differences(self) -> list[ConfigKey]:
         """The settings that differ."""
         return [setting for setting in self.settings if setting.differs]
 
@@ -67,7 +67,7 @@ def _shared(here: Mapping[str, Any], there: Mapping[str, Any]) -> int:
 
 
 def _compared(part: str, other: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> SideBySide:
-    settings = [Setting(key, value, _plain(there[key])) for key, value in here.items()]
+    settings = [ConfigKey(key, value, _plain(there[key])) for key, value in here.items()]
     return SideBySide(part, other, sorted(settings, key=lambda setting: not setting.differs))
 
 

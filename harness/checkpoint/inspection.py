@@ -86,7 +86,7 @@ FP32_ON_CPU = Numerics(torch.float32, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """One stored tensor; `dtype` as safetensors spells it."""
 
     key: str
@@ -97,14 +97,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentReport:
     """One of the two models: its tensors, and how they differ from what its config asks for.
 
     A key is named once: what is `renamed` is neither missing nor extra.
     """
 
     name: str
-    tensors: list[Entry]
+    tensors: list[StoredTensor]
     missing: list[str]
     extra: list[str]
     misshapen: list[str]
@@ -121,7 +121,7 @@ class Inspection:
 
     origin: str
     digest: str
-    parts: list[Part]
+    parts: list[ComponentReport]
     untied: list[str]
     loading: Loading | None
     compared: list[SideBySide]
@@ -160,15 +160,15 @@ def inspect_checkpoint(
     return Inspection(checkpoint.origin, checkpoint.digest, parts, untied, loading, compared)
 
 
-def _part(name: str, weights: Weights, expected: Mapping[str, inventory.Shape]) -> Part:
+def _part(name: str, weights: Weights, expected: Mapping[str, inventory.Shape]) -> ComponentReport:
     stored = weights.stored()
     shapes = {key: entry.shape for key, entry in stored.items()}
     mismatch = inventory.compare(shapes, expected)
     renamed = proposed({key: expected[key] for key in mismatch.missing}, {key: shapes[key] for key in mismatch.extra})
     paired = {rename.expected for rename in renamed} | {rename.found for rename in renamed}
-    return Part(
+    return ComponentReport(
         name,
-        [Entry(key, entry.shape, entry.dtype, entry.parameters, entry.bytes) for key, entry in stored.items()],
+        [StoredTensor(key, entry.shape, entry.dtype, entry.parameters, entry.bytes) for key, entry in stored.items()],
         missing=[key for key in mismatch.missing if key not in paired],
         extra=[key for key in mismatch.extra if key not in paired],
         misshapen=mismatch.misshapen,

@@ -162,10 +162,10 @@ def _blame(command: arguments.Blame) -> int:
 @execute.register
 def _scorecard(command: arguments.Scorecard) -> int:
     from waypoint_parity.harness.cli.text_scorecard import scorecard_lines
-    from waypoint_parity.harness.explain.scorecard.score import Plan, score
+    from waypoint_parity.harness.explain.scorecard.score import ScorecardPlan, score
     from waypoint_parity.harness.progress import counter
 
-    plan = Plan(command.suite, command.only, command.stacked, command.seed, command.sizes)
+    plan = ScorecardPlan(command.suite, command.only, command.stacked, command.seed, command.sizes)
     with counter() as announce:
         card = score(plan, jobs=command.jobs, announce=announce)
     print("\n".join(scorecard_lines(card)))

@@ -6,7 +6,7 @@ from textwrap import wrap
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide
-from waypoint_parity.harness.checkpoint.inspection import Entry, Inspection, Part, rules
+from waypoint_parity.harness.checkpoint.inspection import ComponentReport, Inspection, StoredTensor, rules
 from waypoint_parity.harness.checkpoint.loading import Loading
 from waypoint_parity.harness.errors import listed
 from waypoint_parity.harness.record.statistics import summarise
@@ -73,17 +73,17 @@ def _prompt_lines(scenario: Scenario) -> list[str]:
     return [f"  prompt           {shown}, {padded:.1%} padded"]
 
 
-def _total(part: Part) -> str:
+def _total(part: ComponentReport) -> str:
     return f"{part.name:12} {_sizes(part.tensors)}"
 
 
-def _sizes(entries: Sequence[Entry]) -> str:
+def _sizes(entries: Sequence[StoredTensor]) -> str:
     parameters, size = sum(entry.parameters for entry in entries), sum(entry.bytes for entry in entries)
     dtypes = "/".join(sorted({entry.dtype for entry in entries}))
     return f"{len(entries):5} tensors {parameters:>16,} parameters {size:>16,} bytes  {dtypes}"
 
 
-def _module_lines(entries: Sequence[Entry]) -> list[str]:
+def _module_lines(entries: Sequence[StoredTensor]) -> list[str]:
     """One line per module, those of all blocks together."""
     ordered = sorted(entries, key=lambda entry: _module(entry.key))
     groups = [(module, list(group)) for module, group in groupby(ordered, key=lambda entry: _module(entry.key))]
@@ -97,7 +97,7 @@ def _module(key: str) -> str:
     return ".".join(path[:depth]) or key
 
 
-def _entry_lines(entries: Iterable[Entry]) -> list[str]:
+def _entry_lines(entries: Iterable[StoredTensor]) -> list[str]:
     return [
         f"  {entry.key:72} {list(entry.shape)!s:20} {entry.dtype:5} {entry.parameters:>12,} {entry.bytes:>14,}"
         for entry in entries

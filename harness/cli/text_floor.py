@@ -3,11 +3,11 @@
 from statistics import fmean
 
 from waypoint_parity.harness.judge.judgement import fixed_tolerance
-from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, Floor, SessionFloor, floor_bounds
+from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, NoiseFloor, SessionFloor, floor_bounds
 from waypoint_parity.harness.run.keys import Key
 
 
-def floor_lines(floor: Floor, false_alarm_rate: float = FALSE_ALARM_RATE) -> list[str]:
+def floor_lines(floor: NoiseFloor, false_alarm_rate: float = FALSE_ALARM_RATE) -> list[str]:
     """A floor in a few lines for each kind of session."""
     lines = [
         f"{floor.reference} against itself, {floor.numerics['dtype']}, torch {floor.torch}, {floor.cpu_capability}, "
@@ -18,7 +18,7 @@ def floor_lines(floor: Floor, false_alarm_rate: float = FALSE_ALARM_RATE) -> lis
     return lines
 
 
-def _session_lines(floor: Floor, session: SessionFloor, rate: float) -> list[str]:
+def _session_lines(floor: NoiseFloor, session: SessionFloor, rate: float) -> list[str]:
     bounds = floor_bounds(floor, session, rate, fixed_tolerance(floor.numerics["dtype"]))
     distance, norm = bounds.factors
     limits = {
@@ -42,6 +42,6 @@ def _at(limit: float, place: tuple[str, int, str]) -> str:
     return f"{limit:.1e} ({site}, {phase} step {step})"
 
 
-def _changes(floor: Floor, session: SessionFloor) -> str:
+def _changes(floor: NoiseFloor, session: SessionFloor) -> str:
     means = [fmean(errors) for errors in zip(*(site.changes for site in session.sites), strict=True)]
     return ", ".join(f"{name} {mean:.1e}" for name, mean in zip(floor.changes, means, strict=True))

@@ -1,7 +1,7 @@
 """A scorecard as a table for a terminal."""
 
 from waypoint_parity.harness.explain.blame.result import Share
-from waypoint_parity.harness.explain.scorecard.card import CleanRow, Row, Scorecard, StackedRow
+from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow
 
 
 def scorecard_lines(card: Scorecard) -> list[str]:
@@ -15,7 +15,7 @@ def scorecard_lines(card: Scorecard) -> list[str]:
     return [*lines, *([""] if alarms else []), *alarms, "", *_sums(card)]
 
 
-def _row(row: Row) -> str:
+def _row(row: FaultRow) -> str:
     seen = "right" if row.first_site_right else ("MISSED" if not row.detected else "WRONG")
     blamed = ", ".join(row.blamed) or "nothing"
     shares = " ".join(f"{_share(share):>5}" for share in (row.necessity, row.sufficiency))

@@ -9,7 +9,7 @@ import numpy as np
 from waypoint_parity.harness.compare.occurrences import Places, Seen
 from waypoint_parity.harness.compare.rows import Forms, Rows, Waiting, no_rows, read_rows, rows_again
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.blocks import Part
+from waypoint_parity.harness.record.blocks import FilePart
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
 
@@ -21,10 +21,10 @@ class Matches(NamedTuple):
     references: Rows
 
 
-class Side:
+class SideRecords:
     """One dump's part as it is read: rows that are not yet matched by their place in the file, then those that wait."""
 
-    def __init__(self, part: Part, forms: Forms, taken: Selection | None = None) -> None:
+    def __init__(self, part: FilePart, forms: Forms, taken: Selection | None = None) -> None:
         """`taken`: what of this dump the other one recorded too; None for everything."""
         self.seen = Seen()
         self.lines = 0
@@ -75,7 +75,7 @@ class Side:
         return rows_again(self._part, [self.waiting.pop(code) for code in codes], self._forms)
 
 
-def align(reference: Side, candidate: Side) -> Iterator[Matches]:
+def align(reference: SideRecords, candidate: SideRecords) -> Iterator[Matches]:
     """Match the rows of two sides by key. What waits for its partner at the end is left in `waiting` of each side."""
     while not (reference.finished and candidate.finished):
         # The one that is behind, so that dumps of unequal length do not drift apart.
@@ -91,7 +91,7 @@ def align(reference: Side, candidate: Side) -> Iterator[Matches]:
                 yield from _against_waiting(side, other, side is reference)
 
 
-def _heads(reference: Side, candidate: Side, count: int) -> Matches:
+def _heads(reference: SideRecords, candidate: SideRecords, count: int) -> Matches:
     """The first `count` rows of both sides, which have the same keys in the same order."""
     matches = Matches(candidate.rows.take(slice(count)), reference.rows.take(slice(count)))
     reference.drop(count)
@@ -99,7 +99,7 @@ def _heads(reference: Side, candidate: Side, count: int) -> Matches:
     return matches
 
 
-def _walk(reference: Side, candidate: Side) -> Iterator[Matches]:
+def _walk(reference: SideRecords, candidate: SideRecords) -> Iterator[Matches]:
     """Match until one side has no row left, by keys that come elsewhere. Finds back to the same place on both sides."""
     expected, actual = reference.rows.codes.tolist(), candidate.rows.codes.tolist()
     # Indices of rows whose partner is: at hand; among those of the candidate that wait; of the reference.
@@ -130,7 +130,7 @@ def _walk(reference: Side, candidate: Side) -> Iterator[Matches]:
     candidate.drop(j)
 
 
-def _against_waiting(side: Side, other: Side, is_reference: bool) -> Iterator[Matches]:
+def _against_waiting(side: SideRecords, other: SideRecords, is_reference: bool) -> Iterator[Matches]:
     """Match what is left of `side` with what waits of the `other`, which has no more to come."""
     found = []
     for index, code in enumerate(side.rows.codes.tolist()):
@@ -142,7 +142,7 @@ def _against_waiting(side: Side, other: Side, is_reference: bool) -> Iterator[Ma
     side.drop(len(side.rows))
 
 
-def _waited(side: Side, other: Side, found: list[int], is_candidate: bool) -> Iterator[Matches]:
+def _waited(side: SideRecords, other: SideRecords, found: list[int], is_candidate: bool) -> Iterator[Matches]:
     """The matches of rows `found` of `side` with those of the `other` that wait for them, if there are any."""
     if found:
         rows = side.rows.take(np.array(found))
@@ -154,7 +154,9 @@ def comes_twice(path: Path, key: Key) -> UserError:
     """The error of a key that two records of a file have. Reads the file up to the second one."""
     places = Places()
     code = places.codes([key])[0]
-    found = (at + 1 for _, rows in read_rows(Part(path), Forms(places)) for at in rows.at[rows.codes == code].tolist())
+    found = (
+        at + 1 for _, rows in read_rows(FilePart(path), Forms(places)) for at in rows.at[rows.codes == code].tolist()
+    )
     first, second = next(found), next(found)
     return UserError(
         f"{path}, line {second}: {key} comes twice",

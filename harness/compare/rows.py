@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices, Places
-from waypoint_parity.harness.record.blocks import Block, Part, blocks
+from waypoint_parity.harness.record.blocks import FilePart, LineBlock, blocks
 from waypoint_parity.harness.record.records import MOST_FRAMES, SKETCH_SIZE, Record, decode_record
 from waypoint_parity.harness.run.keys import Phase
 
@@ -82,10 +82,10 @@ class Forms(dict[Form, int]):
         return places.astype(np.int64), alike.astype(np.int64), elements
 
 
-class Source:
+class RowLines:
     """The lines that rows were read from, and the index of the first of them in its part."""
 
-    def __init__(self, part: Part, first: int, content: bytes) -> None:
+    def __init__(self, part: FilePart, first: int, content: bytes) -> None:
         self._part = part
         self._first = first
         self._content = content
@@ -136,7 +136,7 @@ class Rows:
 
     def record(self, index: int) -> Record:
         """The whole record of a row."""
-        source: Source = self.sources[index]
+        source: RowLines = self.sources[index]
         return source.record(int(self.at[index]))
 
     def waiting(self, index: int) -> "Waiting":
@@ -164,12 +164,12 @@ class _Columns:
         self._digests: list[str | None] = []
         self._sketches: list[bytes] = []
         self._at: list[int] = []
-        self._sources: list[Source] = []
+        self._sources: list[RowLines] = []
 
     def __len__(self) -> int:
         return len(self._forms)
 
-    def add(self, rows: list[Row], at: Iterable[int], sources: Iterable[Source]) -> None:
+    def add(self, rows: list[Row], at: Iterable[int], sources: Iterable[RowLines]) -> None:
         """Take rows, the indices of their lines, and where they were read."""
         self._forms.extend(map(self._all_forms.__getitem__, map(_form, rows)))
         self._frames.extend(map(_frame, rows))
@@ -204,7 +204,7 @@ def no_rows(forms: Forms) -> Rows:
     return _Columns(forms).rows()
 
 
-def read_rows(part: Part, forms: Forms) -> Iterator[tuple[int, Rows]]:
+def read_rows(part: FilePart, forms: Forms) -> Iterator[tuple[int, Rows]]:
     """(bytes, rows) of a part, some blocks at a time.
 
     Raises UserError, naming file and line, for a line that is no record.
@@ -212,7 +212,7 @@ def read_rows(part: Part, forms: Forms) -> Iterator[tuple[int, Rows]]:
     columns, length = _Columns(forms), 0
     for block in blocks(part):
         rows = _decoded(part, block)
-        source = Source(part, block.first, block.content)
+        source = RowLines(part, block.first, block.content)
         columns.add(rows, range(block.first, block.first + len(rows)), [source] * len(rows))
         length += len(block.content)
         if len(columns) >= _AT_ONCE:
@@ -222,15 +222,15 @@ def read_rows(part: Part, forms: Forms) -> Iterator[tuple[int, Rows]]:
         yield length, columns.rows()
 
 
-def rows_again(part: Part, waiting: Sequence[Waiting], forms: Forms) -> Rows:
+def rows_again(part: FilePart, waiting: Sequence[Waiting], forms: Forms) -> Rows:
     """The rows [n] of a part that waited."""
     columns = _Columns(forms)
     rows = _decoder.decode_lines(b"\n".join(line for _, line in waiting))
-    columns.add(rows, (at for at, _ in waiting), (Source(part, *row) for row in waiting))
+    columns.add(rows, (at for at, _ in waiting), (RowLines(part, *row) for row in waiting))
     return columns.rows()
 
 
-def _decoded(part: Part, block: Block) -> list[Row]:
+def _decoded(part: FilePart, block: LineBlock) -> list[Row]:
     try:
         rows = _decoder.decode_lines(block.content)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -241,7 +241,7 @@ def _decoded(part: Part, block: Block) -> list[Row]:
     return rows if whole else _one_by_one(part, block)
 
 
-def _one_by_one(part: Part, block: Block) -> list[Row]:
+def _one_by_one(part: FilePart, block: LineBlock) -> list[Row]:
     """The rows of a block that has a line which may be broken."""
     lines = block.content.split(b"\n")[:-1]
     records = [decode_record(part, index, line) for index, line in enumerate(lines, start=block.first)]

@@ -80,7 +80,7 @@ def _crossing(line: npt.NDArray[np.float64], above: int, below: int, level: floa
     return above + (below - above) * float((line[above] - level) / (line[above] - line[below]))
 
 
-Cause = Literal["none", "blur", "noise", "shift", "contrast", "compression", "other"]
+Resemblance = Literal["none", "blur", "noise", "shift", "contrast", "compression", "other"]
 
 # Of red, green and blue in the luma (ITU-R BT.601).
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -115,7 +115,7 @@ class BlurDecision(msgspec.Struct, frozen=True, kw_only=True):
     more zeros there are on JPEG's grid than off it, and than the reference has there: about 1 without JPEG.
     """
 
-    cause: Cause
+    cause: Resemblance
     sharpness: float | None
     sharpness_with_noise: float | None
     edge_width: float | None
@@ -249,14 +249,14 @@ class _Residual:
             float(np.square(_inside(plane)).mean()) for plane in (luma - reference, luma - moved, self._rest)
         ]
 
-    def cause(self, flat: npt.NDArray[np.intp], grid: float) -> Cause:
+    def cause(self, flat: npt.NDArray[np.intp], grid: float) -> Resemblance:
         """What explains most of the difference; `flat` are the reference's flat blocks, `grid` as in BlurDecision."""
         whole, unshifted, rest = self._energies
         if whole < ROUNDING**2:
             return "none"
         if self.likeness < LEAST_LIKENESS:
             return "other"
-        gone: dict[Cause, float] = {"shift": whole - unshifted, "contrast": unshifted - rest}
+        gone: dict[Resemblance, float] = {"shift": whole - unshifted, "contrast": unshifted - rest}
         largest = max(gone, key=lambda cause: gone[cause])
         if gone[largest] > rest:
             return largest

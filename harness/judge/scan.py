@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from waypoint_parity.harness.compare.align import Matches, Side, align
+from waypoint_parity.harness.compare.align import Matches, SideRecords, align
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.occurrences import Seen
 from waypoint_parity.harness.compare.record_error import record_error, row_errors
@@ -16,7 +16,7 @@ from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
 from waypoint_parity.harness.judge.tally import Tally
 from waypoint_parity.harness.processes import available_cores, end_with_the_parent
-from waypoint_parity.harness.record.blocks import Part, split
+from waypoint_parity.harness.record.blocks import FilePart, split
 from waypoint_parity.harness.record.selection import Selection
 
 # Below this a process takes longer to start than to read its part.
@@ -24,11 +24,11 @@ _RECORDS_PER_PROCESS = 100_000
 
 
 @dataclass(frozen=True)
-class Task:
+class ScanTask:
     """A part of each dump, the selection that the other dump took of it, and how to judge."""
 
-    reference: Part
-    candidate: Part
+    reference: FilePart
+    candidate: FilePart
     reference_taken: Selection | None
     candidate_taken: Selection | None
     judgement: Judgement
@@ -44,7 +44,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Swept:
+class Scanned:
     """What a task found, counted from the beginnings of its parts. `waiting`, by code, found no partner in it."""
 
     tally: Tally
@@ -61,15 +61,15 @@ def processes(records: int) -> int:
 
 def tasks(
     reference: Path, candidate: Path, taken: tuple[Selection | None, Selection | None], judgement: Judgement, parts: int
-) -> list[Task]:
+) -> list[ScanTask]:
     """The tasks of a sweep over two files of records; `taken` as in Task, the reference's first."""
     pairs = list(zip(split(reference, parts), split(candidate, parts), strict=False))
     if len(pairs) < parts:
         pairs = [(split(reference, 1)[0], split(candidate, 1)[0])]
-    return [Task(*pair, *taken, judgement) for pair in pairs]
+    return [ScanTask(*pair, *taken, judgement) for pair in pairs]
 
 
-def sweep(work: list[Task]) -> Iterator[Swept]:
+def sweep(work: list[ScanTask]) -> Iterator[Scanned]:
     """What each task found, in their order. Raises UserError for a dump that is broken."""
     if len(work) == 1:
         yield run(work[0])
@@ -86,16 +86,16 @@ def _settle() -> None:
     gc.disable()
 
 
-def run(task: Task) -> Swept:
+def run(task: ScanTask) -> Scanned:
     """Match and judge the records of a task."""
     ledger = Ledger(task.judgement)
     forms = Forms(ledger.tally.places)
-    reference = Side(task.reference, forms, task.reference_taken)
-    candidate = Side(task.candidate, forms, task.candidate_taken)
+    reference = SideRecords(task.reference, forms, task.reference_taken)
+    candidate = SideRecords(task.candidate, forms, task.candidate_taken)
     for matches in align(reference, candidate):
         judge(ledger, matches)
     left = (Leftover(side.lines, side.seen, side.waiting) for side in (reference, candidate))
-    return Swept(ledger.tally, *left)
+    return Scanned(ledger.tally, *left)
 
 
 def judge(ledger: Ledger, matches: Matches) -> None:

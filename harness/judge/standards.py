@@ -13,7 +13,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.judgement import FIXED, Bounds, Judgement, Tolerance, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import (
     FALSE_ALARM_RATE,
-    Floor,
+    NoiseFloor,
     floor_bounds,
     floor_path,
     read_floor,
@@ -30,7 +30,7 @@ class Standards:
     """A noise floor where there is one, a fixed tolerance where there is none, and what may differ or lack by name."""
 
     tolerance: Tolerance
-    floor: Floor | None = None
+    floor: NoiseFloor | None = None
     false_alarm_rate: float = FALSE_ALARM_RATE
     accepted_inputs: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Standards:
         return replace(self.tolerance, reason=f"the noise floor has no session {seeded} an image under these sigmas")
 
 
-def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None = None) -> Floor | str:
+def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None = None) -> NoiseFloor | str:
     """The floor `named`, else the one that travels with the checkpoint in `folder`; or why there is none.
 
     Raises UserError for a floor that is named and belongs to another checkpoint or dtype.

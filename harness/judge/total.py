@@ -7,8 +7,8 @@ from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices, Pl
 from waypoint_parity.harness.compare.rows import Forms, Rows, Waiting, rows_again
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
-from waypoint_parity.harness.judge.scan import Leftover, Swept, judge
-from waypoint_parity.harness.record.blocks import Part
+from waypoint_parity.harness.judge.scan import Leftover, Scanned, judge
+from waypoint_parity.harness.record.blocks import FilePart
 
 
 class Half:
@@ -31,7 +31,7 @@ class Half:
 
     def waited(self, codes: list[int], forms: Forms) -> Rows:
         """The rows of these codes, which wait no longer."""
-        return rows_again(Part(self.records), [self.waiting.pop(code) for code in codes], forms)
+        return rows_again(FilePart(self.records), [self.waiting.pop(code) for code in codes], forms)
 
     def generated(self, places: Places) -> list[int]:
         """The frames that the dump shows the generation of."""
@@ -46,7 +46,7 @@ class Whole:
         self.reference = Half(reference)
         self.candidate = Half(candidate)
 
-    def add(self, part: Swept) -> None:
+    def add(self, part: Scanned) -> None:
         """Add the part that comes next. Raises UserError for a key that an earlier part of the same dump had."""
         tally, lines = self.ledger.tally, (self.candidate.lines, self.reference.lines)
         numbers = tally.merge(part.tally, lines)

@@ -17,7 +17,7 @@ LONGEST_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """The lines of `path` that begin in [`start`, `stop`), which are offsets of line beginnings; None for the end."""
 
     path: Path
@@ -29,7 +29,7 @@ class Part:
         return _lines_before(self.path, self.start) + index + 1
 
 
-def split(path: Path, parts: int) -> list[Part]:
+def split(path: Path, parts: int) -> list[FilePart]:
     """`path` in `parts` of about equal size; one alone where its lines are too long to find their ends."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -37,12 +37,12 @@ def split(path: Path, parts: int) -> list[Part]:
         for part in range(1, parts):
             file.seek(size * part // parts)
             if not file.readline(LONGEST_LINE).endswith(b"\n"):
-                return [Part(path, 0, size)]
+                return [FilePart(path, 0, size)]
             cuts.append(file.tell())
-    return [Part(path, *bounds) for bounds in zip(cuts, [*cuts[1:], size], strict=True)]
+    return [FilePart(path, *bounds) for bounds in zip(cuts, [*cuts[1:], size], strict=True)]
 
 
-class Block(NamedTuple):
+class LineBlock(NamedTuple):
     """Whole lines of a part: the index of the first of them in the part, how many there are, and what they hold."""
 
     first: int
@@ -50,7 +50,7 @@ class Block(NamedTuple):
     content: bytes
 
 
-def blocks(part: Part) -> Iterator[Block]:
+def blocks(part: FilePart) -> Iterator[LineBlock]:
     """The blocks of a part.
 
     Raises UserError, naming file and line, for a line that is too long, or cut short at the end of the file.
@@ -66,7 +66,7 @@ def blocks(part: Part) -> Iterator[Block]:
                 too_long = len(rest) == LONGEST_LINE
                 problem = f"a line of more than {LONGEST_LINE} bytes" if too_long else "the line is cut short"
                 raise not_a_record(part, first + lines, problem)
-            yield Block(first, lines, content)
+            yield LineBlock(first, lines, content)
             first += lines
 
 
@@ -80,7 +80,7 @@ def opened(path: Path) -> BinaryIO:
         ) from error
 
 
-def not_a_record(part: Part, index: int, problem: str, expected: str = "one whole JSON record") -> UserError:
+def not_a_record(part: FilePart, index: int, problem: str, expected: str = "one whole JSON record") -> UserError:
     """The error of line `index` of a part, from 0."""
     return UserError(
         f"{part.path}, line {part.line_number(index)}: not a record",

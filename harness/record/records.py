@@ -12,7 +12,7 @@ import numpy.typing as npt
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.rings.side import RingGeometry, Sign
 from waypoint_parity.harness.files import read_document
-from waypoint_parity.harness.record.blocks import Part, blocks, not_a_record
+from waypoint_parity.harness.record.blocks import FilePart, blocks, not_a_record
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key, Phase
 
@@ -167,7 +167,7 @@ def read_records(folder: Path) -> Iterator[Record]:
 
     A file that ends before or after the record that its manifest promises as the last raises UserError too.
     """
-    part, number = Part(folder / RECORDS_NAME), 0
+    part, number = FilePart(folder / RECORDS_NAME), 0
     promised = read_manifest(folder).observed
     for first, _, content in blocks(part):
         for index, line in enumerate(content.split(b"\n")[:-1], start=first):
@@ -187,7 +187,7 @@ def check_promised(path: Path, number: int, promised: int) -> None:
         )
 
 
-def decode_record(part: Part, index: int, line: bytes) -> Record:
+def decode_record(part: FilePart, index: int, line: bytes) -> Record:
     """The record on line `index` of a part. Raises UserError, naming file and line, where it is none."""
     try:
         record = _decoder.decode(line)
@@ -222,7 +222,7 @@ def records_mentioning(folder: Path, words: Collection[str]) -> Iterator[Record]
     record that its manifest promises as the last. To decode every record takes ten times as long.
     """
     sought = [word.encode() for word in words]
-    part, number = Part(folder / RECORDS_NAME), 0
+    part, number = FilePart(folder / RECORDS_NAME), 0
     promised = read_manifest(folder).observed
     for first, lines, content in blocks(part):
         for index, line in enumerate(content.split(b"\n")[:-1], start=first):

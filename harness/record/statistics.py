@@ -32,7 +32,7 @@ _MEASURED = [len(_COLUMNS), SAMPLES, SKETCH_SIZE]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Statistics:
     """What a record says of a tensor's values. Statistics are over the finite elements; None where there are none."""
 
     mean: float | None
@@ -86,12 +86,12 @@ class Measurements:
             self._measured.append((self._count, measure(tensor)))
         self._count += 1
 
-    def fetch(self) -> list[Summary]:
+    def fetch(self) -> list[Statistics]:
         """The summaries of all that was added since the last fetch, in one transfer from each device."""
         for alike in self._alike.values():
             places, tensors = zip(*alike, strict=True)
             self._measured += zip(places, _measure_rows(torch.stack(tensors)), strict=True)
-        summaries: dict[int, Summary] = {}
+        summaries: dict[int, Statistics] = {}
         for device in {measured.device for _, measured in self._measured}:
             places, vectors = zip(*(each for each in self._measured if each[1].device == device), strict=True)
             summaries |= zip(places, _unpacked(torch.stack(vectors)), strict=True)
@@ -102,17 +102,17 @@ class Measurements:
         return in_order
 
 
-def summarise(tensor: Tensor) -> Summary:
+def summarise(tensor: Tensor) -> Statistics:
     """The summary of one tensor, of any shape and dtype, on any device."""
     return next(_unpacked(measure(tensor)[None]))
 
 
-def _unpacked(measured: Tensor) -> Iterator[Summary]:
+def _unpacked(measured: Tensor) -> Iterator[Statistics]:
     """The summaries of `measured` [n, sum(_MEASURED)]; waits for the device that it lies on."""
     columns, samples, sketches = torch.split(measured.cpu(), _MEASURED, dim=1)
     # Infinite, without numpy's warning, where a projection of huge values leaves fp32.
     for row in zip(columns.tolist(), samples.tolist(), sketches.float().numpy().astype("<f4"), strict=True):
-        yield Summary.of(row[0], row[1], row[2].tobytes())
+        yield Statistics.of(row[0], row[1], row[2].tobytes())
 
 
 def measure(tensor: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from waypoint_parity.harness.record.records import (
     to_json,
 )
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
-from waypoint_parity.harness.record.statistics import Measurements, Summary
+from waypoint_parity.harness.record.statistics import Measurements, Statistics
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass
 from waypoint_parity.harness.run.keys import Key, is_optional
 from waypoint_parity.harness.run.scenario import Scenario
@@ -221,7 +221,7 @@ def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:
     Image.fromarray(pixels.cpu().numpy()).save(frame_path(folder, frame), compress_level=1)
 
 
-def _record(header: _Header, summary: Summary) -> Record:
+def _record(header: _Header, summary: Statistics) -> Record:
     return Record(
         frame=header.key.frame,
         phase=header.key.phase,

@@ -16,14 +16,16 @@ from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.records import to_json
-from waypoint_parity.harness.sweep.run_cell import Task
+from waypoint_parity.harness.sweep.run_cell import CellTask
 from waypoint_parity.harness.sweep.store import Store
 from waypoint_parity.harness.sweep.summary import Summary
 
 BLAME_FOLDER = "blame"
 
 
-def find_culprit(summary: Summary, store: Store, tasks: Mapping[str, Task], announce: Callable[[str], None]) -> Summary:
+def find_culprit(
+    summary: Summary, store: Store, tasks: Mapping[str, CellTask], announce: Callable[[str], None]
+) -> Summary:
     """`summary` with the causes of the first cell that diverges, if any does.
 
     The search that an interrupted sweep left goes on where it was.
@@ -43,7 +45,7 @@ def find_culprit(summary: Summary, store: Store, tasks: Mapping[str, Task], anno
     return msgspec.structs.replace(summary, blamed=name, causes=causes_in_brief(blame), born=born)
 
 
-def _searched(task: Task, store: Store, announce: Callable[[str], None]) -> Blame:
+def _searched(task: CellTask, store: Store, announce: Callable[[str], None]) -> Blame:
     out = store.made(task.digest) / BLAME_FOLDER
     if (out / BLAME_NAME).is_file():
         return read_blame(out / BLAME_NAME)

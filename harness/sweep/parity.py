@@ -20,7 +20,7 @@ from waypoint_parity.harness.sweep.dispatch import dispatched
 from waypoint_parity.harness.sweep.effects import effects
 from waypoint_parity.harness.sweep.executors import Opening, in_process
 from waypoint_parity.harness.sweep.identity import Rules, address, identity
-from waypoint_parity.harness.sweep.run_cell import Task, run_cell
+from waypoint_parity.harness.sweep.run_cell import CellTask, run_cell
 from waypoint_parity.harness.sweep.store import Store, read_cell
 from waypoint_parity.harness.sweep.summary import (
     SUMMARY_NAME,
@@ -73,13 +73,13 @@ def run_parity(run: ParityRun, cells: Sequence[Cell], announce: Callable[[str], 
     return summary
 
 
-def _task(run: ParityRun, store: Store, cell: Cell) -> Task:
+def _task(run: ParityRun, store: Store, cell: Cell) -> CellTask:
     described = identity(run.rules, run.checkpoint, cell)
-    return Task(cell, run.rules, run.checkpoint, store.out, address(described), described)
+    return CellTask(cell, run.rules, run.checkpoint, store.out, address(described), described)
 
 
 def _run_all(
-    run: ParityRun, store: Store, tasks: Iterable[Task], announce: Callable[[str], None]
+    run: ParityRun, store: Store, tasks: Iterable[CellTask], announce: Callable[[str], None]
 ) -> dict[str, Exception]:
     """Run the tasks whose cells are not there; returns what failed, by the cell's name."""
     missing = []
@@ -98,14 +98,14 @@ def _run_all(
     return failed
 
 
-def _raise_if_hopeless(tasks: Mapping[str, Task], failed: Mapping[str, Exception]) -> None:
+def _raise_if_hopeless(tasks: Mapping[str, CellTask], failed: Mapping[str, Exception]) -> None:
     """Raise the one reason of the user's for which no cell could be run."""
     first = next(iter(failed.values()), None)
     if isinstance(first, UserError) and len(failed) == len(tasks) and len({str(each) for each in failed.values()}) == 1:
         raise first
 
 
-def _summary(run: ParityRun, store: Store, tasks: Mapping[str, Task], failed: Mapping[str, Exception]) -> Summary:
+def _summary(run: ParityRun, store: Store, tasks: Mapping[str, CellTask], failed: Mapping[str, Exception]) -> Summary:
     variants, forced, runs = {}, {}, {}
     for name, task in tasks.items():
         if name in failed:
@@ -138,7 +138,7 @@ def _summary(run: ParityRun, store: Store, tasks: Mapping[str, Task], failed: Ma
     return msgspec.structs.replace(summary, effects=effects(runs, variants, failing))
 
 
-def _failure(task: Task, error: Exception) -> CellFailure:
+def _failure(task: CellTask, error: Exception) -> CellFailure:
     mistake = isinstance(error, UserError)
     return CellFailure(
         name=task.cell.name,

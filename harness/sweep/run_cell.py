@@ -31,7 +31,7 @@ KEPT = ("latent",)
 
 
 @dataclass(frozen=True)
-class Task:
+class CellTask:
     """A cell to be run wherever there is room: everything that a worker needs, by value."""
 
     cell: Cell
@@ -65,7 +65,7 @@ class _Pair:
     truth: Adapter | None
 
 
-def run_cell(task: Task) -> None:
+def run_cell(task: CellTask) -> None:
     """Run the cell of `task` into the folder of its address; nothing where another sweep has made it by now.
 
     Raises UserError for what the user has to mend, and what an adapter raises.
@@ -97,7 +97,7 @@ def run_cell(task: Task) -> None:
         )
 
 
-def _free(task: Task, pair: _Pair, folder: Path) -> Comparison:
+def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     """The free-running session of both, with their dumps."""
 
     def side(role: str, of: _Implementation) -> Side:
@@ -113,7 +113,7 @@ def _free(task: Task, pair: _Pair, folder: Path) -> Comparison:
     return comparison
 
 
-def _forced(task: Task, pair: _Pair) -> Comparison:
+def _forced(task: CellTask, pair: _Pair) -> Comparison:
     """The session whose caches and latents follow the reference's; it is not dumped."""
     reference, candidate = (Side(of.name, of.adapter) for of in (pair.reference, pair.candidate))
     return lockstep(reference, candidate, task.checkpoint, task.cell.scenario, task.judgement, teacher_forced=True)
@@ -128,7 +128,7 @@ def _write(document: object, path: Path) -> None:
 _kept = threading.local()
 
 
-def _loaded(task: Task) -> _Pair:
+def _loaded(task: CellTask) -> _Pair:
     """The implementations of a cell, loaded now or for the cell before."""
     key = (task.rules, task.cell.candidate, task.cell.numerics, task.checkpoint.digest)
     if getattr(_kept, "key", None) != key:
@@ -139,7 +139,7 @@ def _loaded(task: Task) -> _Pair:
     return pair
 
 
-def _load(task: Task) -> _Pair:
+def _load(task: CellTask) -> _Pair:
     checkpoint, rules, cell = task.checkpoint, task.rules, task.cell
 
     def load(name: str) -> _Implementation:

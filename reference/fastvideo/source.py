@@ -45,7 +45,7 @@ TESTED_SOURCES = "6acbd3a70816a1a243fa72b034e8c0d71729d4ab157c6556c2c5460d06b249
 
 
 @dataclass(frozen=True)
-class Source:
+class PortModules:
     """The port's modules, imported."""
 
     transformer: Any
@@ -82,7 +82,7 @@ def check_revision(package: Path) -> None:
 
 
 @contextmanager
-def imported(package: Path) -> Iterator[Source]:
+def imported(package: Path) -> Iterator[PortModules]:
     """The modules of the port in `package` while the context is open; its models are to be built inside it.
 
     Afterwards `sys.modules` and the settings of the process are as they were, so that a process that uses FastVideo
@@ -100,7 +100,7 @@ def imported(package: Path) -> Iterator[Source]:
             sys.modules.update(aside)
 
 
-def _import(package: Path) -> Source:
+def _import(package: Path) -> PortModules:
     try:
         _stand_in(PACKAGE, package)
         _stand_in(f"{PACKAGE}.utils", None, StoreBoolean=object)
@@ -109,7 +109,7 @@ def _import(package: Path) -> Source:
         cpu: Any = importlib.import_module(f"{PACKAGE}.platforms.cpu")
         vars(platforms).update(AttentionBackendEnum=interface.AttentionBackendEnum, current_platform=cpu.CpuPlatform())
         version: Any = importlib.import_module(f"{PACKAGE}.version")
-        return Source(
+        return PortModules(
             transformer=importlib.import_module(f"{PACKAGE}.models.dits.waypoint_transformer"),
             autoencoder=importlib.import_module(f"{PACKAGE}.models.vaes.world_engine_vae"),
             release=version.__version__,

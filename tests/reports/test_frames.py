@@ -8,11 +8,11 @@ from PIL import Image
 
 from waypoint_parity.harness.compare.pictures import read_pixels
 from waypoint_parity.reports.frames import MOST_GAIN, Gallery, amplified, lossy
-from waypoint_parity.reports.run import Run, read_run
+from waypoint_parity.reports.run import FinishedRun, read_run
 
 
 @pytest.fixture(scope="module")
-def run(diverged: Path) -> Run:
+def run(diverged: Path) -> FinishedRun:
     return read_run(diverged)
 
 
@@ -30,7 +30,7 @@ def test_a_difference_is_shown_as_large_as_fits_by_a_power_of_two() -> None:
     assert not amplified(expected, expected)[1].any()
 
 
-def test_the_difference_is_that_of_the_exact_frames(run: Run, diverged: Path) -> None:
+def test_the_difference_is_that_of_the_exact_frames(run: FinishedRun, diverged: Path) -> None:
     assert run.focus is not None
     frame = run.focus.frames[-1]
     exact = [read_pixels(run.focus.picture(side, frame)) for side in ("candidate", "reference")]
@@ -40,7 +40,7 @@ def test_the_difference_is_that_of_the_exact_frames(run: Run, diverged: Path) ->
     assert shown.pictures["difference"] == lossy(difference, difference.shape[1])
 
 
-def test_the_cell_in_focus_is_shown_in_full_and_the_others_smaller(run: Run, diverged: Path) -> None:
+def test_the_cell_in_focus_is_shown_in_full_and_the_others_smaller(run: FinishedRun, diverged: Path) -> None:
     gallery = Gallery(diverged / "report.html", run)
     (other,) = (cell for cell in run.cells if cell is not run.focus)
     assert run.focus is not None
@@ -48,7 +48,7 @@ def test_the_cell_in_focus_is_shown_in_full_and_the_others_smaller(run: Run, div
     assert {shown_at(shown.pictures["candidate"]) for shown in gallery.frames(other)} == {(320, 180)}
 
 
-def test_a_small_budget_makes_small_pictures_and_a_used_up_one_none_but_links(run: Run, diverged: Path) -> None:
+def test_a_small_budget_makes_small_pictures_and_a_used_up_one_none_but_links(run: FinishedRun, diverged: Path) -> None:
     (other,) = (cell for cell in run.cells if cell is not run.focus)
     for budget in (300_000, 100_000, 100):
         shown = Gallery(diverged / "report.html", run, budget).frames(other)

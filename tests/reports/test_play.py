@@ -10,7 +10,7 @@ import pytest
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.cli.options import Play
 from waypoint_parity.harness.families.waypoint.play.server import serving
-from waypoint_parity.harness.families.waypoint.play.stage import Stage, staged
+from waypoint_parity.harness.families.waypoint.play.stage import PlayStage, staged
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario, write_scenario
 from waypoint_parity.reports.play import play_page
 
@@ -21,7 +21,7 @@ NAME = "eager"
 
 
 @pytest.fixture(scope="module")
-def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayStage]:
     scenario = tmp_path_factory.mktemp("scenario") / "short.safetensors"
     write_scenario(tiny_scenario, scenario)
     with staged(Play(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME)) as stage:
@@ -29,13 +29,13 @@ def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def address(stage: Stage) -> Iterator[str]:
+def address(stage: PlayStage) -> Iterator[str]:
     with serving(stage.play, lambda token: play_page(stage.seen, token)) as address:
         yield address
 
 
 @pytest.fixture
-def page(browser: "Browser", stage: Stage, address: str) -> "Iterator[Page]":
+def page(browser: "Browser", stage: PlayStage, address: str) -> "Iterator[Page]":
     """The page of a session that begins; whatever it complains of, or asks of another server, fails the test."""
     stage.play.restart({"seed": stage.seen.seed})
     context = browser.new_context(viewport={"width": 400, "height": 800}, accept_downloads=True)

@@ -1,9 +1,11 @@
-from waypoint_parity.reports.table import Entry, Table, fixed, scientific
+from waypoint_parity.reports.table import Table, TableCell, fixed, scientific
 
 
 def test_a_number_keeps_its_value_beside_its_text() -> None:
     table = Table.of([{"site": "latent", "error": 1.23456e-7}], {"error": scientific}, {(0, "error"): "bad"})
-    assert list(table.rows()) == [[Entry("site", "latent", None, ""), Entry("error", "1.23e-07", 1.23456e-7, "bad")]]
+    assert list(table.rows()) == [
+        [TableCell("site", "latent", None, ""), TableCell("error", "1.23e-07", 1.23456e-7, "bad")]
+    ]
     assert table.numbers == {"error"}
 
 

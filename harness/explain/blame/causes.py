@@ -10,7 +10,7 @@ from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.explain.blame.explanations import explain
 from waypoint_parity.harness.explain.blame.findings import Finding
 from waypoint_parity.harness.explain.blame.parts import Part, part_named, parts_at
-from waypoint_parity.harness.explain.blame.result import Cause, Explanation, Seen, Share, Signature, SiteErrors
+from waypoint_parity.harness.explain.blame.result import Cause, Explanation, LocalError, Share, Signature, SiteErrors
 from waypoint_parity.harness.explain.blame.signature import Control, signature
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.judge.comparison import Comparison
@@ -88,9 +88,9 @@ def _weight(cause: Cause) -> tuple[float, float, float]:
     return final, every, _distance(cause.worst)
 
 
-def _distance(seen: Seen) -> float:
+def _distance(seen: LocalError) -> float:
     return math.inf if seen.rel_l2 is None else seen.rel_l2
 
 
-def _error(seen: Seen) -> Error:
+def _error(seen: LocalError) -> Error:
     return Error(identical=False, rel_l2=_distance(seen), norm_ratio=seen.norm_ratio, note=seen.note)

@@ -12,7 +12,7 @@ from waypoint_parity.harness.explain.blame.local import LocalErrors
 from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.pace import rank
 from waypoint_parity.harness.explain.blame.parts import PARTS, Part, part_named, part_of
-from waypoint_parity.harness.explain.blame.result import Seen
+from waypoint_parity.harness.explain.blame.result import LocalError
 from waypoint_parity.harness.judge.tally import finite
 from waypoint_parity.harness.run.keys import Key, block_of, ring_part
 
@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """A part with errors of its own, which are in the order of execution; `observed` counts those without too."""
 
     part: str
-    errors: list[Seen]
+    errors: list[LocalError]
     observed: int
     # None: every block that has the part.
     blocks: list[int] | None
@@ -109,5 +109,7 @@ def _finding(
     )
 
 
-def _seen(key: Key, error: Error, bound: float) -> Seen:
-    return Seen(**key._asdict(), rel_l2=finite(error.rel_l2), bound=bound, norm_ratio=error.norm_ratio, note=error.note)
+def _seen(key: Key, error: Error, bound: float) -> LocalError:
+    return LocalError(
+        **key._asdict(), rel_l2=finite(error.rel_l2), bound=bound, norm_ratio=error.norm_ratio, note=error.note
+    )

@@ -14,7 +14,7 @@ import msgspec
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.explain.blame.local import local_errors
-from waypoint_parity.harness.explain.blame.pictures import Difference, difference, pictures_of
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, pictures_of
 from waypoint_parity.harness.judge.noise_floor.harmless import RoundedOtherwise, harmless_options
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
@@ -32,7 +32,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     """The level of each kind of site (its name with every number replaced by *), and of the decoded frames."""
 
     levels: dict[str, float]
-    pictures: Difference | None
+    pictures: PictureDifference | None
 
     def bound(self, key: Key, roundoff: float) -> float:
         """The largest local error at `key` that is taken for noise, in a dtype with this `roundoff`."""

@@ -17,7 +17,7 @@ from waypoint_parity.harness.run.adapter import Adapter
 COUNTS = 3.0
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class PictureDifference(msgspec.Struct, frozen=True, kw_only=True):
     """How far the frames of one session are from another's: the final one, and the mean over all.
 
     `mean_abs` and `all_frames` in levels of 255; `ssim` is 1 - SSIM; `sharpness` the relative difference.
@@ -49,13 +49,13 @@ def pictures_of(adapter: Adapter) -> Iterator[list[Pixels]]:
         handle.remove()
 
 
-def difference(actual: Sequence[Pixels], expected: Sequence[Pixels]) -> Difference | None:
+def difference(actual: Sequence[Pixels], expected: Sequence[Pixels]) -> PictureDifference | None:
     """How far the frames `actual` are from `expected`; None where either has none, or not as many."""
     if not expected or len(actual) != len(expected):
         return None
     frames = [frame_metrics(frame, *pair) for frame, pair in enumerate(zip(actual, expected, strict=True))]
     sharp = sharpness(expected[-1])
-    return Difference(
+    return PictureDifference(
         mean_abs=frames[-1].mean_abs,
         ssim=1 - frames[-1].ssim,
         sharpness=abs(sharpness(actual[-1]) - sharp) / sharp if sharp else 0.0,
@@ -63,14 +63,18 @@ def difference(actual: Sequence[Pixels], expected: Sequence[Pixels]) -> Differen
     )
 
 
-def share(before: Difference | None, after: Difference | None, noise: Difference | None) -> Share | None:
+def share(
+    before: PictureDifference | None, after: PictureDifference | None, noise: PictureDifference | None
+) -> Share | None:
     """How much of the difference `before` an exchange is gone `after` it, the noise not counted."""
     if before is None or after is None:
         return None
-    return Share(**{name: _gone(name, before, after, noise) for name in Difference.__struct_fields__})
+    return Share(**{name: _gone(name, before, after, noise) for name in PictureDifference.__struct_fields__})
 
 
-def _gone(name: str, before: Difference, after: Difference, noise: Difference | None) -> float | None:
+def _gone(
+    name: str, before: PictureDifference, after: PictureDifference, noise: PictureDifference | None
+) -> float | None:
     level = 0.0 if noise is None else getattr(noise, name)
     had, has = getattr(before, name), getattr(after, name)
     return 1 - max(0.0, has - level) / (had - level) if had > COUNTS * max(level, _LEAST[name]) else None

@@ -13,7 +13,7 @@ BLAME_SCHEMA = "waypoint-parity/blame/1"
 BLAME_NAME = "blame.json"
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class LocalError(msgspec.Struct, frozen=True, kw_only=True):
     """A local error: what one site does wrong by itself. `rel_l2` is None where no distance exists, `note` says why."""
 
     frame: int
@@ -75,8 +75,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     blocks: list[int] | None
     sites: list[str]
-    first: Seen
-    worst: Seen
+    first: LocalError
+    worst: LocalError
     # Observations of the part with an error of their own, of all.
     failed: int
     observed: int

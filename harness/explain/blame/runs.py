@@ -18,7 +18,7 @@ from waypoint_parity.harness.explain.blame.gain import gain
 from waypoint_parity.harness.explain.blame.local import LocalErrors, local_errors, must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise, measure_noise
 from waypoint_parity.harness.explain.blame.pace import At
-from waypoint_parity.harness.explain.blame.pictures import Difference, difference, pictures_of
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, pictures_of
 from waypoint_parity.harness.explain.blame.result import SiteErrors
 from waypoint_parity.harness.families.waypoint.variant import Variant
 from waypoint_parity.harness.files import replacing
@@ -36,7 +36,7 @@ class FreeRun(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides as they are. Their decoded frames lie beside it, in PICTURES_NAME."""
 
     comparison: Comparison
-    difference: Difference | None
+    difference: PictureDifference | None
 
 
 class LocalRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
     that could not be exchanged.
     """
 
-    difference: Difference | None
+    difference: PictureDifference | None
     left: str | None
     refused: list[str]
 
@@ -67,7 +67,7 @@ class PicturesRun(msgspec.Struct, frozen=True, kw_only=True):
     `refused`: sites that could not be exchanged.
     """
 
-    difference: Difference | None
+    difference: PictureDifference | None
     refused: list[str]
 
 

@@ -15,7 +15,7 @@ from waypoint_parity.harness.explain.blame.journal import Journal, OutOfBudgetEr
 from waypoint_parity.harness.explain.blame.local import must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.pace import At
-from waypoint_parity.harness.explain.blame.pictures import Difference, difference, share
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, share
 from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, ExchangeShares, Share, SiteErrors
 from waypoint_parity.harness.explain.blame.runs import (
     FreeRun,
@@ -53,7 +53,7 @@ class _Base:
     wrong: list[Pixels]
 
     @cached_property
-    def from_the_candidate(self) -> Difference | None:
+    def from_the_candidate(self) -> PictureDifference | None:
         """How far the reference's frames are from the candidate's."""
         return difference(self.right, self.wrong)
 

@@ -11,10 +11,10 @@ from waypoint_parity.harness.compare.pictures import FrameMetrics
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.investigation.crossing import OUTPUT
 from waypoint_parity.harness.explain.investigation.origin import Origin, origins
-from waypoint_parity.harness.explain.investigation.result import Birth, CrossedFrame, Picture, Place
+from waypoint_parity.harness.explain.investigation.result import Birth, Birthplace, CrossedFrame, Picture
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 
-_DECODING: tuple[Place, ...] = ("decoder", "after the decoder")
+_DECODING: tuple[Birthplace, ...] = ("decoder", "after the decoder")
 
 
 @dataclass(frozen=True)

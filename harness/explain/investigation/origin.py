@@ -4,17 +4,17 @@ from typing import NamedTuple
 
 from waypoint_parity.harness.explain.blame.parts import Part, part_named, part_of
 from waypoint_parity.harness.explain.blame.result import Blame, Cause
-from waypoint_parity.harness.explain.investigation.result import Place
+from waypoint_parity.harness.explain.investigation.result import Birthplace
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
 
-_PLACES: dict[str, Place] = {
+_PLACES: dict[str, Birthplace] = {
     "input": "input",
     "cache": "cache",
     "sampler": "sampler",
     **dict.fromkeys(("conditioning", "control", "prompt", "attention", "rope", "mlp", "head"), "transformer"),
 }
 # The seed image and what is encoded of it are what a session is given.
-_CODED: dict[str, Place] = {
+_CODED: dict[str, Birthplace] = {
     "encoder": "input",
     "image latent": "input",
     "decoder": "decoder",
@@ -25,7 +25,7 @@ _CODED: dict[str, Place] = {
 class Origin(NamedTuple):
     """A place where a divergence may come from, and the sentence that says so."""
 
-    place: Place
+    place: Birthplace
     because: str
 
 
@@ -53,7 +53,7 @@ def _agreed_before(first: SiteResult, comparison: Comparison) -> bool:
     return first.frame > 0 or (first.phase != "image" and any(rung.phase == "image" for rung in comparison.sites))
 
 
-def _place(part: Part) -> Place:
+def _place(part: Part) -> Birthplace:
     return _CODED[part.name] if part.family == "autoencoder" else _PLACES[part.family]
 
 

@@ -11,7 +11,7 @@ from waypoint_parity.harness.files import read_document
 
 INVESTIGATION_SCHEMA = "waypoint-parity/investigation/1"
 INVESTIGATION_NAME = "investigation.json"
-Place = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder", "unknown"]
+Birthplace = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder", "unknown"]
 
 
 class PictureFloor(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class CrossedFrame(msgspec.Struct, frozen=True, kw_only=True):
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """Where in the pipeline the difference of the pictures was born, and what says so, the strongest first."""
 
-    place: Place
+    place: Birthplace
     because: list[str]
 
 

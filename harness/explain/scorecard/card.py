@@ -11,7 +11,7 @@ SCORECARD_SCHEMA = "waypoint-parity/scorecard/1"
 DETECTED, FIRST_SITE, BLAMED, STACKED, EXPLAINED = 1.0, 0.95, 0.9, 0.8, 0.9
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class FaultRow(msgspec.Struct, frozen=True, kw_only=True):
     """One known fault, and what was said of it."""
 
     name: str
@@ -93,7 +93,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     explainable: int
     stacked: int
     stacked_named: int
-    rows: list[Row]
+    rows: list[FaultRow]
     stacked_rows: list[StackedRow]
     clean_rows: list[CleanRow]
     seconds: float
@@ -116,7 +116,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scorecard(
-    rows: Sequence[Row], stacked: Sequence[StackedRow], clean: Sequence[CleanRow], *, seconds: float
+    rows: Sequence[FaultRow], stacked: Sequence[StackedRow], clean: Sequence[CleanRow], *, seconds: float
 ) -> Scorecard:
     """The scorecard of these rows."""
     told = [row.explained for row in rows if row.explained is not None]

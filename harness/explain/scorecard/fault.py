@@ -28,7 +28,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Place:
+class ExpectedAt:
     """Where a fault is to be seen first; `site` as it is called on the fault's stage."""
 
     frame: int
@@ -57,7 +57,7 @@ class Fault:
     summary: str
     change: Change
     stage: Stage
-    first: Place
+    first: ExpectedAt
     part: str
     size: Size | None = None
 

@@ -13,7 +13,7 @@ import torch
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.scorecard.bench import Bench
-from waypoint_parity.harness.explain.scorecard.card import CleanRow, Row, Scorecard, StackedRow, scorecard
+from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow, scorecard
 from waypoint_parity.harness.explain.scorecard.draws import draws
 from waypoint_parity.harness.explain.scorecard.fault import Suite
 from waypoint_parity.harness.explain.scorecard.suite import find_suite
@@ -22,7 +22,7 @@ from waypoint_parity.harness.processes import available_cores, end_with_the_pare
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScorecardPlan:
     """What is to be run of the suite called `suite`: names by glob, draws of stacked faults and their seed, sizes."""
 
     suite: str
@@ -42,14 +42,14 @@ class Trial:
     sizes: bool = False
 
 
-def score(plan: Plan, *, jobs: int | None, announce: Callable[[str], None]) -> Scorecard:
+def score(plan: ScorecardPlan, *, jobs: int | None, announce: Callable[[str], None]) -> Scorecard:
     """Run every trial of a plan, `jobs` at once; `announce` is told the name of each that is done.
 
     Raises UserError for a suite that is none, and for a plan without trials.
     """
     started = time.perf_counter()
     planned = trials(plan, find_suite(plan.suite))
-    outcomes: dict[Trial, Row | StackedRow | CleanRow] = {}
+    outcomes: dict[Trial, FaultRow | StackedRow | CleanRow] = {}
     with ProcessPoolExecutor(
         max_workers=jobs or available_cores(),
         mp_context=multiprocessing.get_context("spawn"),
@@ -67,14 +67,14 @@ def score(plan: Plan, *, jobs: int | None, announce: Callable[[str], None]) -> S
             raise
     rows = [outcomes[trial] for trial in planned]
     return scorecard(
-        [row for row in rows if isinstance(row, Row)],
+        [row for row in rows if isinstance(row, FaultRow)],
         [row for row in rows if isinstance(row, StackedRow)],
         [row for row in rows if isinstance(row, CleanRow)],
         seconds=time.perf_counter() - started,
     )
 
 
-def trials(plan: Plan, suite: Suite) -> list[Trial]:
+def trials(plan: ScorecardPlan, suite: Suite) -> list[Trial]:
     """The trials of a plan: faults, draws of several, harmless changes. Raises UserError where there are none."""
     chosen = [index for index, fault in enumerate(suite.faults) if _wanted(fault.name, plan.only)]
     clean = [index for index, harmless in enumerate(suite.harmless) if _wanted(harmless.name, plan.only)]
@@ -128,7 +128,7 @@ def _begin(name: str) -> None:
     _worker.append(_Worker(suite, Bench(suite, Path(folder.name)), folder))
 
 
-def _run(trial: Trial) -> Row | StackedRow | CleanRow:
+def _run(trial: Trial) -> FaultRow | StackedRow | CleanRow:
     """Make a trial in this process."""
     (worker,) = _worker
     suite, bench = worker.suite, worker.bench

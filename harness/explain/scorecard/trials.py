@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from waypoint_parity.harness.explain.blame.parts import part_named
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.scorecard.bench import Bench
-from waypoint_parity.harness.explain.scorecard.card import CleanRow, Row, StackedRow
-from waypoint_parity.harness.explain.scorecard.fault import Fault, Harmless, Place
+from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, StackedRow
+from waypoint_parity.harness.explain.scorecard.fault import ExpectedAt, Fault, Harmless
 from waypoint_parity.harness.judge.comparison import SiteResult
 
 # The smallest size that is detected is looked for among halves of the seeded one, as many as these.
 MOST_HALVINGS = 24
 
 
-def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> Row:
+def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
     """One fault; of one that has a size also the smallest that is seen, where `sizes` are wanted."""
     started = time.perf_counter()
     blame = bench.blame(bench.case(fault.stage, [fault.change]))
     rank = next((place for place, cause in enumerate(blame.causes, 1) if cause.part == fault.part), None)
     true = None if rank is None else blame.causes[rank - 1]
     smallest, missed = _limits(bench, fault) if sizes and fault.size is not None else (None, None)
-    return Row(
+    return FaultRow(
         name=fault.name,
         stage=fault.stage.name,
         detected=not blame.comparison,
@@ -104,9 +104,9 @@ def _limits(bench: Bench, fault: Fault) -> tuple[float | None, float | None]:
     return size.seeded / 2**least, size.seeded / 2**most
 
 
-def _is_at(first: SiteResult | None, place: Place) -> bool:
+def _is_at(first: SiteResult | None, place: ExpectedAt) -> bool:
     return first is not None and first.key == (place.frame, place.phase, place.step, place.site, 0)
 
 
-def _text(place: Place) -> str:
+def _text(place: ExpectedAt) -> str:
     return f"f{place.frame}/{place.phase}{place.step}/{place.site}"

@@ -31,7 +31,7 @@ FALSE_ALARM_RATE = 1e-3
 RECORDED_NORM_ERROR = 1e-7
 EULER_GAMMA = 0.5772156649015329
 
-Place = tuple[Phase, int, str]
+Rung = tuple[Phase, int, str]
 
 
 class SiteFloor(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class SessionFloor(msgspec.Struct, frozen=True, kw_only=True):
     sites: list[SiteFloor]
 
 
-class Floor(msgspec.Struct, frozen=True, kw_only=True):
+class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True):
     """A measured noise floor, and what it was measured on."""
 
     schema: str
@@ -89,7 +89,7 @@ class FloorBounds:
     A site or frame that the floor has no measurement of is judged by `otherwise`.
     """
 
-    floor: Floor
+    floor: NoiseFloor
     session: SessionFloor
     false_alarm_rate: float
     otherwise: Tolerance
@@ -138,11 +138,13 @@ class FloorBounds:
         }
 
     @cached_property
-    def _sites(self) -> Mapping[Place, SiteFloor]:
+    def _sites(self) -> Mapping[Rung, SiteFloor]:
         return {(site.phase, site.step, site.site): site for site in self.session.sites}
 
 
-def floor_bounds(floor: Floor, session: SessionFloor, false_alarm_rate: float, otherwise: Tolerance) -> FloorBounds:
+def floor_bounds(
+    floor: NoiseFloor, session: SessionFloor, false_alarm_rate: float, otherwise: Tolerance
+) -> FloorBounds:
     """The bounds of one kind of session at a false-alarm rate."""
     half = false_alarm_rate / 2
     factors = exceeded_by(half, session.distance_maxima), exceeded_by(half, session.norm_maxima)
@@ -170,13 +172,13 @@ def floor_path(checkpoint: Path, dtype: str) -> Path:
     return checkpoint / f"noise_floor.{dtype}.json"
 
 
-def write_floor(floor: Floor, path: Path) -> None:
+def write_floor(floor: NoiseFloor, path: Path) -> None:
     """Write `floor`, whole or not at all; without the white space, which would be two fifths of it."""
     with replacing(path) as partial:
         partial.write_bytes(encode(floor) + b"\n")
 
 
-def read_floor(path: Path) -> Floor:
+def read_floor(path: Path) -> NoiseFloor:
     """The floor in a file. Raises UserError for a broken file and for another schema."""
     do = "measure it again: waypoint-parity floor --help"
-    return read_document(path, Floor, FLOOR_SCHEMA, called="a noise floor", do=do)
+    return read_document(path, NoiseFloor, FLOOR_SCHEMA, called="a noise floor", do=do)

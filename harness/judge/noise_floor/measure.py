@@ -16,7 +16,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.judge.noise_floor.document import FLOOR_SCHEMA, Floor, SessionFloor, SiteFloor
+from waypoint_parity.harness.judge.noise_floor.document import FLOOR_SCHEMA, NoiseFloor, SessionFloor, SiteFloor
 from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING, harmless
 from waypoint_parity.harness.judge.noise_floor.other_process import against_another_process, other_processes
 from waypoint_parity.harness.record.writer import source_revision
@@ -49,7 +49,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FloorTrial:
     """The reference once against itself: every observation's error under one change."""
 
     run: Planned
@@ -67,7 +67,7 @@ def measure_floor(
     numerics: Numerics,
     sessions: Iterable[Sequence[Scenario]],
     progress: Callable[[Sequence[Planned]], Iterable[Planned]] = iter,
-) -> Floor:
+) -> NoiseFloor:
     """The floor of `implementation` on `checkpoint`.
 
     Each of `sessions` has scenarios of one kind: one schedule, all with a seed image or none, other seeds and masks.
@@ -88,12 +88,12 @@ def measure_floor(
             return against_itself(reference, load(run.change), checkpoint, run.scenario)
         return against_another_process(implementation, reference, checkpoint, numerics, run.scenario, environment)
 
-    trials = [Trial(run, errors(run)) for run in progress(planned)]
+    trials = [FloorTrial(run, errors(run)) for run in progress(planned)]
     floors = [
         session_floor([trial for trial in trials if trial.run.kind == kind], scenarios[0], checkpoint)
         for kind, scenarios in enumerate(sessions)
     ]
-    return Floor(
+    return NoiseFloor(
         schema=FLOOR_SCHEMA,
         reference=implementation,
         numerics=numerics.to_json(),
@@ -176,7 +176,7 @@ class _Against:
         pass
 
 
-def session_floor(trials: Sequence[Trial], scenario: Scenario, checkpoint: Checkpoint) -> SessionFloor:
+def session_floor(trials: Sequence[FloorTrial], scenario: Scenario, checkpoint: Checkpoint) -> SessionFloor:
     """The floor of one kind of session from its trials."""
     by_place: dict[tuple[Phase, int, str], list[tuple[str, int, Error]]] = defaultdict(list)
     for trial in trials:
@@ -230,7 +230,7 @@ def _spread(errors: Sequence[Error]) -> float:
 
 
 def _largest(
-    trial: Trial,
+    trial: FloorTrial,
     sites: Mapping[tuple[Phase, int, str], SiteFloor],
     measured: Callable[[Error], float],
     levels: Callable[[SiteFloor], list[float]],

@@ -11,7 +11,7 @@ from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.sweep.baseline.document import Entry, Opened
+from waypoint_parity.harness.sweep.baseline.document import BaselineDump, Opened
 from waypoint_parity.harness.sweep.baseline.provenance import (
     Difference,
     accepted_inputs,
@@ -20,7 +20,7 @@ from waypoint_parity.harness.sweep.baseline.provenance import (
     lifts,
     provenance,
 )
-from waypoint_parity.harness.sweep.baseline.runs import Run
+from waypoint_parity.harness.sweep.baseline.runs import RunDumps
 
 CHECK_SCHEMA = "waypoint-parity/baseline-check/1"
 
@@ -88,7 +88,7 @@ def read_check(path: Path) -> Check:
 
 def check(
     baseline: Opened,
-    run: Run,
+    run: RunDumps,
     judgement_of: Callable[[Dump], Judgement],
     accepted: Collection[str] = (),
 ) -> Check:
@@ -114,7 +114,7 @@ def check(
 
 def _checked(
     name: str,
-    entry: Entry,
+    entry: BaselineDump,
     baseline: Dump,
     run: Dump,
     judgement_of: Callable[[Dump], Judgement],

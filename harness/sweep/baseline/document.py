@@ -18,7 +18,7 @@ BASELINE_NAME = "baseline.json"
 _NAME = re.compile(r"\w[\w.+-]*")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class BaselineDump(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted dump: who made it, and under what (harness.sweep.baseline.provenance), for whoever reads the file.
 
     `verdict`: what its run said of it, None of a dump that was accepted alone.
@@ -39,7 +39,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     name: str
     accepted: str
-    entries: dict[str, Entry]
+    entries: dict[str, BaselineDump]
     files: dict[str, str]
     failed: list[str] = []
 

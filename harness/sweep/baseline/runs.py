@@ -8,7 +8,7 @@ from waypoint_parity.harness.judge.diff import Dump, open_dump
 from waypoint_parity.harness.record.records import is_dump
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, read_summary
 
-Side = Literal["candidate", "reference"]
+SideName = Literal["candidate", "reference"]
 # What a dump is called that is no cell's.
 ALONE = "dump"
 
@@ -20,20 +20,20 @@ class RunDump(NamedTuple):
     verdict: str | None = None
 
 
-class Run(NamedTuple):
+class RunDumps(NamedTuple):
     """The dumps of a run by the names of their cells, and the cells that failed to run."""
 
     dumps: dict[str, RunDump]
     failed: list[str]
 
 
-def open_run(run: Path, side: Side) -> Run:
+def open_run(run: Path, side: SideName) -> RunDumps:
     """The dumps in `run`; of a parity run those of one side.
 
     Raises UserError for a folder that is neither a dump nor a finished run, and for a broken dump.
     """
     if is_dump(run):
-        return Run({ALONE: RunDump(open_dump(run))}, [])
+        return RunDumps({ALONE: RunDump(open_dump(run))}, [])
     if not (run / SUMMARY_NAME).is_file():
         raise UserError(
             f"{run}: is no run",
@@ -53,4 +53,4 @@ def open_run(run: Path, side: Side) -> Run:
             expected="at least one cell that ran",
             do="look into the run's summary.md, and run it again",
         )
-    return Run(dumps, [failure.name for failure in summary.failures])
+    return RunDumps(dumps, [failure.name for failure in summary.failures])

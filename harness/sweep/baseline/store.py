@@ -9,30 +9,30 @@ from tempfile import TemporaryDirectory
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import writing
-from waypoint_parity.harness.record.blocks import Part, blocks
+from waypoint_parity.harness.record.blocks import FilePart, blocks
 from waypoint_parity.harness.record.records import check_promised, to_json
 from waypoint_parity.harness.sweep.baseline.document import (
     BASELINE_NAME,
     BASELINE_SCHEMA,
     Baseline,
-    Entry,
+    BaselineDump,
     digests,
     kept_files,
     named,
     open_baseline,
 )
 from waypoint_parity.harness.sweep.baseline.provenance import provenance
-from waypoint_parity.harness.sweep.baseline.runs import Side, open_run
+from waypoint_parity.harness.sweep.baseline.runs import SideName, open_run
 
 
-def accept(run: Path, name: str, store: Path, *, side: Side = "candidate", force: bool = False) -> Baseline:
+def accept(run: Path, name: str, store: Path, *, side: SideName = "candidate", force: bool = False) -> Baseline:
     """Store the dumps of `run` as the baseline `name`: records, sketches, frames and manifests, no full tensors.
 
     Raises UserError for a name that is taken, without `force`, and for a run whose dumps are not whole.
     """
     dumps, failed = open_run(run, side)
     for of in dumps.values():
-        lines = sum(block.lines for block in blocks(Part(of.dump.records)))
+        lines = sum(block.lines for block in blocks(FilePart(of.dump.records)))
         check_promised(of.dump.records, lines, of.dump.manifest.observed)
     with adding(store, name, force=force) as folder:
         for entry, of in dumps.items():
@@ -45,7 +45,7 @@ def accept(run: Path, name: str, store: Path, *, side: Side = "candidate", force
             name=name,
             accepted=datetime.now(UTC).isoformat(timespec="seconds"),
             entries={
-                entry: Entry(
+                entry: BaselineDump(
                     implementation=of.dump.manifest.implementation,
                     provenance=provenance(of.dump.manifest),
                     verdict=of.verdict,

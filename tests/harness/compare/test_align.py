@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.observations import key, normal, write_dump
-from waypoint_parity.harness.compare.align import Matches, Side, align
+from waypoint_parity.harness.compare.align import Matches, SideRecords, align
 from waypoint_parity.harness.compare.occurrences import Places
 from waypoint_parity.harness.compare.rows import Forms
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.blocks import Part
+from waypoint_parity.harness.record.blocks import FilePart
 from waypoint_parity.harness.record.records import RECORDS_NAME
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
@@ -27,9 +27,9 @@ class Aligned:
         self.candidate = self._side(folder / "candidate", candidate, None)
         self.matches = list(align(self.reference, self.candidate))
 
-    def _side(self, folder: Path, keys: list[Key], taken: Selection | None) -> Side:
+    def _side(self, folder: Path, keys: list[Key], taken: Selection | None) -> SideRecords:
         path = write_dump(folder, [(at, normal(4)) for at in keys]) / RECORDS_NAME
-        return Side(Part(path, 0, path.stat().st_size), self.forms, taken)
+        return SideRecords(FilePart(path, 0, path.stat().st_size), self.forms, taken)
 
     @property
     def pairs(self) -> list[tuple[int, int, Key]]:
@@ -42,7 +42,7 @@ class Aligned:
         keys = [self.places.key(code) for code in matches.references.codes.tolist()]
         return all([rows.record(index).key for index in range(len(rows))] == keys for rows in matches)
 
-    def waiting(self, side: Side) -> list[tuple[int, Key]]:
+    def waiting(self, side: SideRecords) -> list[tuple[int, Key]]:
         return [(waiting.at, self.places.key(code)) for code, waiting in side.waiting.items()]
 
 

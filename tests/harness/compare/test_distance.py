@@ -14,7 +14,7 @@ from waypoint_parity.harness.compare.occurrences import Places
 from waypoint_parity.harness.compare.record_error import record_error, row_errors, same_values
 from waypoint_parity.harness.compare.rows import Forms, Rows, read_rows
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.record.blocks import Part
+from waypoint_parity.harness.record.blocks import FilePart
 from waypoint_parity.harness.record.records import RECORDS_NAME, Record
 
 Measure = Callable[[Tensor, Tensor], Error]
@@ -159,7 +159,7 @@ def rows_of(folder: Path, tensors: list[Tensor], forms: Forms, *, digests: bool 
     path = write_dump(folder, [(key("latent", frame), tensor) for frame, tensor in enumerate(tensors)]) / RECORDS_NAME
     if not digests:
         path.write_bytes(re.sub(rb',"digest":"\w+"', b"", path.read_bytes()))
-    return Rows.joined([rows for _, rows in read_rows(Part(path), forms)])
+    return Rows.joined([rows for _, rows in read_rows(FilePart(path), forms)])
 
 
 @pytest.mark.parametrize("digests", [True, False])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.blocks import BLOCK, LONGEST_LINE, Part, blocks, split
+from waypoint_parity.harness.record.blocks import BLOCK, LONGEST_LINE, FilePart, blocks, split
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_a_line_too_long_to_be_a_record_is_refused_and_not_searched_for_its_end(
     with path.open("wb") as sparse:
         sparse.write(b"{}\n")
         sparse.truncate(1 << 33)
-    assert split(path, 4) == [Part(path, 0, 1 << 33)]
+    assert split(path, 4) == [FilePart(path, 0, 1 << 33)]
     with pytest.raises(UserError, match="line 2: not a record") as caught:
-        list(blocks(Part(path)))
+        list(blocks(FilePart(path)))
     assert caught.value.found == f"a line of more than {LONGEST_LINE} bytes"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from waypoint_parity.harness.record.records import SAMPLES, SKETCH_SIZE
-from waypoint_parity.harness.record.statistics import CHUNK, Measurements, Summary, measure, summarise
+from waypoint_parity.harness.record.statistics import CHUNK, Measurements, Statistics, measure, summarise
 
 MOMENTS = ("mean", "std", "min", "max", "absmean", "rms")
 # Around the sizes at which the sweep changes: within a chunk, at its edge, over several blocks of chunks.
@@ -275,7 +275,7 @@ def test_a_tensor_may_be_reused_once_it_was_added(size: int) -> None:
 
 
 def test_the_thread_count_changes_no_bit_of_what_is_measured_together(threads: Callable[[int], None]) -> None:
-    def measured(count: int) -> list[Summary]:
+    def measured(count: int) -> list[Statistics]:
         threads(count)
         measurements = Measurements()
         for tensor in [*seen_in_a_pass(), *(normal(CHUNK - 1, seed) for seed in range(5))]:

@@ -20,7 +20,7 @@ PAGE_KEYS = ("p", "r", "k")
 
 
 @dataclass(frozen=True)
-class Seen:
+class PageFacts:
     """What the page shows besides the frames: names, and what the keys do."""
 
     reference: str
@@ -31,28 +31,28 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlayStage:
     """What can be asked for, and what is seen of it."""
 
     play: Play
-    seen: Seen
+    seen: PageFacts
 
 
 @contextmanager
-def staged(command: arguments.Play) -> Iterator[Stage]:
+def staged(command: arguments.Play) -> Iterator[PlayStage]:
     """Load both implementations and begin their sessions. Raises UserError for whatever cannot be used."""
     numerics = given.numerics(command.numerics)
     checkpoint = open_checkpoint(command.checkpoint or given.CHECKPOINT)
     scenario = read_scenario(command.scenario or given.SCENARIO)
     n_buttons = checkpoint.transformer.n_buttons
-    seen = Seen(command.reference, command.candidate, checkpoint.origin, _keys(command, n_buttons), scenario.seed)
+    seen = PageFacts(command.reference, command.candidate, checkpoint.origin, _keys(command, n_buttons), scenario.seed)
     # One thread for each of the two: more of them only wait for each other.
     reference, candidate = (
         Role(name, checkpoint, numerics, command.numerics.threads or 1)
         for name in (command.reference, command.candidate)
     )
     with Pair(reference, candidate, scenario) as pair:
-        yield Stage(Play(pair, n_buttons), seen)
+        yield PlayStage(Play(pair, n_buttons), seen)
 
 
 def _keys(command: arguments.Play, n_buttons: int) -> Keys:

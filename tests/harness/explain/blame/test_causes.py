@@ -6,7 +6,7 @@ import pytest
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.explain.blame.causes import Measured, annotated, cause, ranked
 from waypoint_parity.harness.explain.blame.findings import Finding
-from waypoint_parity.harness.explain.blame.result import Cause, Seen, Share, SiteErrors
+from waypoint_parity.harness.explain.blame.result import Cause, LocalError, Share, SiteErrors
 from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
 from waypoint_parity.harness.judge.comparison import Verdict, WorstAtSite
 from waypoint_parity.harness.judge.judgement import Tolerance
@@ -22,12 +22,12 @@ def share(final: float | None, every: float | None = None) -> Share:
     return Share(mean_abs=final, ssim=final, sharpness=final, all_frames=final if every is None else every)
 
 
-def seen(site: str, rel_l2: float | None = 0.1, **changes: Any) -> Seen:
+def seen(site: str, rel_l2: float | None = 0.1, **changes: Any) -> LocalError:
     values: dict[str, Any] = {"frame": 0, "phase": "denoise", "step": 0, "call": 0, "bound": 1e-6} | changes
-    return Seen(site=site, rel_l2=rel_l2, **values)
+    return LocalError(site=site, rel_l2=rel_l2, **values)
 
 
-def finding(*errors: Seen, part: str = "velocity", blocks: list[int] | None = None) -> Finding:
+def finding(*errors: LocalError, part: str = "velocity", blocks: list[int] | None = None) -> Finding:
     return Finding(part=part, errors=list(errors), observed=9, blocks=blocks, region=["out_norm"])
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.harness.explain.blame.candidates import hooks
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.pictures import Pixels
-from waypoint_parity.harness.explain.blame.pictures import Difference, difference, pictures_of, share
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, pictures_of, share
 from waypoint_parity.harness.explain.blame.result import Share
 from waypoint_parity.harness.run.adapter import Numerics, Site
 from waypoint_parity.harness.run.scenario import Scenario
@@ -14,8 +14,8 @@ from waypoint_parity.harness.run.session import run
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 NAMES = ("mean_abs", "ssim", "sharpness", "all_frames")
-NOTHING = Difference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=0.0)
-WRONG = Difference(mean_abs=10.0, ssim=0.2, sharpness=0.5, all_frames=8.0)
+NOTHING = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=0.0)
+WRONG = PictureDifference(mean_abs=10.0, ssim=0.2, sharpness=0.5, all_frames=8.0)
 
 
 class Sightless(EagerAdapter):
@@ -33,8 +33,8 @@ class Upright(EagerAdapter):
         return sites | {"frame": Site(sites["frame"].module, layout=lambda frame: frame.flip(0))}
 
 
-def times(factor: float, of: Difference = WRONG) -> Difference:
-    return Difference(**{name: factor * getattr(of, name) for name in NAMES})
+def times(factor: float, of: PictureDifference = WRONG) -> PictureDifference:
+    return PictureDifference(**{name: factor * getattr(of, name) for name in NAMES})
 
 
 def values(of: Share | None) -> list[float | None]:
@@ -62,7 +62,7 @@ def test_the_noise_is_no_part_of_what_could_go() -> None:
 def test_there_is_no_share_of_what_is_noise_itself() -> None:
     assert values(share(WRONG, NOTHING, times(0.5))) == [None] * 4
     assert values(share(times(1e-7), NOTHING, None)) == [None] * 4
-    only_early = Difference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=3.0)
+    only_early = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=3.0)
     assert values(share(only_early, NOTHING, None)) == [None, None, None, 1.0]
 
 

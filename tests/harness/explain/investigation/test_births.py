@@ -10,13 +10,13 @@ from tests.harness.explain.investigation.cells import run_cell
 from waypoint_parity.fixtures.faults import SUITE
 from waypoint_parity.fixtures.faults.stages import TWO, session_of
 from waypoint_parity.harness.explain.blame.case import Case
-from waypoint_parity.harness.explain.investigation.result import Birth, Place
+from waypoint_parity.harness.explain.investigation.result import Birth, Birthplace
 from waypoint_parity.harness.explain.scorecard.bench import Bench
 
 FAULTS = {fault.name: fault for fault in SUITE.faults}
 ONE = replace(TWO, name="one frame", scenario=session_of(1))
 # Faults of the first frame show in a session of one; of the others the second frame is the first that is wrong.
-BORN: dict[str, tuple[int, Place]] = {
+BORN: dict[str, tuple[int, Birthplace]] = {
     "noise-sliced": (1, "input"),
     "euler-x0": (1, "sampler"),
     "latent-renorm": (2, "sampler"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from waypoint_parity.harness.compare.pictures import FrameMetrics
 from waypoint_parity.harness.explain.blame.parts import part_named
-from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, Seen, Share, Signature
+from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, LocalError, Share, Signature
 from waypoint_parity.harness.explain.investigation.result import CrossedFrame, Picture
 from waypoint_parity.harness.judge.comparison import (
     COMPARISON_SCHEMA,
@@ -119,7 +119,7 @@ def blamed(of: Comparison, *parts: str, contradictions: Sequence[str] = ()) -> B
 
 
 def _cause(part: str) -> Cause:
-    seen = Seen(frame=0, phase="denoise", step=0, site="somewhere", call=0, rel_l2=0.1, bound=BOUND)
+    seen = LocalError(frame=0, phase="denoise", step=0, site="somewhere", call=0, rel_l2=0.1, bound=BOUND)
     return Cause(
         name=part,
         part=part,

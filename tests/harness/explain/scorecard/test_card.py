@@ -4,7 +4,7 @@ import pytest
 
 from waypoint_parity.harness.cli.text_scorecard import scorecard_lines
 from waypoint_parity.harness.explain.blame.result import Share
-from waypoint_parity.harness.explain.scorecard.card import CleanRow, Row, Scorecard, StackedRow, scorecard
+from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow, scorecard
 
 ALL = Share(mean_abs=1.0, ssim=1.0, sharpness=1.0, all_frames=1.0)
 HALF = Share(mean_abs=0.5, ssim=1.0, sharpness=1.0, all_frames=1.0)
@@ -12,7 +12,7 @@ EARLY = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=0.95)
 INVISIBLE = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=None)
 
 
-def row(**changes: Any) -> Row:
+def row(**changes: Any) -> FaultRow:
     values: dict[str, Any] = {
         "name": "a fault",
         "stage": "two frames",
@@ -31,7 +31,7 @@ def row(**changes: Any) -> Row:
         "kinds": [],
         "seconds": 1.0,
     }
-    return Row(**(values | changes))
+    return FaultRow(**(values | changes))
 
 
 def stacked(blamed: list[str]) -> StackedRow:
@@ -44,7 +44,7 @@ def clean(alarm: str | None = None) -> CleanRow:
     return CleanRow(name="clean", stage="two frames", verdict="WITHIN_NOISE", alarm=alarm, seconds=1.0)
 
 
-def card_of(*rows: Row) -> Scorecard:
+def card_of(*rows: FaultRow) -> Scorecard:
     return scorecard(rows, [], [], seconds=0.0)
 
 
@@ -91,7 +91,7 @@ def test_a_fault_is_explained_where_both_shares_are_large(
         ([row()] * 17 + [row(necessity=HALF)] * 3, ["frame error explained: 17 of 20, asked 90%"]),
     ],
 )
-def test_a_card_is_true_where_nothing_falls_short(rows: list[Row], short: list[str]) -> None:
+def test_a_card_is_true_where_nothing_falls_short(rows: list[FaultRow], short: list[str]) -> None:
     card = card_of(*rows)
     assert card.shortfalls == short
     assert bool(card) is (not short)

@@ -3,8 +3,8 @@ import pytest
 
 from tests.harness.explain.scorecard.suites import FEW, RENAMED
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.explain.scorecard.card import Row, Scorecard, StackedRow
-from waypoint_parity.harness.explain.scorecard.score import Plan, score, trials
+from waypoint_parity.harness.explain.scorecard.card import FaultRow, Scorecard, StackedRow
+from waypoint_parity.harness.explain.scorecard.score import ScorecardPlan, score, trials
 from waypoint_parity.harness.explain.scorecard.suite import find_suite
 
 SUITES = "tests.harness.explain.scorecard.suites"
@@ -22,7 +22,7 @@ def cards() -> dict[str, Scorecard]:
     made: dict[str, Scorecard] = {}
     for suite in ("FEW", "RENAMED"):
         done: list[str] = []
-        plan = Plan(f"{SUITES}:{suite}", stacked=1, sizes=False)
+        plan = ScorecardPlan(f"{SUITES}:{suite}", stacked=1, sizes=False)
         made[suite] = score(plan, jobs=2, announce=done.append)
         assert len(done) == 6
     return made
@@ -45,7 +45,7 @@ def test_nothing_is_told_by_a_name_or_by_the_order(cards: dict[str, Scorecard]) 
     assert [together(row) for row in few.stacked_rows] == [together(row) for row in renamed.stacked_rows]
 
 
-def told(row: Row) -> Row:
+def told(row: FaultRow) -> FaultRow:
     """A row without its name and its time."""
     return msgspec.structs.replace(row, name="", seconds=0.0)
 
@@ -55,22 +55,22 @@ def together(row: StackedRow) -> tuple[set[str], list[str]]:
 
 
 def test_a_plan_has_the_faults_that_are_wanted_their_draws_and_the_harmless_changes() -> None:
-    planned = trials(Plan("", stacked=2), FEW)
+    planned = trials(ScorecardPlan("", stacked=2), FEW)
     assert [trial.faults for trial in planned[:4]] == [(0,), (1,), (2,), (3,)]
     assert [len(trial.faults) for trial in planned[4:6]] == [2, 3]
     assert [trial.harmless for trial in planned[6:]] == [0]
-    only = trials(Plan("", only=("rope-*",)), FEW)
+    only = trials(ScorecardPlan("", only=("rope-*",)), FEW)
     assert [trial.name for trial in only] == ["rope-missing"], "nothing to draw one fault with"
 
 
 def test_sizes_are_looked_for_in_trials_of_one_fault() -> None:
-    assert all(trial.sizes is (len(trial.faults) == 1) for trial in trials(Plan("", stacked=3), FEW))
-    assert not any(trial.sizes for trial in trials(Plan("", sizes=False), FEW))
+    assert all(trial.sizes is (len(trial.faults) == 1) for trial in trials(ScorecardPlan("", stacked=3), FEW))
+    assert not any(trial.sizes for trial in trials(ScorecardPlan("", sizes=False), FEW))
 
 
 def test_a_plan_without_trials_is_refused() -> None:
     with pytest.raises(UserError, match="nothing of it is to be run") as error:
-        trials(Plan("suite", only=("no-such-*",)), RENAMED)
+        trials(ScorecardPlan("suite", only=("no-such-*",)), RENAMED)
     assert error.value.found == "--only no-such-*"
 
 

@@ -10,8 +10,8 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.judgement import FIXED, Limits
 from waypoint_parity.harness.judge.noise_floor.document import (
     FLOOR_SCHEMA,
-    Floor,
     FloorBounds,
+    NoiseFloor,
     SessionFloor,
     SiteFloor,
     exceeded_by,
@@ -49,8 +49,8 @@ def session_floor(image: bool = False, sigmas: list[float] = SIGMAS) -> SessionF
     )
 
 
-def noise_floor(**changes: object) -> Floor:
-    floor = Floor(
+def noise_floor(**changes: object) -> NoiseFloor:
+    floor = NoiseFloor(
         schema=FLOOR_SCHEMA,
         reference="eager",
         numerics={"dtype": "fp32"},
