@@ -73,8 +73,8 @@ def _compared(part: str, other: str, here: Mapping[str, Any], there: Mapping[str
 
 def _configs(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     return {
-        "transformer": {key: _plain(value) for key, value in checkpoint.transformer.to_json().items()},
-        "autoencoder": {key: _plain(value) for key, value in checkpoint.autoencoder.to_json().items()},
+        component: {key: _plain(value) for key, value in config.items()}
+        for component, config in checkpoint.geometry.to_json().items()
     }
 
 

@@ -19,10 +19,9 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide, beside_checkpoint
 from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.checkpoint.loading import Loading, load_poisoned
-from waypoint_parity.harness.checkpoint.weights import Weights
-from waypoint_parity.harness.families.waypoint import inventory
-from waypoint_parity.harness.families.waypoint.inventory import Shape
+from waypoint_parity.harness.checkpoint.weights import Shape, Weights, compared
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.keys import block_of
 
 # Below it, names of one shape have no more in common than `weight` and the block they lie in.
 _SIMILAR = 0.7
@@ -81,7 +80,6 @@ def _numbers(key: str) -> tuple[str, ...]:
     return tuple(part for part in key.split(".") if part.isdigit())
 
 
-TIED = "cond_head.cond_proj."
 FP32_ON_CPU = Numerics(torch.float32, torch.device("cpu"))
 
 
@@ -90,7 +88,7 @@ class StoredTensor:
     """One stored tensor; `dtype` as safetensors spells it."""
 
     key: str
-    shape: inventory.Shape
+    shape: Shape
     dtype: str
     parameters: int
     bytes: int
@@ -98,7 +96,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class ComponentReport:
-    """One of the two models: its tensors, and how they differ from what its config asks for.
+    """One component: its tensors, and how they differ from what its config asks for.
 
     A key is named once: what is `renamed` is neither missing nor extra.
     """
@@ -147,12 +145,9 @@ def inspect_checkpoint(
     checkpoint `against` which to compare, the configs are laid side by side. Raises UserError where there is no such
     implementation, and where one refuses a checkpoint that has nothing wrong with it.
     """
-    transformer, autoencoder = checkpoint.transformer_files, checkpoint.autoencoder_files
-    parts = [
-        _part("transformer", transformer, inventory.transformer_keys(checkpoint.transformer)),
-        _part("autoencoder", autoencoder, inventory.autoencoder_keys(checkpoint.autoencoder)),
-    ]
-    untied = untied_copies(transformer)
+    family, geometry = checkpoint.family, checkpoint.geometry
+    parts = [_part(name, files, family.keys(name, geometry)) for name, files in checkpoint.files.items()]
+    untied = [key for name, files in checkpoint.files.items() for key in untied_copies(files, family.tied.get(name))]
     loading = None
     if implementation is not None:
         loading = load_poisoned(implementation, checkpoint, numerics, sound=all(parts) and not untied)
@@ -160,11 +155,13 @@ def inspect_checkpoint(
     return Inspection(checkpoint.origin, checkpoint.digest, parts, untied, loading, compared)
 
 
-def _part(name: str, weights: Weights, expected: Mapping[str, inventory.Shape]) -> ComponentReport:
+def _part(name: str, weights: Weights, expected: Mapping[str, Shape] | None) -> ComponentReport:
+    """What a component holds; without `expected` nothing is missing, and nothing is too much."""
     stored = weights.stored()
     shapes = {key: entry.shape for key, entry in stored.items()}
-    mismatch = inventory.compare(shapes, expected)
-    renamed = proposed({key: expected[key] for key in mismatch.missing}, {key: shapes[key] for key in mismatch.extra})
+    mismatch = compared(shapes, shapes if expected is None else expected)
+    wanted = {key: (expected or {})[key] for key in mismatch.missing}
+    renamed = proposed(wanted, {key: shapes[key] for key in mismatch.extra})
     paired = {rename.expected for rename in renamed} | {rename.found for rename in renamed}
     return ComponentReport(
         name,
@@ -177,14 +174,16 @@ def _part(name: str, weights: Weights, expected: Mapping[str, inventory.Shape]) 
     )
 
 
-def untied_copies(weights: Weights) -> list[str]:
-    """The keys of the shared conditioning matrices that are not equal to those of most blocks.
+def untied_copies(weights: Weights, tied: str | None) -> list[str]:
+    """The keys of matrices shared by all blocks, with `tied` in their names, that are not equal to those of most.
 
     Where no value has a majority, the first block's is taken for right.
     """
     copies: dict[str, dict[str, str]] = defaultdict(dict)
-    for key, tensor in weights.stream(TIED):
-        copies[key.partition(TIED)[2]][key] = fast_digest(tensor)
+    if tied is None:
+        return []
+    for key, tensor in weights.stream(tied):
+        copies[key.partition(tied)[2]][key] = fast_digest(tensor)
     untied = []
     for blocks in copies.values():
         first = blocks.get(min(blocks, key=_block))
@@ -196,4 +195,4 @@ def untied_copies(weights: Weights) -> list[str]:
 
 def _block(key: str) -> tuple[int, str]:
     """Blocks in the order of their numbers: 2 before 10."""
-    return int(key.partition("blocks.")[2].partition(".")[0]), key
+    return block_of(key) or 0, key

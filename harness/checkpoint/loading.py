@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide, beside_implementation
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.modules import modules_of
@@ -125,7 +124,7 @@ def _ranges(concerned: Tensor) -> Iterator[str]:
 class Loading:
     """Why `implementation` failed to load a checkpoint, or what it left `unfilled`.
 
-    `scratch` is memory without values that a frame writes to, as it should: no fault.
+    `scratch` is memory without values that a session writes to, as it should: no fault.
     """
 
     implementation: str
@@ -152,7 +151,7 @@ def load_poisoned(implementation: str, checkpoint: Checkpoint, numerics: Numeric
             raise
         return Loading(implementation, str(error).partition("\n")[0] or type(error).__name__, [], [], [])
     found = unfilled(adapter)
-    remaining = _after_a_frame(adapter, checkpoint) if found else []
+    remaining = _after_a_unit(adapter, checkpoint) if found else []
     return Loading(
         implementation,
         failure=None,
@@ -162,11 +161,11 @@ def load_poisoned(implementation: str, checkpoint: Checkpoint, numerics: Numeric
     )
 
 
-def _after_a_frame(adapter: Adapter, checkpoint: Checkpoint) -> list[Unfilled]:
-    """What is unfilled once a frame was generated in one denoise step, or was tried to."""
-    scenario = make_scenario(checkpoint.transformer, name="one frame", frames=1, seed=0)
-    # The lack of values may be what the frame fails of; it is reported, the consequence is not.
+def _after_a_unit(adapter: Adapter, checkpoint: Checkpoint) -> list[Unfilled]:
+    """What is unfilled once a unit was generated, or was tried to."""
+    family, geometry = checkpoint.family, checkpoint.geometry
+    scenario = family.make(geometry, name="one unit", seed=0, units=1)
+    # The lack of values may be what the unit fails of; it is reported, the consequence is not.
     with suppress(Exception), exact_arithmetic():
-        deque(adapter.start(scenario.prompt, torch.tensor([1.0, 0.0])), maxlen=0)
-        deque(adapter.generate(scenario.noise[0], scenario.controls(0)), maxlen=0)
+        deque(adapter.session(family.prepared(scenario, geometry)), maxlen=0)
     return unfilled(adapter)

@@ -12,14 +12,41 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.families.waypoint import inventory
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How the keys found differ from the keys expected; false where they do not."""
+
+    missing: list[str]
+    extra: list[str]
+    misshapen: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.extra or self.misshapen)
+
+
+def compared(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Mismatch:
+    """Every key that one side lacks, and every key whose shape differs ("key [found], not [expected]")."""
+    common = found.keys() & expected.keys()
+    return Mismatch(
+        missing=sorted(expected.keys() - found.keys()),
+        extra=sorted(found.keys() - expected.keys()),
+        misshapen=[
+            f"{key} {list(found[key])}, not {list(expected[key])}"
+            for key in sorted(common)
+            if found[key] != expected[key]
+        ],
+    )
 
 
 @dataclass(frozen=True)
 class Stored:
     """How a file stores one tensor; `dtype` as the file format spells it (F32, BF16, ...)."""
 
-    shape: inventory.Shape
+    shape: Shape
     dtype: str
 
     @property
@@ -50,13 +77,13 @@ class Weights:
                 found[prefix + key] = Stored(tuple(entry.get_shape()), entry.get_dtype())
         return dict(sorted(found.items()))
 
-    def shapes(self) -> dict[str, inventory.Shape]:
+    def shapes(self) -> dict[str, Shape]:
         """Key -> shape, from the file headers alone."""
         return {key: stored.shape for key, stored in self.stored().items()}
 
-    def check(self, expected: Mapping[str, inventory.Shape]) -> None:
+    def check(self, expected: Mapping[str, Shape]) -> None:
         """Raise UserError, naming the keys, where the files do not hold exactly the `expected` tensors."""
-        mismatch = inventory.compare(self.shapes(), expected)
+        mismatch = compared(self.shapes(), expected)
         if not mismatch:
             return
         parts = {"missing": mismatch.missing, "extra": mismatch.extra, "misshapen": mismatch.misshapen}

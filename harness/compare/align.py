@@ -160,7 +160,7 @@ def comes_twice(path: Path, key: Key) -> UserError:
     first, second = next(found), next(found)
     return UserError(
         f"{path}, line {second}: {key} comes twice",
-        found=f"a second record of the same frame, phase, step, site and call; the first is on line {first}",
+        found=f"a second record of the same unit, phase, step, site, branch and call; the first is on line {first}",
         expected="one record of each; `call` counts repeats within a pass",
         do="correct what wrote the dump",
     )

@@ -4,31 +4,33 @@ from collections.abc import Collection
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import Manifest
+from waypoint_parity.harness.run.family import Family, family_named
 
-# What may differ on purpose, by the name that accepts it; and the inputs that this is, as implementations consume them.
-ACCEPTABLE: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in ("noise", "button", "mouse", "scroll")},
-    "controls": ("button", "mouse", "scroll"),
-    **{name: (name,) for name in ("prompt_emb", "prompt_pad_mask", "image", "sigma", "timestamp")},
-    "checkpoint": (),
-    "dtype": (),
-}
-# The scenario has the schedule of all steps, a pass consumes the sigma of one.
-_CONSUMED_AS = {"sigmas": "sigma"}
+# What may differ on purpose besides inputs.
+_OF_THE_MODEL = ("checkpoint", "dtype")
 
 
-def accepted_sites(names: Collection[str]) -> frozenset[str]:
+def accepted_sites(names: Collection[str], family: Family) -> frozenset[str]:
     """The input sites that may differ. Raises UserError for a name that accepts nothing."""
-    return frozenset(f"input.{name}" for name in _accepted(names))
+    acceptable = (*family.sites.acceptable, *_OF_THE_MODEL)
+    if unknown := [name for name in names if name not in acceptable]:
+        raise UserError(
+            "nothing that could differ has this name",
+            found=", ".join(unknown),
+            expected=f"any of {', '.join(acceptable)}",
+            do="correct --accept-inputs",
+        )
+    return frozenset().union(*(family.sites.accepted(name) for name in names))
 
 
 def unlike_models(candidate: Manifest, reference: Manifest, accepted: Collection[str] = ()) -> str | None:
     """Why the runs are not of one model in one precision, by their manifests; None where they are."""
-    _accepted(accepted)
     pairs = {
+        "family": (candidate.family, reference.family),
         "checkpoint": (candidate.checkpoint_digest, reference.checkpoint_digest),
         "dtype": (candidate.numerics["dtype"], reference.numerics["dtype"]),
     }
+    accepted_sites(accepted, family_named(reference.family))
     return _first_difference({name: pair for name, pair in pairs.items() if name not in accepted})
 
 
@@ -37,34 +39,30 @@ def unlike_inputs(candidate: Manifest, reference: Manifest, accepted: Collection
 
     What each side then consumed is compared by the `input.*` records, which also tell where it differs first.
     """
-    inputs = _accepted(accepted)
+    family = family_named(reference.family)
+    lifted = accepted_sites(accepted, family)
     if candidate.inputs is not None and reference.inputs is not None:
         names = dict.fromkeys((*reference.inputs, *candidate.inputs))
-        kept = [name for name in names if _CONSUMED_AS.get(name, name) not in inputs]
+        kept = [name for name in names if _shown_at(name, family) not in lifted]
         return _first_difference({name: (candidate.inputs.get(name), reference.inputs.get(name)) for name in kept})
     pairs: dict[str, tuple[object, object]] = {}
-    if "sigma" not in inputs:
+    if not lifted.intersection(_shown_at(name, family) for name, field in family.fields.items() if field.schedule):
         pairs["sigmas"] = (candidate.sigmas, reference.sigmas)
-    if not inputs:
+    if not lifted:
         pairs["scenario"] = (candidate.scenario_digest, reference.scenario_digest)
     return _first_difference(pairs)
 
 
+def _shown_at(tensor: str, family: Family) -> str:
+    """The input site that shows a tensor of the scenario as it was consumed."""
+    field = family.fields.get(tensor)
+    return f"input.{tensor}" if field is None or field.site is None else field.site
+
+
 def clock_shift(candidate: Collection[int], reference: Collection[int]) -> int:
-    """By how much every frame number of the candidate is higher than the reference's; 0 where no one number says so."""
+    """By how much the candidate numbers every unit higher than the reference does; 0 where no one number says so."""
     shifts = {found - expected for found, expected in zip(sorted(candidate), sorted(reference), strict=False)}
     return shifts.pop() if len(shifts) == 1 and len(candidate) == len(reference) else 0
-
-
-def _accepted(names: Collection[str]) -> set[str]:
-    if unknown := [name for name in names if name not in ACCEPTABLE]:
-        raise UserError(
-            "nothing that could differ has this name",
-            found=", ".join(unknown),
-            expected=f"any of {', '.join(ACCEPTABLE)}",
-            do="correct --accept-inputs",
-        )
-    return {given for name in names for given in ACCEPTABLE[name]}
 
 
 def _first_difference(pairs: dict[str, tuple[object, object]]) -> str | None:

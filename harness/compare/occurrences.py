@@ -1,20 +1,21 @@
-"""Places: a number for every (phase, step, site, call) of a run, and the frames that showed each."""
+"""Places: a number for every (phase, step, site, branch, call) of a run, and the units that showed each."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key
 
-Place = tuple[Phase, int, str, int]
+# Phase, step, site, branch, call.
+Place = tuple[str, int, str, str, int]
 Indices = npt.NDArray[np.int64]
 
-# A key as one number, its code: frame * MOST_PLACES + place.
+# A key as one number, its code: unit * MOST_PLACES + place.
 MOST_PLACES = 1 << 32
 
-# Frames of one block of marks.
-_FRAMES = 256
+# Units of one block of marks.
+_UNITS = 256
 
 
 class Places(dict[Place, int]):
@@ -37,14 +38,14 @@ class Places(dict[Place, int]):
 
     def codes(self, keys: Sequence[Key]) -> Indices:
         """The codes of keys [n]."""
-        return np.array([key.frame * MOST_PLACES + self[key[1:]] for key in keys], np.int64)
+        return np.array([key.unit * MOST_PLACES + self[key[1:]] for key in keys], np.int64)
 
     def __reduce__(self) -> tuple[type["Places"], tuple[list[Place]]]:
         return Places, (self.names,)
 
 
 class Seen:
-    """Which frames showed which places: one byte for each."""
+    """Which units showed which places: one byte for each."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, npt.NDArray[np.bool_]] = {}
@@ -56,10 +57,10 @@ class Seen:
     def add(self, codes: Indices) -> int | None:
         """Mark `codes` [n]. Returns the index of the first that was marked before, else None."""
         again: list[int] = []
-        frames, places = np.divmod(codes, MOST_PLACES)
-        for block, here in self._split(frames):
+        units, places = np.divmod(codes, MOST_PLACES)
+        for block, here in self._split(units):
             marks = self._marks(block, int(places[here].max()) + 1)
-            flat = places[here] * _FRAMES + frames[here] % _FRAMES
+            flat = places[here] * _UNITS + units[here] % _UNITS
             known = marks.reshape(-1)[flat]
             # Places are numbered as they come, so that codes ascend; only where they do not can one come twice here.
             if not (np.diff(codes[here]) > 0).all():
@@ -68,28 +69,28 @@ class Seen:
             marks.reshape(-1)[flat] = True
         return min(again, default=None)
 
-    def frames_of(self, place: int) -> list[int]:
-        """The frames that showed a place."""
+    def units_of(self, place: int) -> list[int]:
+        """The units that showed a place."""
         rows = ((block, marks[place]) for block, marks in sorted(self._blocks.items()) if place < len(marks))
-        return [block * _FRAMES + int(frame) for block, row in rows for frame in np.flatnonzero(row)]
+        return [block * _UNITS + int(unit) for block, row in rows for unit in np.flatnonzero(row)]
 
-    def frames(self, places: Iterable[int]) -> list[int]:
-        """The frames that showed any of `places`."""
-        return sorted({frame for place in places for frame in self.frames_of(place)})
+    def units(self, places: Iterable[int]) -> list[int]:
+        """The units that showed any of `places`."""
+        return sorted({unit for place in places for unit in self.units_of(place)})
 
     def merge(self, other: "Seen", numbers: Indices) -> int | None:
         """Mark what `other` has, whose place i is `numbers[i]` here. Returns a code that both have."""
         both = None
         for block, theirs in other._blocks.items():
-            places, frames = np.nonzero(theirs)
-            codes = (frames + block * _FRAMES) * MOST_PLACES + numbers[places]
+            places, units = np.nonzero(theirs)
+            codes = (units + block * _UNITS) * MOST_PLACES + numbers[places]
             again = self.add(codes)
             both = both if again is None else int(codes[again])
         return both
 
-    def _split(self, frames: Indices) -> list[tuple[int, Indices]]:
-        """(block, indices of the frames in it); nearly always one."""
-        blocks = frames // _FRAMES
+    def _split(self, units: Indices) -> list[tuple[int, Indices]]:
+        """(block, indices of the units in it); nearly always one."""
+        blocks = units // _UNITS
         if len(blocks) and blocks.min() == blocks.max():
             return [(int(blocks[0]), np.arange(len(blocks)))]
         return [(int(block), np.flatnonzero(blocks == block)) for block in np.unique(blocks)]
@@ -98,7 +99,7 @@ class Seen:
         marks = self._blocks.get(block)
         if marks is None or len(marks) < places:
             # With room to grow, so that a model's places do not come one copy each.
-            grown = np.zeros((max(2 * places, 64), _FRAMES), np.bool_)
+            grown = np.zeros((max(2 * places, 64), _UNITS), np.bool_)
             if marks is not None:
                 grown[: len(marks)] = marks
             self._blocks[block] = marks = grown

@@ -1,4 +1,4 @@
-"""How far a decoded frame is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
+"""How far a decoded picture is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
 
 import math
 from pathlib import Path
@@ -9,21 +9,22 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.records import PictureAt
 
 Pixels = npt.NDArray[np.uint8]
 
 SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
 
 
-class FrameMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """One frame of the candidate against the reference's.
+class PictureMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One decoded picture of the candidate against the reference's.
 
-    `ssim` is SSIM_VARIANT; `mean_abs` and `max_abs` are in levels of 255; `psnr` in dB, None for equal frames.
-    `rel_l2` is the relative L2 error of the levels, None against a black frame; `bound` the largest that is noise, None
-    where nobody knows.
+    `ssim` is SSIM_VARIANT; `mean_abs` and `max_abs` are in levels of 255; `psnr` in dB, None for equal pictures.
+    `rel_l2` is the relative L2 error of the levels, None against a black picture; `bound` the largest that is noise,
+    None where nobody knows.
     """
 
-    frame: int
+    at: PictureAt
     ssim: float
     mean_abs: float
     max_abs: int
@@ -39,9 +40,9 @@ class FrameMetrics(msgspec.Struct, frozen=True, kw_only=True):
         return self.rel_l2 <= self.bound
 
 
-def frame_metrics(
-    frame: int, actual: Pixels, expected: Pixels, *, precision: type[np.floating] = np.float64
-) -> FrameMetrics:
+def picture_metrics(
+    at: PictureAt, actual: Pixels, expected: Pixels, *, precision: type[np.floating] = np.float64
+) -> PictureMetrics:
     """Compare `actual` with `expected`, both [height,width,3] uint8.
 
     `precision` of the SSIM: in fp32 it takes two thirds of the time, and is good to 1e-6.
@@ -49,8 +50,8 @@ def frame_metrics(
     difference = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
     mean_square = float(np.mean(np.square(difference, dtype=np.float64)))
     level = rms(expected)
-    return FrameMetrics(
-        frame=frame,
+    return PictureMetrics(
+        at=at,
         ssim=_ssim(actual.astype(precision), expected.astype(precision)) if mean_square else 1.0,
         mean_abs=float(difference.mean()),
         max_abs=int(difference.max()),
@@ -65,7 +66,7 @@ def rms(pixels: Pixels) -> float:
 
 
 def _ssim(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
-    # Half a second, which a comparison without frames need not wait for.
+    # Half a second, which a comparison without pictures need not wait for.
     from skimage.metrics import structural_similarity
 
     ssim = structural_similarity(

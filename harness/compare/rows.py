@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices, Places
 from waypoint_parity.harness.record.blocks import FilePart, LineBlock, blocks
-from waypoint_parity.harness.record.records import MOST_FRAMES, SKETCH_SIZE, Record, decode_record
-from waypoint_parity.harness.run.keys import Phase
+from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Record, decode_record
 
 Numbers = npt.NDArray[np.float64]
 Kind = tuple[str, tuple[int, ...]]
-Form = tuple[Phase, int, str, int, str, tuple[int, ...]]
+Form = tuple[str, int, str, str, int, str, tuple[int, ...]]
 
 _SKETCH_BYTES = 4 * SKETCH_SIZE
 # So many rows are compared at once, for numpy's sake.
@@ -28,8 +27,8 @@ _AT_ONCE = 1024
 class Row(msgspec.Struct, gc=False):
     """A record, its fields in the order of the file, of types that take the least time to read."""
 
-    frame: int
-    phase: Phase
+    unit: int
+    phase: str
     step: int
     site: str
     call: int
@@ -47,17 +46,18 @@ class Row(msgspec.Struct, gc=False):
     neginf: int
     sample: list[float | None]
     sketch: bytes
+    branch: str = ""
     digest: str | None = None
 
 
-_form = attrgetter("phase", "step", "site", "call", "dtype", "shape")
-_frame, _rms, _sketch, _digest = map(attrgetter, ("frame", "rms", "sketch", "digest"))
+_form = attrgetter("phase", "step", "site", "branch", "call", "dtype", "shape")
+_unit, _rms, _sketch, _digest = map(attrgetter, ("unit", "rms", "sketch", "digest"))
 _special = attrgetter("nan", "posinf", "neginf")
 _decoder = msgspec.json.Decoder(Row)
 
 
 class Forms(dict[Form, int]):
-    """The number of every place with every shape and dtype that it showed: all that rows repeat frame after frame."""
+    """The number of every place with every shape and dtype that it showed: all that rows repeat unit after unit."""
 
     def __init__(self, places: Places) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class Forms(dict[Form, int]):
         *_, dtype, shape = form
         # Keys of the same shape and dtype share these objects: to look one up then touches less memory.
         shared, alike = self._alike.setdefault((dtype, shape), ((dtype, shape), len(self._alike)))
-        self[form[:4] + shared] = number = len(self)
-        self._numbers.append((self.places[form[:4]], alike, float(math.prod(shape))))
+        self[form[:5] + shared] = number = len(self)
+        self._numbers.append((self.places[form[:5]], alike, float(math.prod(shape))))
         return number
 
     def columns(self, forms: Indices) -> tuple[Indices, Indices, Numbers]:
@@ -158,7 +158,7 @@ class _Columns:
     def __init__(self, forms: Forms) -> None:
         self._all_forms = forms
         self._forms: list[int] = []
-        self._frames: list[int] = []
+        self._units: list[int] = []
         self._special: list[tuple[int, int, int]] = []
         self._rms: list[float | None] = []
         self._digests: list[str | None] = []
@@ -172,7 +172,7 @@ class _Columns:
     def add(self, rows: list[Row], at: Iterable[int], sources: Iterable[RowLines]) -> None:
         """Take rows, the indices of their lines, and where they were read."""
         self._forms.extend(map(self._all_forms.__getitem__, map(_form, rows)))
-        self._frames.extend(map(_frame, rows))
+        self._units.extend(map(_unit, rows))
         self._special.extend(map(_special, rows))
         self._rms.extend(map(_rms, rows))
         self._digests.extend(map(_digest, rows))
@@ -187,7 +187,7 @@ class _Columns:
         if self._special != [(0, 0, 0)] * len(self):
             special = np.array(self._special, np.float64)
         return Rows(
-            codes=np.fromiter(self._frames, np.int64) * MOST_PLACES + places,
+            codes=np.fromiter(self._units, np.int64) * MOST_PLACES + places,
             at=np.fromiter(self._at, np.int64),
             alike=alike,
             elements=np.maximum(elements - special.sum(1), 0.0),
@@ -235,9 +235,9 @@ def _decoded(part: FilePart, block: LineBlock) -> list[Row]:
         rows = _decoder.decode_lines(block.content)
     except (msgspec.DecodeError, UnicodeDecodeError):
         rows = []
-    frames = list(map(_frame, rows)) or [-1]
+    units = list(map(_unit, rows)) or [-1]
     sketches = set(map(len, map(_sketch, rows)))
-    whole = len(rows) == block.lines and sketches == {_SKETCH_BYTES} and min(frames) >= 0 and max(frames) < MOST_FRAMES
+    whole = len(rows) == block.lines and sketches == {_SKETCH_BYTES} and min(units) >= 0 and max(units) < MOST_UNITS
     return rows if whole else _one_by_one(part, block)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.judge.comparison import Comparison, Distances, with_distances
-from waypoint_parity.harness.run.keys import Key, Phase, is_input
+from waypoint_parity.harness.run.keys import Key, Rung, is_input
 from waypoint_parity.harness.run.taps import Observation
 
 
@@ -17,7 +17,7 @@ class Truth:
 
     def __init__(self) -> None:
         self._tensors: dict[Key, Tensor] = {}
-        self._distances: dict[tuple[Phase, int, str], Distances] = {}
+        self._distances: dict[Rung, Distances] = {}
 
     def observe(self, seen: Observation) -> None:
         """Take what the fp32 run shows."""
@@ -29,10 +29,9 @@ class Truth:
         truth = self._tensors.pop(key, None)
         if truth is None:
             return
-        place = (key.phase, key.step, key.site)
-        before = self._distances.get(place, (0.0, 0.0))
+        before = self._distances.get(key.rung, (0.0, 0.0))
         now = (tensor_error(reference, truth).rel_l2, tensor_error(candidate, truth).rel_l2)
-        self._distances[place] = (max(before[0], now[0]), max(before[1], now[1]))
+        self._distances[key.rung] = (max(before[0], now[0]), max(before[1], now[1]))
 
     def annotate(self, comparison: Comparison) -> Comparison:
         """`comparison` with the distances in its ladder."""

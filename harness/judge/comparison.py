@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.files import read_document
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.family import SlotFault
+from waypoint_parity.harness.run.keys import Key, Rung
 
-COMPARISON_SCHEMA = "waypoint-parity/comparison/1"
+COMPARISON_SCHEMA = "waypoint-parity/comparison/2"
 COMPARISON_NAME = "comparison.json"
-# The two kinds of rollout: every frame inherits the errors of those before it; or caches and latents follow the
-# reference after every frame.
+# The two kinds of rollout: every unit inherits the errors of those before it; or caches and latents follow the
+# reference after every unit.
 FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
 
 
@@ -38,12 +39,13 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one observation. `order` is its place in the reference's execution."""
 
     order: int
-    frame: int
-    phase: Phase
+    unit: int
+    phase: str
     step: int
     site: str
-    call: int
-    block: int | None
+    branch: str = ""
+    call: int = 0
+    block: int | None = None
     verdict: Verdict
     # None where no distance exists (`note` says why); elsewhere also the tolerance that would have passed.
     rel_l2: float | None
@@ -61,7 +63,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> Key:
         """Identity of the observation."""
-        return Key(self.frame, self.phase, self.step, self.site, self.call)
+        return Key(self.unit, self.phase, self.step, self.site, self.branch, self.call)
 
     @property
     def distance(self) -> float:
@@ -70,7 +72,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """One line: where, how far, and the tolerance that would have passed."""
-        where = f"{self.site} at frame {self.frame}, {self.phase} step {self.step}"
+        where = f"{self.site} at {where_in(self.key)}"
         if self.rel_l2 is None:
             return f"{where}: {self.note}"
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
@@ -81,6 +83,12 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
 
 
+def where_in(key: Key) -> str:
+    """In which step of which unit, in words."""
+    branch = f", {key.branch}" if key.branch else ""
+    return f"frame {key.unit}, {key.phase} step {key.step}{branch}"
+
+
 def rounded_up(value: float) -> str:
     """`value` to three digits, never below it: a tolerance that is printed must hold when it is used."""
     text = f"{value:.2e}"
@@ -89,15 +97,16 @@ def rounded_up(value: float) -> str:
 
 
 class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
-    """The worst error that one site showed in one step of any frame: a rung of the layer ladder, in execution order."""
+    """The worst error that one site showed in one step of any unit: a rung of the layer ladder, in execution order."""
 
-    phase: Phase
+    phase: str
     step: int
     site: str
+    branch: str = ""
     rel_l2: float | None
-    # The bound at that frame, and so the smallest error that would have been caught there.
+    # The bound at that unit, and so the smallest error that would have been caught there.
     tolerance: float
-    frame: int
+    unit: int
     failed: int
     observations: int
     # Of a bf16 run: the largest distance of either side from a run of the reference in fp32. Information, no verdict.
@@ -109,24 +118,23 @@ class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
         """`rel_l2` as a number that can be ordered: infinite where there is none."""
         return math.inf if self.rel_l2 is None else self.rel_l2
 
+    @property
+    def rung(self) -> Rung:
+        """Which site in which step."""
+        return Rung(self.phase, self.step, self.site, self.branch)
 
-class FrameGrowth(msgspec.Struct, frozen=True, kw_only=True):
-    """The error of one frame's final latent, and the most that noise alone grows to by then."""
+    @property
+    def key(self) -> Key:
+        """The observation that showed it; of several calls, the first."""
+        return Key(self.unit, *self.rung)
 
-    frame: int
+
+class LatentError(msgspec.Struct, frozen=True, kw_only=True):
+    """The error of one unit's final latent, and the most that noise alone grows to by then."""
+
+    unit: int
     rel_l2: float | None
     tolerance: float
-
-
-class RingFault(msgspec.Struct, frozen=True, kw_only=True):
-    """A slot of one layer's ring that does not hold, or does not show, what the reference's does."""
-
-    layer: int
-    frame: int
-    phase: Phase
-    step: int
-    slot: int
-    message: str
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,11 +159,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     # In execution order, cut off after harness.judge.ledger.MOST_FAILURES; `counts` counts them all.
     failures: list[SiteResult]
     sites: list[WorstAtSite]
-    frames: list[FrameMetrics]
+    pictures: list[PictureMetrics]
     rollout: str = FREE_RUNNING
-    growth: list[FrameGrowth] = []
-    # The wrong slots of the key/value rings, first ones first.
-    ring: list[RingFault] = []
+    growth: list[LatentError] = []
+    # The wrong slots of the caches, first ones first.
+    slots: list[SlotFault] = []
     # What else must be known of how the two were compared.
     notes: list[str] = []
 
@@ -164,19 +172,19 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def horizon(self) -> int | None:
-        """The first frame whose error exceeds what noise alone grows to; None where none does."""
-        return next((at.frame for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
+        """The first unit whose error exceeds what noise alone grows to; None where none does."""
+        return next((at.unit for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
 
 
 # Of the reference and of the candidate, from an fp32 run of the reference.
 Distances = tuple[float, float]
 
 
-def with_distances(comparison: Comparison, distances: Mapping[tuple[Phase, int, str], Distances]) -> Comparison:
+def with_distances(comparison: Comparison, distances: Mapping[Rung, Distances]) -> Comparison:
     """`comparison` with the largest distances from the truth on every rung of the ladder that has them."""
 
     def annotated(rung: WorstAtSite) -> WorstAtSite:
-        reference, candidate = distances.get((rung.phase, rung.step, rung.site), (math.inf, math.inf))
+        reference, candidate = distances.get(rung.rung, (math.inf, math.inf))
         return msgspec.structs.replace(
             rung,
             reference_to_truth=reference if math.isfinite(reference) else None,

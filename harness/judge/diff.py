@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from waypoint_parity.harness.compare.contract import clock_shift, unlike_inputs, unlike_models
-from waypoint_parity.harness.compare.pictures import FrameMetrics, frame_metrics, read_pixels
-from waypoint_parity.harness.families.waypoint.rings.diff import ring_faults
+from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.expected import expected_observations
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
@@ -19,16 +19,18 @@ from waypoint_parity.harness.judge.total import Whole
 from waypoint_parity.harness.record.records import (
     RECORDS_NAME,
     Manifest,
+    Record,
     check_promised,
-    frame_path,
-    frames_of,
+    kept_pictures,
+    picture_path,
     read_manifest,
     read_records,
 )
-from waypoint_parity.harness.run.keys import ring_part
+from waypoint_parity.harness.run.family import Family, SlotFault, family_named
+from waypoint_parity.harness.run.sites import Kind
 
 EVIDENCE = "sketches"
-UNLIKE_SELECTIONS = "the dumps recorded different selections; judged is what both recorded"
+UNLIKE_SELECTIONS = "the dumps recorded different selections; only what both recorded was compared"
 
 
 class Dump(NamedTuple):
@@ -55,7 +57,8 @@ def diff(reference: Path, candidate: Path, judgement: Judgement | None = None) -
     Raises UserError for a dump that is broken or incomplete.
     """
     opened = open_dump(reference)
-    return diff_dumps(opened, open_dump(candidate), judgement or Judgement(fixed_tolerance(dtype_of(opened))))
+    fixed = fixed_tolerance(family_named(opened.manifest.family), dtype_of(opened))
+    return diff_dumps(opened, open_dump(candidate), judgement or Judgement(fixed))
 
 
 def dtype_of(dump: Dump) -> str:
@@ -74,27 +77,29 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     if reason := _shifted(reference, candidate, whole):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     expected = expected_observations(reference.manifest, candidate.manifest)
-    frames = list(_frames(candidate.folder, reference.folder))
-    comparison = whole.ledger.close(*names, evidence=EVIDENCE, expected=expected, frames=frames)
+    pictures = list(_pictures(candidate.folder, reference.folder))
+    comparison = whole.ledger.close(*names, evidence=EVIDENCE, expected=expected, pictures=pictures)
     if comparison.verdict is Verdict.INCOMPARABLE:
         return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
     if reason := unlike_inputs(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
-    wrong = any(rung.failed and ring_part(rung.site) for rung in comparison.sites)
-    # Slot by slot only where a ring is wrong: it reads both dumps once more.
-    ring = ring_faults(reference.folder, candidate.folder) if wrong else []
-    return msgspec.structs.replace(comparison, ring=ring, notes=notes)
+    family = family_named(reference.manifest.family)
+    wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
+    # Slot by slot only where a cache is wrong: it reads both dumps once more.
+    slots = slot_faults(reference, candidate, family) if wrong else []
+    return msgspec.structs.replace(comparison, slots=slots, notes=notes)
 
 
 def _swept(reference: Dump, candidate: Dump, judgement: Judgement) -> Whole:
     """Both dumps, read and judged from their first line to their last."""
-    whole = Whole(reference.records, candidate.records, judgement)
+    family = reference.manifest.family
+    whole = Whole(reference.records, candidate.records, judgement, family_named(family))
     taken = (candidate.manifest.selection, reference.manifest.selection)
     if not _unlike_selections(reference, candidate):
         taken = (None, None)
     parts = processes(max(reference.manifest.observed, candidate.manifest.observed))
-    for swept in sweep(tasks(reference.records, candidate.records, taken, judgement, parts)):
+    for swept in sweep(tasks(reference.records, candidate.records, taken, judgement, family, parts)):
         whole.add(swept)
     for dump, half in ((reference, whole.reference), (candidate, whole.candidate)):
         check_promised(dump.records, half.lines, dump.manifest.observed)
@@ -107,18 +112,18 @@ def _unlike_selections(reference: Dump, candidate: Dump) -> bool:
 
 
 def _shifted(reference: Dump, candidate: Dump, whole: Whole) -> str | None:
-    """Why the runs cannot be compared, if the clock of one is that of the other shifted by some frames."""
+    """Why the runs cannot be compared, if the clock of one is that of the other shifted by some units."""
     places = whole.ledger.tally.places
-    shift = clock_shift(whole.candidate.generated(places), whole.reference.generated(places))
+    shift = clock_shift(whole.candidate.units(places), whole.reference.units(places))
     if not shift or _unlike_selections(reference, candidate):
         return None
-    begins = "; ".join(f"{dump.records}, line 1: frame {_first_frame(dump)}" for dump in (candidate, reference))
+    begins = "; ".join(f"{dump.records}, line 1: unit {_first_unit(dump)}" for dump in (candidate, reference))
     by = f"{abs(shift)} {'higher' if shift > 0 else 'lower'}"
-    return f"the clock differs: every frame of the candidate is numbered {by} than the reference's ({begins})"
+    return f"the clock differs: every unit of the candidate is numbered {by} than the reference's ({begins})"
 
 
-def _first_frame(dump: Dump) -> int:
-    return next(read_records(dump.folder)).frame
+def _first_unit(dump: Dump) -> int:
+    return next(read_records(dump.folder)).unit
 
 
 def _with_lines(comparison: Comparison, reference: Dump, candidate: Dump) -> str:
@@ -129,10 +134,35 @@ def _with_lines(comparison: Comparison, reference: Dump, candidate: Dump) -> str
     return f"{comparison.reason} ({candidate.records}, line {ours}; {reference.records}, line {theirs})"
 
 
-def _frames(candidate: Path, reference: Path) -> Iterator[FrameMetrics]:
-    """The metrics of every frame that both dumps have."""
-    for frame in frames_of(reference):
-        if frame_path(candidate, frame).is_file():
-            actual, expected = read_pixels(frame_path(candidate, frame)), read_pixels(frame_path(reference, frame))
+def _pictures(candidate: Path, reference: Path) -> Iterator[PictureMetrics]:
+    """The metrics of every picture that both dumps have."""
+    for at in kept_pictures(reference):
+        if picture_path(candidate, at).is_file():
+            actual, expected = read_pixels(picture_path(candidate, at)), read_pixels(picture_path(reference, at))
             if actual.shape == expected.shape:
-                yield frame_metrics(frame, actual, expected)
+                yield picture_metrics(at, actual, expected)
+
+
+def slot_faults(reference: Dump, candidate: Dump, family: Family) -> list[SlotFault]:
+    """The first wrong slots of the dump `candidate`; both are read once, a unit of both at a time."""
+    comparison = family.caches.comparison(reference.manifest.caches or [], teacher_forced=False)
+    order, candidates = count(), _telling(candidate, family)
+    ahead = next(candidates, None)
+    for unit, records in _telling(reference, family):
+        for record in records:
+            comparison.reference(next(order), _sign(record, family))
+        while ahead is not None and ahead[0] <= unit:
+            for record in ahead[1]:
+                comparison.candidate(_sign(record, family))
+            ahead = next(candidates, None)
+    return comparison.faults
+
+
+def _telling(dump: Dump, family: Family) -> Iterator[tuple[int, Iterator[Record]]]:
+    """(unit, its records that tell of caches) of a dump."""
+    records = (record for record in read_records(dump.folder) if family.caches.tells(record.site))
+    return groupby(records, key=lambda record: record.unit)
+
+
+def _sign(record: Record, family: Family) -> Any:
+    return family.caches.sign(record.key, record.dtype, record.digest, record.slots)

@@ -3,8 +3,7 @@
 Two kinds of bounds. A noise floor (harness/judge/noise_floor) was measured on the checkpoint. The fixed tolerances
 here are for runs without one.
 
-fp32: the two implementations here, and the official one, differ by at most 3e-6 at any site of a session of 14 frames;
-bf16: two right formulations of one model differ by up to 1.3e-2 at a site, and more as a session goes on.
+They are its family's, which says what they rest on.
 """
 
 import math
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.sites import Kind
 
 
 class Limits(NamedTuple):
@@ -28,12 +29,12 @@ class Limits(NamedTuple):
 class Bounds(Protocol):
     """Knows the limits of every observation of a run.
 
-    `frames`: how many frames have limits of their own; those from there on have the same ones.
+    `units`: how many units have limits of their own; those from there on have the same ones.
     """
 
     @property
-    def frames(self) -> int:
-        """How many frames have limits of their own."""
+    def units(self) -> int:
+        """How many units have limits of their own."""
         ...
 
     def of(self, key: Key) -> Limits:
@@ -53,19 +54,21 @@ class Bounds(Protocol):
 class Tolerance:
     """Fixed bounds of the relative L2 error.
 
-    `activations` holds at every site but `frame`, `frame` at the decoded uint8 frame, where a pixel on the edge between
-    two levels turns any error at all into a whole level. `reason` says why no noise floor is used.
+    `activations` holds at every site but those in `shown_at`, where decoded uint8 pictures are shown: `pictures` does.
+    There a pixel on the edge between two levels turns any error at all into a whole level. `reason` says why no noise
+    floor is used.
     """
 
     activations: float
-    frame: float
+    pictures: float
     reason: str = "no noise floor was given"
-    # The same in every frame.
-    frames: ClassVar[int] = 0
+    shown_at: tuple[str, ...] = ()
+    # The same in every unit.
+    units: ClassVar[int] = 0
 
     def of(self, key: Key) -> Limits:
         """The limits at `key`."""
-        return Limits(self.frame if key.site == "frame" else self.activations)
+        return Limits(self.pictures if key.site in self.shown_at else self.activations)
 
     def for_sketches(self, observations: int) -> Self:
         """The same: a fixed tolerance is far above the noise that it stands for."""
@@ -73,7 +76,12 @@ class Tolerance:
 
     def to_json(self) -> dict[str, Any]:
         """What the bounds are."""
-        return {"kind": "fixed tolerances", "activations": self.activations, "frame": self.frame, "reason": self.reason}
+        return {
+            "kind": "fixed tolerances",
+            "activations": self.activations,
+            "pictures": self.pictures,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -88,20 +96,16 @@ class Judgement:
     allowed_missing: tuple[str, ...] = ()
 
 
-FIXED = {
-    "fp32": Tolerance(activations=1e-5, frame=1e-3),
-    "bf16": Tolerance(activations=3e-2, frame=3e-2),
-}
-
-
-def fixed_tolerance(dtype: str) -> Tolerance:
-    """The documented bounds for a dtype as the command line spells it."""
-    try:
-        return FIXED[dtype]
-    except KeyError:
+def fixed_tolerance(family: Family, dtype: str, *, activations: float | None = None, reason: str = "") -> Tolerance:
+    """A family's documented bounds for a dtype as the command line spells it; or another one of its `activations`."""
+    if activations is None and dtype not in family.tolerances:
         raise UserError(
             "no tolerance is documented for this dtype",
             found=dtype,
-            expected=f"one of {', '.join(FIXED)}",
+            expected=f"one of {', '.join(family.tolerances)}",
             do="give --tolerance",
-        ) from None
+        )
+    otherwise = 0.0 if activations is None else activations
+    documented = family.tolerances.get(dtype, (otherwise, otherwise))
+    shown_at = tuple(family.sites.sites(Kind.PICTURE))
+    return Tolerance(otherwise or documented[0], documented[1], reason or Tolerance.reason, shown_at)

@@ -12,36 +12,40 @@ import numpy.typing as npt
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices
-from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors
-from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, Comparison, SiteResult, Verdict
-from waypoint_parity.harness.judge.growth import shows_growth
+from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, Comparison, SiteResult, Verdict, where_in
 from waypoint_parity.harness.judge.judgement import Bounds, Judgement
 from waypoint_parity.harness.judge.tally import Tally, finite
-from waypoint_parity.harness.run.keys import Key, Phase, block_of, is_input, is_mask, is_optional
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.keys import Key, Rung, block_of
+from waypoint_parity.harness.run.sites import Kind
 
 ALLOWED_MISSING = "ALLOWED_MISSING"
 ACCEPTED_INPUT = "ACCEPTED_INPUT"
 # Pairs that come one by one are judged so many at a time.
 _BATCH = 512
-# What a place shows. A frame has metrics of its own, a mask is right or wrong, an input is equal or nothing is scored.
-_LATENT, _ACTIVATION, _FRAME, _MASK, _INPUT, _ACCEPTED = range(6)
+# How a place is judged. A picture has metrics of its own, a mask is right or wrong, an input is equal or nothing is
+# scored.
+_LATENT, _ACTIVATION, _PICTURE, _MASK, _INPUT, _ACCEPTED = range(6)
+_JUDGED_AS = {Kind.LATENT: _LATENT, Kind.PICTURE: _PICTURE, Kind.MASK: _MASK}
 
-# How many frames are to show each (phase, step, site); or how many observations there are to be, if no more is known.
-Expected = Mapping[tuple[Phase, int, str], int] | int
+# How many units are to show each rung; or how many observations there are to be, if no more is known.
+Expected = Mapping[Rung, int] | int
 
 
 class Ledger:
     """Judges every observation of two runs."""
 
-    def __init__(self, judgement: Judgement) -> None:
+    def __init__(self, judgement: Judgement, family: Family) -> None:
         """Raise UserError for an accepted input that does not exist."""
+        self._sites = family.sites
         self.tally = Tally(judgement.bounds)
         self._bounds = judgement.bounds
-        self._accepted = accepted_sites(judgement.accepted_inputs)
+        self._accepted = accepted_sites(judgement.accepted_inputs, family)
         self._allowed_missing = judgement.allowed_missing
-        # Of every place: the limits in each frame that has its own, then those of the later frames.
-        self._limits = np.empty((0, self._bounds.frames + 1, 2))
+        # Of every place: the limits in each unit that has its own, then those of the later units.
+        self._limits = np.empty((0, self._bounds.units + 1, 2))
         self._kinds: npt.NDArray[np.int8] = np.empty(0, np.int8)
         self._pairs: list[tuple[int, Key, Error]] = []
 
@@ -90,13 +94,13 @@ class Ledger:
         `seen_elsewhere`: that side showed the site in other passes. Then it is not one that it may lack by name, nor
         one of the optional sites, which it may lack altogether.
         """
-        if is_optional(key.site) and not seen_elsewhere:
+        if self._sites.is_optional(key.site) and not seen_elsewhere:
             return
         self.tally.enter(np.array([order]), self.tally.places.codes([key]))
         self._missing(order, key, 1, f"the {lacking} has no record of it", seen_elsewhere)
 
     def close(
-        self, reference: str, candidate: str, *, evidence: str, expected: Expected, frames: Sequence[FrameMetrics]
+        self, reference: str, candidate: str, *, evidence: str, expected: Expected, pictures: Sequence[PictureMetrics]
     ) -> Comparison:
         """The comparison of the runs called `reference` and `candidate`; no score is given where an input differed."""
         self._judge_pairs()
@@ -120,12 +124,13 @@ class Ledger:
             compared=tally.compared(None if isinstance(expected, int) else expected),
             failures=tally.failures,
             sites=tally.ladder(),
-            frames=[msgspec.structs.replace(frame, bound=self._picture_bound(frame.frame)) for frame in frames],
-            growth=tally.growth.frames,
+            pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
+            growth=tally.growth.units,
         )
 
-    def _picture_bound(self, frame: int) -> float:
-        return self._bounds.of(Key(frame, "decode", 0, "frame")).rel_l2
+    def _picture_bound(self, of: PictureMetrics) -> float:
+        row = next(row for row in self._sites.rows if row.kind is Kind.PICTURE)
+        return self._bounds.of(Key(of.at.unit, row.phases[0], of.at.step, row.name)).rel_l2
 
     def _judge_pairs(self) -> None:
         """Judge the pairs that came one by one."""
@@ -137,49 +142,47 @@ class Ledger:
 
     def _noise(self, codes: Indices, errors: Errors, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Which of the errors that are to be `judged` are within their limits."""
-        frames, places = np.divmod(codes, MOST_PLACES)
-        distance, norm = self._limits_of(places, np.minimum(frames, self._bounds.frames))
+        units, places = np.divmod(codes, MOST_PLACES)
+        distance, norm = self._limits_of(places, np.minimum(units, self._bounds.units))
         noise: npt.NDArray[np.bool_] = judged & (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
         return noise
 
-    def _limits_of(self, places: Indices, frames: Indices) -> npt.NDArray[np.float64]:
-        """The limits of places [n] in frames [n], from a table of all limits of each place."""
+    def _limits_of(self, places: Indices, units: Indices) -> npt.NDArray[np.float64]:
+        """The limits of places [n] in units [n], from a table of all limits of each place."""
         new = self.tally.places.names[len(self._limits) :]
         if new:
-            own = range(self._bounds.frames + 1)
-            limits = [[self._bounds.of(Key(frame, *place)) for frame in own] for place in new]
+            own = range(self._bounds.units + 1)
+            limits = [[self._bounds.of(Key(unit, *place)) for unit in own] for place in new]
             self._limits = np.concatenate([self._limits, np.array(limits)])
-        return self._limits[places, frames].T
+        return self._limits[places, units].T
 
     def _kinds_of(self, places: Indices) -> npt.NDArray[np.int8]:
         new = self.tally.places.names[len(self._kinds) :]
         if new:
-            kinds = [self._kind(phase, site) for phase, _, site, _ in new]
+            kinds = [self._kind(phase, site) for phase, _, site, *_ in new]
             self._kinds = np.concatenate([self._kinds, np.array(kinds, np.int8)])
         return self._kinds[places]
 
-    def _kind(self, phase: Phase, site: str) -> int:
-        if is_input(site):
+    def _kind(self, phase: str, site: str) -> int:
+        row = self._sites.of(site, phase)
+        kind = self._sites.kind(site) if row is None else row.kind
+        if kind is Kind.INPUT:
             return _ACCEPTED if site in self._accepted else _INPUT
-        if is_mask(site):
-            return _MASK
-        if shows_growth(phase, site):
-            return _LATENT
-        return _FRAME if site == "frame" else _ACTIVATION
+        return _JUDGED_AS.get(kind, _ACTIVATION)
 
     def _lacking(self, expected: Expected) -> None:
-        """Enter what neither side showed, of that which was expected: one failure a site, at the first such frame."""
+        """Enter what neither side showed, of that which was expected: one failure a site, at the first such unit."""
         if isinstance(expected, int):
             if (lacking := expected - len(self.tally.entered)) > 0 and not self._allowed_missing:
                 note = f"neither side has a record of {lacking} of {expected} observations"
-                self._missing(self.tally.end, Key(0, "denoise", 0, "any site"), lacking, note, True)
+                self._missing(self.tally.end, Key(0, "any", 0, "any site"), lacking, note, True)
             return
-        shown, compared = self.tally.entered.frames(range(len(self.tally.places))), self.tally.compared_sites()
+        shown, compared = self.tally.entered.units(range(len(self.tally.places))), self.tally.compared_sites()
         for rung, number in expected.items():
-            seen = self.tally.frames_of(rung)
+            seen = self.tally.units_of(rung)
             if len(seen) < number:
-                frame = next(frame for frame in chain(shown, count()) if frame not in seen)
-                key, note = Key(frame, *rung), "neither side has a record of it"
+                unit = next(unit for unit in chain(shown, count()) if unit not in seen)
+                key, note = Key(unit, *rung), "neither side has a record of it"
                 self._missing(self.tally.end, key, number - len(seen), note, key.site in compared)
 
     def _missing(self, order: int, key: Key, number: int, note: str, seen_elsewhere: bool) -> None:
@@ -196,11 +199,7 @@ class Ledger:
         limits = self._bounds.of(key)
         return SiteResult(
             order=order,
-            frame=key.frame,
-            phase=key.phase,
-            step=key.step,
-            site=key.site,
-            call=key.call,
+            **key._asdict(),
             block=block_of(key.site),
             verdict=verdict,
             rel_l2=finite(error.rel_l2),
@@ -221,7 +220,7 @@ def _verdict(same: bool, noise: bool) -> Verdict:
 
 def _difference(differing: SiteResult) -> str:
     """Which input differs, and where; of a single number also the values."""
-    where = f"frame {differing.frame}, {differing.phase} step {differing.step}"
+    where = where_in(differing.key)
     if differing.values is None:
         return f"{differing.site} differs at {where}"
     actual, expected = differing.values
@@ -253,5 +252,5 @@ def incomparable(
         compared=0,
         failures=[],
         sites=[],
-        frames=[],
+        pictures=[],
     )

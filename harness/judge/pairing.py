@@ -2,18 +2,20 @@
 
 from collections.abc import Collection
 from itertools import count
+from typing import Any
 
 from torch import Tensor
 
-from waypoint_parity.harness.compare.pictures import FrameMetrics, frame_metrics
+from waypoint_parity.harness.checkpoint.digest import fast_digest
+from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.compare.truth import Truth
-from waypoint_parity.harness.families.waypoint.rings.comparison import RingComparison
-from waypoint_parity.harness.families.waypoint.rings.side import RingGeometry
-from waypoint_parity.harness.families.waypoint.rings.slots import sign_of
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation
 
 
@@ -24,7 +26,8 @@ class Pairing:
         self,
         judgement: Judgement,
         common: Collection[str],
-        rings: list[RingGeometry],
+        family: Family,
+        geometry: Any,
         *,
         truth: Truth,
         teacher_forced: bool = False,
@@ -33,11 +36,12 @@ class Pairing:
 
         `truth` is told of every pair.
         """
-        self.ledger = Ledger(judgement)
-        self.rings = RingComparison(rings, teacher_forced=teacher_forced)
-        self.frames: list[FrameMetrics] = []
+        self.ledger = Ledger(judgement, family)
+        self.pictures: list[PictureMetrics] = []
+        self._family = family
+        self._caches = family.caches.describe(geometry)
+        self.slots = family.caches.comparison(self._caches, teacher_forced=teacher_forced)
         self._truth = truth
-        self._tokens = rings[0].tokens
         self._common = common
         self._paired: set[str] = set()
         self._order = count()
@@ -47,8 +51,8 @@ class Pairing:
     def reference(self, seen: Observation) -> None:
         """Take what the reference shows."""
         order = next(self._order)
-        if sign := sign_of(seen, self._tokens):
-            self.rings.reference(order, sign)
+        if (sign := self._sign(seen)) is not None:
+            self.slots.reference(order, sign)
         if seen.key.site not in self._common:
             self.ledger.missing(order, seen.key, lacking="candidate", seen_elsewhere=False)
         elif waiting := self._candidates.pop(seen.key, None):
@@ -59,8 +63,8 @@ class Pairing:
 
     def candidate(self, seen: Observation) -> None:
         """Take what the candidate shows."""
-        if sign := sign_of(seen, self._tokens):
-            self.rings.candidate(sign)
+        if (sign := self._sign(seen)) is not None:
+            self.slots.candidate(sign)
         if seen.key.site not in self._common:
             self.ledger.missing(next(self._order), seen.key, lacking="reference", seen_elsewhere=False)
         elif waiting := self._references.pop(seen.key, None):
@@ -79,5 +83,22 @@ class Pairing:
         self._paired.add(key.site)
         self.ledger.pair(order, key, tensor_error(actual, expected))
         self._truth.compare(key, actual, expected)
-        if key.site == "frame" and actual.shape == expected.shape:
-            self.frames.append(frame_metrics(key.frame, actual.cpu().numpy(), expected.cpu().numpy()))
+        if self._family.sites.kind(key.site) is Kind.PICTURE and actual.shape == expected.shape:
+            self._compare_pictures(key, actual, expected)
+
+    def _compare_pictures(self, key: Key, actual: Tensor, expected: Tensor) -> None:
+        pairs = [side.cpu().numpy().reshape(-1, *side.shape[-3:]) for side in (actual, expected)]
+        first = key.call * len(pairs[0])
+        self.pictures += [
+            picture_metrics(PictureAt(key.unit, key.step, first + index), *pair)
+            for index, pair in enumerate(zip(*pairs, strict=True))
+        ]
+
+    def _sign(self, seen: Observation) -> Any:
+        """What an observation tells of the caches, if anything; of an accelerator's, nothing."""
+        tensor, caches = seen.tensor.detach(), self._family.caches
+        if tensor.device.type != "cpu" or not caches.tells(seen.key.site):
+            return None
+        marks = caches.marks(seen.key.site, tensor, self._caches)
+        digest = None if marks is not None else fast_digest(tensor)
+        return caches.sign(seen.key, str(tensor.dtype), digest, marks)

@@ -18,6 +18,7 @@ from waypoint_parity.harness.judge.tally import Tally
 from waypoint_parity.harness.processes import available_cores, end_with_the_parent
 from waypoint_parity.harness.record.blocks import FilePart, split
 from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.run.family import family_named
 
 # Below this a process takes longer to start than to read its part.
 _RECORDS_PER_PROCESS = 100_000
@@ -25,13 +26,14 @@ _RECORDS_PER_PROCESS = 100_000
 
 @dataclass(frozen=True)
 class ScanTask:
-    """A part of each dump, the selection that the other dump took of it, and how to judge."""
+    """A part of each dump, the selection that the other dump took of it, how to judge, and the family's name."""
 
     reference: FilePart
     candidate: FilePart
     reference_taken: Selection | None
     candidate_taken: Selection | None
     judgement: Judgement
+    family: str
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,18 @@ def processes(records: int) -> int:
 
 
 def tasks(
-    reference: Path, candidate: Path, taken: tuple[Selection | None, Selection | None], judgement: Judgement, parts: int
+    reference: Path,
+    candidate: Path,
+    taken: tuple[Selection | None, Selection | None],
+    judgement: Judgement,
+    family: str,
+    parts: int,
 ) -> list[ScanTask]:
     """The tasks of a sweep over two files of records; `taken` as in Task, the reference's first."""
     pairs = list(zip(split(reference, parts), split(candidate, parts), strict=False))
     if len(pairs) < parts:
         pairs = [(split(reference, 1)[0], split(candidate, 1)[0])]
-    return [ScanTask(*pair, *taken, judgement) for pair in pairs]
+    return [ScanTask(*pair, *taken, judgement, family) for pair in pairs]
 
 
 def sweep(work: list[ScanTask]) -> Iterator[Scanned]:
@@ -88,7 +95,7 @@ def _settle() -> None:
 
 def run(task: ScanTask) -> Scanned:
     """Match and judge the records of a task."""
-    ledger = Ledger(task.judgement)
+    ledger = Ledger(task.judgement, family_named(task.family))
     forms = Forms(ledger.tally.places)
     reference = SideRecords(task.reference, forms, task.reference_taken)
     candidate = SideRecords(task.candidate, forms, task.candidate_taken)

@@ -10,7 +10,7 @@ import msgspec
 
 from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.judge.judgement import FIXED, Bounds, Judgement, Tolerance, fixed_tolerance
+from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Tolerance, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import (
     FALSE_ALARM_RATE,
     NoiseFloor,
@@ -18,10 +18,11 @@ from waypoint_parity.harness.judge.noise_floor.document import (
     floor_path,
     read_floor,
 )
+from waypoint_parity.harness.run.family import Family, optional_fields
 
 if TYPE_CHECKING:
     # Not imported otherwise: a diff of dumps does not load torch.
-    from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
     from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -40,22 +41,24 @@ class Standards:
         """SHA-256 over everything that a judgement depends on, the floor's numbers included."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
-    def judgement(self, sigmas: Sequence[float], *, image: bool) -> Judgement:
-        """How a session with these sigmas [S+1], seeded with an image or not, is judged."""
-        return Judgement(self._bounds(sigmas, image=image), self.accepted_inputs, self.allowed_missing)
+    def judgement(self, sigmas: Sequence[float], given: Sequence[str]) -> Judgement:
+        """How a session with these sigmas [S+1] is judged, whose scenario has the optional fields `given`."""
+        return Judgement(self._bounds(sigmas, given), self.accepted_inputs, self.allowed_missing)
 
-    def judgement_of(self, scenario: "Scenario", config: "TransformerConfig") -> Judgement:
-        """How a session of `scenario` is judged, under its own schedule or that of the checkpoint's config."""
-        return self.judgement(scenario.schedule(config).tolist(), image=scenario.image is not None)
+    def judgement_of(self, scenario: "Scenario", checkpoint: "Checkpoint") -> Judgement:
+        """How a session of `scenario` is judged, under its own schedule or that of the checkpoint."""
+        family = checkpoint.family
+        sigmas = family.sigmas(scenario, checkpoint.geometry)
+        return self.judgement(sigmas, optional_fields(family, scenario.tensors))
 
-    def _bounds(self, sigmas: Sequence[float], *, image: bool) -> Bounds:
+    def _bounds(self, sigmas: Sequence[float], given: Sequence[str]) -> Bounds:
         if self.floor is None:
             return self.tolerance
         for session in self.floor.sessions:
-            if session.sigmas == list(sigmas) and session.image is image:
+            if session.sigmas == list(sigmas) and session.given == list(given):
                 return floor_bounds(self.floor, session, self.false_alarm_rate, self.tolerance)
-        seeded = "with" if image else "without"
-        return replace(self.tolerance, reason=f"the noise floor has no session {seeded} an image under these sigmas")
+        kind = f"with {', '.join(given)}" if given else "without optional fields"
+        return replace(self.tolerance, reason=f"the noise floor has no session {kind} under these sigmas")
 
 
 def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None = None) -> NoiseFloor | str:
@@ -80,7 +83,7 @@ def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None 
     )
 
 
-def standards(given: Judging, dtype: str, *, folder: Path | None, digest: str) -> Standards:
+def standards(given: Judging, family: Family, dtype: str, *, folder: Path | None, digest: str) -> Standards:
     """What the command line asks to be judged by, for runs in `dtype` of the checkpoint in `folder`.
 
     Raises UserError for a floor that cannot be used, and for a false-alarm rate that is none.
@@ -94,10 +97,10 @@ def standards(given: Judging, dtype: str, *, folder: Path | None, digest: str) -
         )
     lifted = (given.accept_inputs, given.allow_missing)
     if given.tolerance is not None:
-        frame = FIXED[dtype].frame if dtype in FIXED else given.tolerance
-        return Standards(Tolerance(given.tolerance, frame, "--tolerance"), None, given.false_alarm_rate, *lifted)
+        fixed = fixed_tolerance(family, dtype, activations=given.tolerance, reason="--tolerance")
+        return Standards(fixed, None, given.false_alarm_rate, *lifted)
     floor = find_floor(folder, digest, dtype, given.floor)
-    tolerance = fixed_tolerance(dtype)
+    tolerance = fixed_tolerance(family, dtype)
     if isinstance(floor, str):
         return Standards(replace(tolerance, reason=floor), None, given.false_alarm_rate, *lifted)
     return Standards(tolerance, floor, given.false_alarm_rate, *lifted)

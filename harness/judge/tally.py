@@ -14,11 +14,10 @@ from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices, Pl
 from waypoint_parity.harness.judge.comparison import SiteResult, Verdict, WorstAtSite
 from waypoint_parity.harness.judge.growth import Growth
 from waypoint_parity.harness.judge.judgement import Bounds
-from waypoint_parity.harness.run.keys import Key, Phase, is_input
+from waypoint_parity.harness.run.keys import Key, Rung, is_input
 
 MOST_FAILURES = 200
 
-Rung = tuple[Phase, int, str]
 Column = npt.NDArray[np.float64]
 
 
@@ -40,10 +39,10 @@ class Tally:
         self.worst: SiteResult | None = None
         self.differing_input: SiteResult | None = None
         self._bounds = bounds
-        # The ladder, by place: the worst error, below any for a place without one, and the frame that showed it; then
+        # The ladder, by place: the worst error, below any for a place without one, and the unit that showed it; then
         # how many observations were compared, lacked, and failed.
         self._errors: Column = np.empty(0)
-        self._frames: Indices = np.empty(0, np.int64)
+        self._units: Indices = np.empty(0, np.int64)
         self._compared: Indices = np.empty(0, np.int64)
         self._missing: Indices = np.empty(0, np.int64)
         self._failed: Indices = np.empty(0, np.int64)
@@ -80,8 +79,8 @@ class Tally:
     ) -> None:
         """Fold those of `codes` [n] that were compared into their rungs of the ladder."""
         self._grow()
-        frames, places = np.divmod(codes[compared], MOST_PLACES)
-        self._raise(places, errors[compared], frames)
+        units, places = np.divmod(codes[compared], MOST_PLACES)
+        self._raise(places, errors[compared], units)
         np.add.at(self._compared, places, 1)
         np.add.at(self._failed, codes[failed] % MOST_PLACES, 1)
 
@@ -89,7 +88,7 @@ class Tally:
         """Fold so many missing observations, the first of them `key`, into their rung."""
         place = np.array([self.places[key[1:]]])
         self._grow()
-        self._raise(place, np.array([math.inf]), np.array([key.frame]))
+        self._raise(place, np.array([math.inf]), np.array([key.unit]))
         self._missing[place] += number
         self._failed[place] += number
 
@@ -101,7 +100,7 @@ class Tally:
         numbers = np.array([self.places[place] for place in other.places.names], np.int64)
         self._grow()
         other._grow()
-        self._raise(numbers, other._errors, other._frames)
+        self._raise(numbers, other._errors, other._units)
         self._compared[numbers] += other._compared
         self._missing[numbers] += other._missing
         self._failed[numbers] += other._failed
@@ -117,17 +116,17 @@ class Tally:
             self.differ(differing.order + lines[1], lambda: _moved(differing, lines))
         return numbers
 
-    def frames_of(self, rung: Rung) -> list[int]:
-        """The frames in which an observation of the rung was entered."""
+    def units_of(self, rung: Rung) -> list[int]:
+        """The units in which an observation of the rung was entered."""
         place = self.places.get((*rung, 0))
-        return [] if place is None else self.entered.frames_of(place)
+        return [] if place is None else self.entered.units_of(place)
 
     def compared_sites(self) -> set[str]:
         """The sites that both sides showed in some pass."""
         return {self.places.names[place][2] for place in np.flatnonzero(self._compared)}
 
     def compared(self, expected: Collection[Rung] | None) -> int:
-        """How many observations were compared; with `expected` only those, each once in a frame."""
+        """How many observations were compared; with `expected` only those, each once in a unit."""
         self._grow()
         if expected is None:
             return int(self._compared.sum())
@@ -146,20 +145,18 @@ class Tally:
         """The rungs of the ladder; the calls of one site are one rung."""
         rungs: dict[Rung, list[int]] = {}
         for place in self._shown():
-            phase, step, site, _ = self.places.names[place]
-            rungs.setdefault((phase, step, site), []).append(place)
-        return [self._rung(*rung, places) for rung, places in rungs.items()]
+            phase, step, site, branch, _ = self.places.names[place]
+            rungs.setdefault(Rung(phase, step, site, branch), []).append(place)
+        return [self._rung(rung, places) for rung, places in rungs.items()]
 
-    def _rung(self, phase: Phase, step: int, site: str, places: list[int]) -> WorstAtSite:
+    def _rung(self, rung: Rung, places: list[int]) -> WorstAtSite:
         worst = max(places, key=lambda place: self._errors[place])
-        frame = int(self._frames[worst])
+        unit = int(self._units[worst])
         return WorstAtSite(
-            phase=phase,
-            step=step,
-            site=site,
+            **rung._asdict(),
             rel_l2=finite(float(self._errors[worst])),
-            tolerance=self._bounds.of(Key(frame, phase, step, site)).rel_l2,
-            frame=frame,
+            tolerance=self._bounds.of(Key(unit, *rung)).rel_l2,
+            unit=unit,
             failed=int(self._failed[places].sum()),
             observations=int((self._compared[places] + self._missing[places]).sum()),
         )
@@ -170,21 +167,21 @@ class Tally:
         shown: list[int] = np.flatnonzero(self._compared + self._missing).tolist()
         return shown
 
-    def _raise(self, places: Indices, errors: Column, frames: Indices) -> None:
-        """Keep the worst error of each place, and the first frame that showed it."""
+    def _raise(self, places: Indices, errors: Column, units: Indices) -> None:
+        """Keep the worst error of each place, and the first unit that showed it."""
         known = self._errors[places]
-        worse = (errors > known) | ((errors == known) & (frames < self._frames[places]))
+        worse = (errors > known) | ((errors == known) & (units < self._units[places]))
         for index in np.flatnonzero(worse):
-            place, error, frame = places[index], errors[index], frames[index]
-            if (error, -frame) > (self._errors[place], -self._frames[place]):
-                self._errors[place], self._frames[place] = error, frame
+            place, error, unit = places[index], errors[index], units[index]
+            if (error, -unit) > (self._errors[place], -self._units[place]):
+                self._errors[place], self._units[place] = error, unit
 
     def _grow(self) -> None:
         """Make room for places that are new."""
         if more := len(self.places) - len(self._errors):
             self._errors = np.concatenate([self._errors, np.full(more, -1.0)])
             zeros = np.zeros(more, np.int64)
-            self._frames, self._compared = np.append(self._frames, zeros), np.append(self._compared, zeros)
+            self._units, self._compared = np.append(self._units, zeros), np.append(self._compared, zeros)
             self._missing, self._failed = np.append(self._missing, zeros), np.append(self._failed, zeros)
 
 

@@ -1,5 +1,6 @@
 """Assembling: what the tasks of a sweep found, added up to the whole of two dumps."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from waypoint_parity.harness.compare.align import Matches, comes_twice
@@ -9,6 +10,7 @@ from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
 from waypoint_parity.harness.judge.scan import Leftover, Scanned, judge
 from waypoint_parity.harness.record.blocks import FilePart
+from waypoint_parity.harness.run.family import Family
 
 
 class Half:
@@ -25,24 +27,27 @@ class Half:
         if (twice := self.seen.merge(part.seen, numbers)) is not None:
             raise comes_twice(self.records, places.key(twice))
         for code, (at, line) in part.waiting.items():
-            frame, place = divmod(code, MOST_PLACES)
-            self.waiting[frame * MOST_PLACES + int(numbers[place])] = Waiting(at + self.lines, line)
+            unit, place = divmod(code, MOST_PLACES)
+            self.waiting[unit * MOST_PLACES + int(numbers[place])] = Waiting(at + self.lines, line)
         self.lines += part.lines
 
     def waited(self, codes: list[int], forms: Forms) -> Rows:
         """The rows of these codes, which wait no longer."""
         return rows_again(FilePart(self.records), [self.waiting.pop(code) for code in codes], forms)
 
-    def generated(self, places: Places) -> list[int]:
-        """The frames that the dump shows the generation of."""
-        return self.seen.frames([place for place, (phase, *_) in enumerate(places.names) if phase == "denoise"])
+    def units(self, places: Places) -> list[int]:
+        """The units that the dump shows in the phase that most of them have: not those of a prompt or a seed image."""
+        by_phase: dict[str, list[int]] = defaultdict(list)
+        for place, (phase, *_) in enumerate(places.names):
+            by_phase[phase].append(place)
+        return max((self.seen.units(numbers) for numbers in by_phase.values()), key=len, default=[])
 
 
 class Whole:
     """Two dumps so far: the ledger of what was matched in the parts, and the halves that wait for each other."""
 
-    def __init__(self, reference: Path, candidate: Path, judgement: Judgement) -> None:
-        self.ledger = Ledger(judgement)
+    def __init__(self, reference: Path, candidate: Path, judgement: Judgement, family: Family) -> None:
+        self.ledger = Ledger(judgement, family)
         self.reference = Half(reference)
         self.candidate = Half(candidate)
 

@@ -1,22 +1,23 @@
 """Records and manifests: what a dump holds, as JSON."""
 
 import base64
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.rings.side import RingGeometry, Sign
-from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.record.blocks import FilePart, blocks, not_a_record
 from waypoint_parity.harness.record.selection import Selection
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key
 
-DUMP_SCHEMA = "waypoint-parity/dump/1"
+DUMP_SCHEMA = "waypoint-parity/dump/2"
+# Before units and branches had names: a unit was a `frame`, and there was one family.
+FIRST_SCHEMA, FIRST_FAMILY = "waypoint-parity/dump/1", "waypoint"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
 SAMPLES = 8
@@ -37,16 +38,16 @@ SAMPLES = 8
 # error falls only with 1/sqrt(2k), and most of a record is its sketch: 127 would double what a diff has to read.
 SKETCH_SIZE = 61
 SKETCH_SEED = 20260121  # part of the record schema: another seed is another schema
-# Five hours at 60 frames a second; what reads a dump sets a bit for every frame.
-MOST_FRAMES = 1 << 20
-Frame = Annotated[int, msgspec.Meta(ge=0, lt=MOST_FRAMES)]
+# Five hours at 60 frames a second; what reads a dump sets a bit for every unit.
+MOST_UNITS = 1 << 20
+Unit = Annotated[int, msgspec.Meta(ge=0, lt=MOST_UNITS)]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One observation. Statistics are over the finite elements, None where there are none."""
 
-    frame: Frame
-    phase: Phase
+    unit: Unit
+    phase: str
     step: int
     site: str
     call: int
@@ -64,21 +65,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     neginf: int
     sample: list[float | None]
     sketch: str
+    branch: str = ""
     # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
     # accelerator would have had to send the tensor home for it.
     digest: str | None = None
-    # Of the sites of a ring, slot by slot (harness/families/waypoint/rings/slots.py); left out where they are not told.
+    # Of the sites of a cache, slot by slot (harness.run.family.Caches); left out where they are not told.
     slots: list[str] | None = None
 
     @property
     def key(self) -> Key:
         """Identity of the observation."""
-        return Key(self.frame, self.phase, self.step, self.site, self.call)
-
-    @property
-    def sign(self) -> Sign:
-        """What the record tells of the rings, if its site does."""
-        return Sign(self.key, self.dtype, self.digest, self.slots)
+        return Key(self.unit, self.phase, self.step, self.site, self.branch, self.call)
 
     @property
     def non_finite(self) -> tuple[int, int, int]:
@@ -88,6 +85,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def projection(self) -> npt.NDArray[np.float32]:
         """The sketch [SKETCH_SIZE]."""
         return np.frombuffer(base64.b64decode(self.sketch, validate=True), "<f4")
+
+
+class PassSites(msgspec.Struct, frozen=True):
+    """What a right implementation shows in one step of some units, which are ranges [first, stop), in order.
+
+    A site of one branch has @ and the branch behind its name.
+    """
+
+    phase: str
+    step: int
+    units: list[tuple[int, int]]
+    sites: list[str]
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -111,16 +120,17 @@ class Manifest(msgspec.Struct, kw_only=True):
     observed: int
     seconds: float
     complete: bool
+    family: str = FIRST_FAMILY
     # What follows is left out by engines that do not know it.
-    # Generated frames; and the sites that a right implementation shows in each kind of pass, in execution order, under
-    # phase and step as in "denoise0". `selection` says which of them were to be recorded, None for all.
-    frames: int | None = None
-    passes: dict[str, list[str]] | None = None
+    # How many units were generated, and what a right implementation shows of them. `selection` says which of that was
+    # to be recorded, None for all.
+    units: int | None = None
+    passes: list[PassSites] | None = None
     selection: Selection | None = None
-    # SHA-256 of every tensor of the scenario (values_digest), the sigmas as the session uses them.
+    # SHA-256 of every tensor of the scenario (values_digest), with what the checkpoint gives.
     inputs: dict[str, str] | None = None
-    # The key/value ring of every layer.
-    rings: list[RingGeometry] | None = None
+    # The caches, as the family describes them.
+    caches: list[dict[str, Any]] | None = None
     # The architecture, and the instruction set that torch computes with: another one rounds otherwise.
     processor: str | None = None
     # What recording changed of what was computed: "bit-identical" where nothing, None where nobody looked.
@@ -143,8 +153,7 @@ def is_dump(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run."""
     path = folder / MANIFEST_NAME
-    do = "name the folder that `waypoint-parity dump --out` wrote"
-    manifest = read_document(path, Manifest, DUMP_SCHEMA, called="a manifest", do=do)
+    manifest = _decoded_manifest(path)
     if "dtype" not in manifest.numerics:
         raise UserError(
             f"{path}: does not say in which precision the run computed",
@@ -160,6 +169,50 @@ def read_manifest(folder: Path) -> Manifest:
             do="run the dump again; it was interrupted or failed",
         )
     return manifest
+
+
+def _decoded_manifest(path: Path) -> Manifest:
+    """The manifest in a file, of either schema."""
+    do = "name the folder that `waypoint-parity dump --out` wrote"
+    try:
+        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if values.get("schema") == FIRST_SCHEMA:
+            values = _upgraded(values)
+        manifest = msgspec.convert(values, Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        expected = f"a manifest of schema {DUMP_SCHEMA}"
+        raise UserError(f"{path}: cannot be read as a manifest", found=str(error), expected=expected, do=do) from error
+    if manifest.schema != DUMP_SCHEMA:
+        raise UserError(
+            f"{path}: unknown schema of a manifest",
+            found=manifest.schema,
+            expected=DUMP_SCHEMA,
+            do=f"{do}, or use a release of waypoint-parity that knows the schema",
+        )
+    return manifest
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of the first schema in the names of this one. What came before the frames was in unit 0."""
+    units, passes, rings = values.get("frames"), values.get("passes"), values.get("rings")
+    upgraded = {name: value for name, value in values.items() if name not in ("frames", "passes", "rings")}
+    if isinstance(rings, list):
+        upgraded["caches"] = [{"name": f"kv_cache.layers.{layer}", **ring} for layer, ring in enumerate(rings)]
+    if isinstance(passes, dict) and isinstance(units, int):
+        named = [(name.rstrip("0123456789"), name, sites) for name, sites in passes.items()]
+        upgraded["passes"] = [
+            {
+                "phase": phase,
+                "step": int(name[len(phase) :] or 0),
+                "units": [(0, 1 if phase in ("prompt", "image") else units)],
+                "sites": sites,
+            }
+            for phase, name, sites in named
+        ]
+    if isinstance(selection := values.get("selection"), dict):
+        renamed = {"units" if name == "frames" else name: value for name, value in selection.items()}
+        upgraded["selection"] = {**renamed, "stepped": ["denoise"]}
+    return {**upgraded, "schema": DUMP_SCHEMA, "family": FIRST_FAMILY, "units": units}
 
 
 def read_records(folder: Path) -> Iterator[Record]:
@@ -190,7 +243,12 @@ def check_promised(path: Path, number: int, promised: int) -> None:
 def decode_record(part: FilePart, index: int, line: bytes) -> Record:
     """The record on line `index` of a part. Raises UserError, naming file and line, where it is none."""
     try:
-        record = _decoder.decode(line)
+        try:
+            record = _decoder.decode(line)
+        except msgspec.ValidationError:
+            # A record of the first schema; any other one is broken whatever its unit is called.
+            values = msgspec.json.decode(line, type=dict[str, Any])
+            record = msgspec.convert({**values, "unit": values.get("unit", values.get("frame"))}, Record)
         numbers = len(record.projection())
         problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
@@ -200,14 +258,28 @@ def decode_record(part: FilePart, index: int, line: bytes) -> Record:
     return record
 
 
-def frame_path(folder: Path, frame: int) -> Path:
-    """Where a dump keeps a decoded frame."""
-    return folder / "frames" / f"{frame:06d}.png"
+class PictureAt(NamedTuple):
+    """Which picture of a session: one that a unit shows in a step, by its number there."""
+
+    unit: int
+    step: int = 0
+    number: int = 0
+
+    def __str__(self) -> str:
+        """As a person counts them: the unit, and where it has several pictures the others behind it."""
+        return str(self.unit) if self[1:] == (0, 0) else ".".join(map(str, self))
 
 
-def frames_of(folder: Path) -> list[int]:
-    """The numbers of the decoded frames that a dump keeps."""
-    return sorted(int(path.stem) for path in (folder / "frames").glob("*.png") if path.stem.isdecimal())
+def picture_path(folder: Path, at: PictureAt) -> Path:
+    """Where a dump keeps a decoded picture."""
+    behind = "" if at[1:] == (0, 0) else f"-{at.step}-{at.number}"
+    return folder / "frames" / f"{at.unit:06d}{behind}.png"
+
+
+def kept_pictures(folder: Path) -> list[PictureAt]:
+    """The decoded pictures that a dump keeps, in their order."""
+    names = (re.fullmatch(r"(\d+)(?:-(\d+)-(\d+))?", path.stem) for path in (folder / "frames").glob("*.png"))
+    return sorted(PictureAt(*(int(number or 0) for number in name.groups())) for name in names if name)
 
 
 def to_json(value: Any) -> bytes:

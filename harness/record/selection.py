@@ -9,26 +9,27 @@ from waypoint_parity.harness.run.keys import Key, is_input
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a dump takes: the sites that match a glob, in some of the frames and denoise steps.
+    """What a dump takes: the sites that match a glob, in some of the units and steps.
 
-    Inputs (`input.*`) are always taken: without them nothing proves that two runs were given the same. `steps` are the
-    sigma steps of `denoise`; the other phases have none and are not filtered by them. `frames` and `every` both hold:
-    every Nth frame, counted from 0, of those named.
+    Inputs (`input.*`) are always taken: without them nothing proves that two runs were given the same. `steps`
+    filters the phases in `stepped`. `units` and `every` both hold: every Nth unit, counted from 0, of those named.
     """
 
     sites: tuple[str, ...] = ("*",)
-    frames: tuple[int, ...] | None = None
+    units: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
+    # The phases that have several steps; where none is named, `steps` filters every phase.
+    stepped: tuple[str, ...] = ()
     every: int = 1
 
     def __post_init__(self) -> None:
         """Raise UserError for a selection that would take nothing."""
-        empty = [name for name in ("sites", "frames", "steps") if getattr(self, name) == ()]
+        empty = [name for name in ("sites", "units", "steps") if getattr(self, name) == ()]
         if empty or self.every < 1:
             raise UserError(
                 "nothing is selected",
-                found=f"no {empty[0]}" if empty else f"every {self.every} frames",
-                expected="at least one of each that is given, and every 1 or more frames",
+                found=f"no {empty[0]}" if empty else f"every {self.every} units",
+                expected="at least one of each that is given, and every 1 or more units",
                 do="correct --sites, --frames, --steps or --every, or leave it out for everything",
             )
 
@@ -40,9 +41,9 @@ class Selection:
         """Whether the observation `key` is taken."""
         if is_input(key.site):
             return True
-        frame = key.frame % self.every == 0 and (self.frames is None or key.frame in self.frames)
-        step = self.steps is None or key.phase != "denoise" or key.step in self.steps
-        return frame and step and self.wants(key.site)
+        unit = key.unit % self.every == 0 and (self.units is None or key.unit in self.units)
+        step = self.steps is None or key.step in self.steps or (bool(self.stepped) and key.phase not in self.stepped)
+        return unit and step and self.wants(key.site)
 
 
 EVERYTHING = Selection()

@@ -1,4 +1,4 @@
-"""Writing a dump: records, frames, perhaps full tensors, and the manifest that vouches for them."""
+"""Writing a dump: records, pictures, perhaps full tensors, and the manifest that vouches for them."""
 
 import base64
 import fnmatch
@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -20,26 +20,28 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.digest import fast_digest, values_digest
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.rings.side import ring_geometries
-from waypoint_parity.harness.families.waypoint.rings.slots import slot_marks
-from waypoint_parity.harness.families.waypoint.sites import pass_sites, session_passes
 from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.record.records import (
     DUMP_SCHEMA,
     MANIFEST_NAME,
     RECORDS_NAME,
     Manifest,
+    PassSites,
+    PictureAt,
     Record,
     encode,
-    frame_path,
     is_dump,
+    picture_path,
     to_json,
 )
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics
-from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass
-from waypoint_parity.harness.run.keys import Key, is_optional
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.family import family_named
+from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import expected_keys
+from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation
 
 TENSORS_NAME = "tensors.safetensors"
@@ -67,6 +69,7 @@ class DumpWriter:
         """`keep`: globs of the sites whose full tensors are kept too. Raises UserError for an unusable folder."""
         self._folder = folder
         self._manifest = manifest
+        self._family = family_named(manifest.family)
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
         self._pending: list[_Header] = []
@@ -94,15 +97,14 @@ class DumpWriter:
         tensor = seen.tensor.detach()
         digest = fast_digest(tensor) if tensor.device.type == "cpu" else None
         dtype = str(tensor.dtype).removeprefix("torch.")
-        rings = self._manifest.rings
-        slots = slot_marks(seen.key.site, tensor, rings[0].tokens) if rings else None
+        slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
         self._pending.append(_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots))
         self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
-        if seen.key.site == "frame":
+        if self._family.sites.kind(seen.key.site) is Kind.PICTURE:
             with writing(self._folder):
-                write_frame(self._folder, seen.key.frame, tensor)
+                write_pictures(self._folder, seen.key, tensor)
 
     def end_pass(self) -> None:
         """Bring the pending statistics to the host and write their records."""
@@ -142,11 +144,13 @@ def describe_run(
     observer: str | None = None,
 ) -> Manifest:
     """The manifest of a run that is about to start and record `selection`; `observer`: see harness.run.observer."""
-    sigmas = scenario.schedule(checkpoint.transformer)
-    inputs = scenario.tensors | {"sigmas": sigmas}
+    family, geometry = checkpoint.family, checkpoint.geometry
     sites = adapter.sites().keys()
+    keys = list(expected_keys(scenario, checkpoint, optional=sites))
+    inputs = family.prepared(scenario, geometry).tensors
     return Manifest(
         schema=DUMP_SCHEMA,
+        family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
         description=adapter.describe(),
@@ -155,18 +159,18 @@ def describe_run(
         scenario_digest=scenario.digest,
         scenario_name=scenario.name,
         variant=variant,
-        sigmas=sigmas.tolist(),
+        sigmas=family.sigmas(scenario, geometry),
         torch=str(torch.__version__),
         threads=torch.get_num_threads(),
         platform=platform.platform(),
         source_revision=source_revision(),
-        expected=sum(1 for _ in expected_keys(checkpoint, scenario, selection, optional=sites)),
+        expected=sum(map(selection.takes, keys)),
         observed=0,
         seconds=0.0,
         complete=False,
-        frames=scenario.frames,
-        passes=_passes(checkpoint, scenario, sites),
-        rings=ring_geometries(checkpoint.transformer),
+        units=scenario.units,
+        passes=_passes(keys),
+        caches=family.caches.describe(geometry) or None,
         inputs={name: values_digest("", [(name, tensor)]) for name, tensor in inputs.items()},
         selection=None if selection == EVERYTHING else selection,
         processor=processor(),
@@ -174,59 +178,44 @@ def describe_run(
     )
 
 
+def _passes(keys: Sequence[Key]) -> list[PassSites]:
+    """The sites of every kind of step, and the units that have it."""
+    sites: dict[At, list[str]] = {}
+    for key in keys:
+        sites.setdefault(key.at, []).append(f"{key.site}@{key.branch}" if key.branch else key.site)
+    units: dict[tuple[str, int, tuple[str, ...]], list[tuple[int, int]]] = {}
+    for at, names in sites.items():
+        ranges = units.setdefault((at.phase, at.step, tuple(names)), [])
+        if ranges and ranges[-1][1] == at.unit:
+            ranges[-1] = (ranges[-1][0], at.unit + 1)
+        else:
+            ranges.append((at.unit, at.unit + 1))
+    return [PassSites(phase, step, ranges, list(names)) for (phase, step, names), ranges in units.items()]
+
+
 def processor() -> str:
     """The architecture of this machine, and the instruction set that torch computes with on it."""
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def expected_keys(
-    checkpoint: Checkpoint,
-    scenario: Scenario,
-    selection: Selection = EVERYTHING,
-    *,
-    optional: Collection[str] = (),
-) -> Iterator[Key]:
-    """Every observation of a right implementation's session that `selection` takes, in execution order.
+def write_pictures(folder: Path, key: Key, pixels: Tensor) -> None:
+    """Write the pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, losslessly.
 
-    A site that an implementation may do without is expected only where it is among `optional`.
+    Pictures of several calls follow each other; a site shows as many in each.
     """
-    sites = _passes(checkpoint, scenario, optional)
-    for frame, at in _session(checkpoint, scenario):
-        keys = (Key(frame, at.phase, at.step, site) for site in sites[f"{at.phase}{at.step}"])
-        yield from filter(selection.takes, keys)
-
-
-def _passes(checkpoint: Checkpoint, scenario: Scenario, optional: Collection[str]) -> dict[str, list[str]]:
-    """The sites of every kind of pass that the session has, by phase and step."""
-    kinds = dict.fromkeys(at for _, at in _session(checkpoint, scenario))
-    return {
-        f"{at.phase}{at.step}": [
-            site
-            for site in pass_sites(checkpoint.transformer, checkpoint.autoencoder, at)
-            if site in optional or not is_optional(site)
-        ]
-        for at in kinds
-    }
-
-
-def _session(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
-    steps = len(scenario.schedule(checkpoint.transformer)) - 1
-    prompt, image = scenario.prompt is not None, scenario.image is not None
-    return session_passes(steps, scenario.frames, prompt=prompt, image=image)
-
-
-def write_frame(folder: Path, frame: int, pixels: Tensor) -> None:
-    """Write `pixels` [360,640,3] uint8 losslessly."""
-    # Level 1: frames of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
-    Image.fromarray(pixels.cpu().numpy()).save(frame_path(folder, frame), compress_level=1)
+    each = pixels.cpu().numpy().reshape(-1, *pixels.shape[-3:])
+    for index, picture in enumerate(each, start=key.call * len(each)):
+        # Level 1: pictures of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
+        Image.fromarray(picture).save(picture_path(folder, PictureAt(key.unit, key.step, index)), compress_level=1)
 
 
 def _record(header: _Header, summary: Statistics) -> Record:
     return Record(
-        frame=header.key.frame,
+        unit=header.key.unit,
         phase=header.key.phase,
         step=header.key.step,
         site=header.key.site,
+        branch=header.key.branch,
         call=header.key.call,
         sigma=header.sigma,
         shape=header.shape,

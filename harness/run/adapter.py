@@ -5,26 +5,35 @@ steps, T tokens per frame, L ring capacity in tokens, H query heads, G key/value
 C latent channels, P prompt tokens, E prompt width, h,w token grid, ph,pw patch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.run.keys import Phase
+from waypoint_parity.harness.run.keys import At
+from waypoint_parity.harness.run.scenario import Scenario
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One pass of a session, announced before it runs. `step` counts sigma steps within `denoise`, else 0."""
+class Pass(NamedTuple):
+    """One call of a model within a session, announced before it runs.
 
-    phase: Phase
+    `step` counts the steps of a phase from 0. `branches`: the evaluations that this call makes of the step; one call
+    may make several, or several calls one each.
+    """
+
+    phase: str
     step: int = 0
     sigma: float | None = None
+    branches: tuple[str, ...] = ("",)
+
+    def at(self, unit: int) -> At:
+        """The step that the pass belongs to."""
+        return At(unit, self.phase, self.step)
 
 
 @dataclass(frozen=True)
@@ -54,43 +63,40 @@ class Numerics:
         }
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt of a session: `embedding` [1,P,E] fp32, `pad_mask` [1,P] bool (true = padding)."""
-
-    embedding: Tensor
-    pad_mask: Tensor
-
-
-@dataclass(frozen=True)
-class Controls:
-    """The controls of one frame: `button` [n_buttons], `mouse` [2], `scroll` [1], all fp32."""
-
-    button: Tensor
-    mouse: Tensor
-    scroll: Tensor
+# What a layout makes of an output: the site's tensor, one for each branch, or one for each of several calls.
+Shown = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where to watch: the module whose output is the site, and the transform of that output to the official layout.
+    """Where to watch: the module whose output is the site, and how that output becomes the official layout.
 
-    `restore` is the way back: from a tensor in the official layout, and the output as it was, to the output that the
-    implementation is to go on with. Without a `layout` the tensor itself is that; with one and no `restore` nothing can
-    be put in the output's place. What a hook on `module` returns must be what the implementation goes on with.
+    `layout(output, inputs)` gets what the module returned and its positional inputs. `restore(official, output)` is the
+    way back: the output that the implementation is to go on with. Without a `layout` the output itself is the tensor;
+    with one and no `restore` nothing can be put in the output's place. What a hook on `module` returns must be what the
+    implementation goes on with.
     """
 
     module: nn.Module
-    layout: Callable[[Any], Tensor] | None = None
+    layout: Callable[[Any, tuple[Any, ...]], Shown] | None = None
     restore: Callable[[Tensor, Any], Any] | None = None
+
+    def shown(self, output: Any, inputs: tuple[Any, ...]) -> Shown:
+        """What the site shows of an output."""
+        return output if self.layout is None else self.layout(output, inputs)
+
+    @property
+    def is_patchable(self) -> bool:
+        """Whether another value can be put in the place of the one that the site shows."""
+        return self.layout is None or self.restore is not None
+
+    def replacement(self, official: Tensor, output: Any) -> Any:
+        """What the implementation is to go on with so that the site, whose `output` is given, shows `official`."""
+        return official.to(output) if self.restore is None else self.restore(official, output)
 
 
 class Adapter(Protocol):
     """Drives one implementation through sessions. It draws no noise of its own.
-
-    `start`, `append_image` and `generate` are generators: each yields every pass just before running it. So the harness
-    knows to which frame, phase and step an observation belongs, and can run two implementations in lockstep. The frame
-    clock, the sampler and the caches belong to the implementation.
 
     A class with numerics of its own names them in a class attribute OPTIONS (see `Numerics.options`).
     """
@@ -102,17 +108,13 @@ class Adapter(Protocol):
         ...
 
     def sites(self) -> Mapping[str, Site]:
-        """The sites that this implementation has, by their official names (see harness.families.waypoint.sites)."""
+        """The sites that this implementation has, by the names of its family."""
         ...
 
-    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin a session: clock 0, nothing written. `sigmas` [S+1] fp32, ending in 0."""
-        ...
+    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+        """Run a session: yield (unit, pass) of every pass just before running it.
 
-    def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Give a frame: `image` [360,640,3] uint8 is encoded and written to the caches with idle controls."""
-        ...
-
-    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
-        """Generate a frame from `noise` [1,1,C,h*ph,w*pw] fp32: denoise, write the caches, decode."""
+        So the harness knows to which unit, phase and step an observation belongs, and can run two implementations in
+        lockstep. Clock, sampler and caches belong to the implementation, and begin anew with every session.
+        """
         ...

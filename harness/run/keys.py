@@ -1,23 +1,79 @@
-"""Keys: the identity of one observation, and what its site's name says. Nothing here needs torch."""
+"""Keys: the identity of one observation. Nothing here needs torch."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-Phase = Literal["prompt", "image", "denoise", "cache", "decode"]
+
+class At(NamedTuple):
+    """A step of a session, by what names it: one pass, or the several that evaluate its branches."""
+
+    unit: int
+    phase: str
+    step: int
+
+
+class Rung(NamedTuple):
+    """A site in one step, of whatever unit."""
+
+    phase: str
+    step: int
+    site: str
+    branch: str = ""
 
 
 class Key(NamedTuple):
-    """Identity of one observation. `call` counts repeats of a site within one pass, from 0."""
+    """Identity of one observation.
 
-    frame: int
-    phase: Phase
+    A unit is what one generate call makes: a frame, a chunk, a clip. A branch is one of the evaluations that a step
+    needs, "" where there is one. `call` counts repeats of a site within a step and branch, from 0.
+    """
+
+    unit: int
+    phase: str
     step: int
     site: str
+    branch: str = ""
     call: int = 0
 
+    @property
+    def at(self) -> At:
+        """The step that it was seen in."""
+        return At(self.unit, self.phase, self.step)
+
+    @property
+    def rung(self) -> Rung:
+        """The same without unit and call."""
+        return Rung(self.phase, self.step, self.site, self.branch)
+
     def __str__(self) -> str:
-        """The name of its tensor in a file: f{frame}/{phase}{step}/{site}, #{call} behind it where call > 0."""
-        call = f"#{self.call}" if self.call else ""
-        return f"f{self.frame}/{self.phase}{self.step}/{self.site}{call}"
+        """The name of its tensor in a file: u{unit}/{phase}{step}/{site}, perhaps @{branch} and #{call} behind it."""
+        branch, call = f"@{self.branch}" if self.branch else "", f"#{self.call}" if self.call else ""
+        return f"u{self.unit}/{self.phase}{self.step}/{self.site}{branch}{call}"
+
+
+class Order:
+    """The order of a session's steps, as `planned`.
+
+    A step that was not planned comes after those of its unit and phase; one of an unplanned phase at its unit's end.
+    """
+
+    def __init__(self, planned: Iterable[At]) -> None:
+        self._ranks: dict[At, int] = {}
+        self._last: dict[tuple[int, str], int] = {}
+        self._ends: dict[int, int] = {}
+        for rank, at in enumerate(planned):
+            self._ranks.setdefault(at, rank)
+            self._last[at.unit, at.phase] = self._ends[at.unit] = rank
+
+    def rank(self, at: At) -> tuple[int, int, int, str, int]:
+        """Something to sort steps by."""
+        if at in self._ranks:
+            return self._ranks[at], 0, 0, "", 0
+        last = self._last.get((at.unit, at.phase))
+        if last is not None:
+            return last, 1, 0, "", at.step
+        end = max((end for unit, end in self._ends.items() if unit <= at.unit), default=-1)
+        return end, 2, at.unit, at.phase, at.step
 
 
 def is_input(site: str) -> bool:
@@ -25,21 +81,6 @@ def is_input(site: str) -> bool:
     return site.startswith("input.")
 
 
-def is_optional(site: str) -> bool:
-    """Whether an implementation may do without the site: what a pass attends to, which not every one can tell."""
-    return ring_part(site) == "visible"
-
-
-def ring_part(site: str) -> str | None:
-    """What a site of a key/value ring shows: "kv", "written" or "visible"; None for any other site."""
-    return site.rpartition(".")[2] if site.startswith("kv_cache.layers.") else None
-
-
-def is_mask(site: str) -> bool:
-    """Whether the site tells which tokens of a ring are written or seen: right or wrong, with nothing in between."""
-    return ring_part(site) in ("written", "visible")
-
-
 def block_of(site: str) -> int | None:
-    """The transformer block, cache layer or autoencoder stage that a site belongs to."""
+    """The number in a site's name: that of its block, layer or stage."""
     return next((int(part) for part in site.split(".") if part.isdigit()), None)

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.record.statistics import Measurements
 from waypoint_parity.harness.run.adapter import Adapter, Site
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.taps import Observation, Recorder
+from waypoint_parity.harness.run.sites import Kind
+from waypoint_parity.harness.run.taps import Observation, recording
 
 NO_EFFECT = "bit-identical"
 
@@ -35,10 +36,10 @@ class _LastSeen:
 
 
 def check_observer(
-    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site], *, allow: bool = False
+    adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, sites: Mapping[str, Site], *, allow: bool = False
 ) -> str:
     """What a manifest says of the observer: NO_EFFECT, or the effect where `allow`, else a UserError that names it."""
-    effect = observer_effect(adapter, scenario, config, sites)
+    effect = observer_effect(adapter, scenario, checkpoint, sites)
     if effect is not None and not allow:
         raise UserError(
             "recording changes what the implementation computes",
@@ -52,33 +53,33 @@ def check_observer(
 
 @exact_arithmetic()
 def observer_effect(
-    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site]
+    adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, sites: Mapping[str, Site]
 ) -> str | None:
     """What the hooks on `sites` change in the last tensor of the first pass; None where not a bit.
 
     The session is begun twice, up to and including its first pass of the transformer: with all sites hooked and their
     statistics taken, and with nothing hooked but the site that was seen last.
     """
-    watched = _first_pass(adapter, scenario, config, sites)
+    watched = _first_pass(adapter, scenario, checkpoint, sites)
     if watched.key is None or watched.tensor is None:
         return "the first pass shows none of its sites, so that nothing can be compared"
     last = watched.key.site
-    alone = _first_pass(adapter, scenario, config, {last: sites[last]})
+    alone = _first_pass(adapter, scenario, checkpoint, {last: sites[last]})
     if alone.key != watched.key or alone.tensor is None:
         return f"{watched.key} is the last site of the first pass, by itself {alone.key}"
     return _difference(watched.key, watched.tensor.cpu(), alone.tensor.cpu())
 
 
-def _first_pass(
-    adapter: Adapter, scenario: Scenario, config: TransformerConfig, sites: Mapping[str, Site]
-) -> _LastSeen:
+def _first_pass(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, sites: Mapping[str, Site]) -> _LastSeen:
     """What `sites` show until the first pass of the transformer is over."""
-    seen, last_pass = _LastSeen(), False
-    with Recorder(sites, seen) as recorder:
-        for _, at in passes(adapter, scenario, config, recorder):
-            if last_pass:
+    seen, computed = _LastSeen(), False
+    table = checkpoint.family.table(checkpoint.geometry, scenario)
+    with recording(sites, seen) as taps:
+        for _, at in passes(adapter, scenario, checkpoint, taps):
+            if computed:
                 break
-            last_pass = at.phase != "prompt"
+            # What comes before is only given: a pass of the model makes something of it.
+            computed = any(row.kind is not Kind.INPUT for row, _ in table.shown(at.phase, at.step, at.branches))
     return seen
 
 

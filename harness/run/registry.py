@@ -15,7 +15,7 @@ from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 
 GROUP = "waypoint_parity.implementations"
-_METHODS = ("describe", "sites", "start", "append_image", "generate")
+_METHODS = ("describe", "sites", "session")
 
 
 def registered() -> dict[str, EntryPoint]:

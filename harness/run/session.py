@@ -1,44 +1,35 @@
 """Driving one implementation through a scenario, pass by pass."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.adapter import Adapter, Pass
+from waypoint_parity.harness.run.keys import At, Key, Order
 from waypoint_parity.harness.run.scenario import Scenario
 
 
 class Watcher(Protocol):
-    """What follows a session: a recorder, a patcher."""
+    """What follows a session: a tap."""
 
-    def begin(self, frame: int, at: Pass) -> None:
-        """Everything shown from now on belongs to pass `at` of `frame`; the pass before is over."""
+    def begin(self, unit: int, at: Pass) -> None:
+        """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
         ...
 
 
 def passes(
-    adapter: Adapter, scenario: Scenario, config: TransformerConfig, watcher: Watcher | None
+    adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None
 ) -> Iterator[tuple[int, Pass]]:
-    """(frame, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`.
-
-    A seed image is clock 0; generated frames are numbered from 0 whether or not an image came first.
-    """
-    for frame, at in _announced(adapter, scenario, config):
+    """(unit, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`."""
+    for unit, at in adapter.session(checkpoint.family.prepared(scenario, checkpoint.geometry)):
         if watcher is not None:
-            watcher.begin(frame, at)
-        yield frame, at
-
-
-def _announced(adapter: Adapter, scenario: Scenario, config: TransformerConfig) -> Iterator[tuple[int, Pass]]:
-    yield from ((0, at) for at in adapter.start(scenario.prompt, scenario.schedule(config)))
-    if scenario.image is not None:
-        yield from ((0, at) for at in adapter.append_image(scenario.image))
-    for frame in range(scenario.frames):
-        yield from ((frame, at) for at in adapter.generate(scenario.noise[frame], scenario.controls(frame)))
+            watcher.begin(unit, at)
+        yield unit, at
 
 
 @contextmanager
@@ -49,6 +40,74 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @exact_arithmetic()
-def run(adapter: Adapter, scenario: Scenario, config: TransformerConfig, watcher: Watcher | None = None) -> None:
+def run(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None = None) -> None:
     """Run the whole session."""
-    deque(passes(adapter, scenario, config, watcher), maxlen=0)
+    deque(passes(adapter, scenario, checkpoint, watcher), maxlen=0)
+
+
+class Paced:
+    """A session that runs one step at a time. `at` is the next one, None at the end."""
+
+    def __init__(self, session: Iterator[tuple[int, Pass]]) -> None:
+        self._session = session
+        self.at: At | None = None
+        self._announce()
+
+    def run(self) -> None:
+        """Run the next step, which has been announced: all of its passes."""
+        at = self.at
+        while self.at is not None and self.at == at:
+            self._announce()
+
+    def _announce(self) -> None:
+        # A pass runs while its session is advanced to the next one.
+        announced = next(self._session, None)
+        self.at = None if announced is None else announced[1].at(announced[0])
+
+
+def keep_pace(sessions: Collection[Paced], order: Order, alone: Callable[[At, list[int]], None] | None = None) -> None:
+    """Run all to the end, each step of one just before the same step of the next.
+
+    So any of them may answer from another process: the others wait for it at the end of a step. `alone` is told of
+    every step that only some of them have, with their indices.
+    """
+    while waiting := [session.at for session in sessions if session.at is not None]:
+        first = min(waiting, key=order.rank)
+        those = [index for index, session in enumerate(sessions) if session.at == first]
+        if alone is not None and len(those) < len(sessions):
+            alone(first, those)
+        for session in sessions:
+            if session.at == first:
+                session.run()
+
+
+def steps(scenario: Scenario, checkpoint: Checkpoint) -> list[At]:
+    """Every step of a right implementation's session, in order."""
+    planned = checkpoint.family.session(scenario, checkpoint.geometry)
+    return list(dict.fromkeys(at.at(unit) for unit, at in planned))
+
+
+def order_of(scenario: Scenario, checkpoint: Checkpoint) -> Order:
+    """The order of a session's steps."""
+    return Order(steps(scenario, checkpoint))
+
+
+def expected_keys(scenario: Scenario, checkpoint: Checkpoint, *, optional: Collection[str] = ()) -> Iterator[Key]:
+    """Every observation of a right implementation's session, in the order of execution.
+
+    A site that an implementation may do without is expected only where it is among `optional`.
+    """
+    table = checkpoint.family.table(checkpoint.geometry, scenario)
+    seen: set[tuple[At, str]] = set()
+    for unit, at in checkpoint.family.session(scenario, checkpoint.geometry):
+        for row, branch in table.shown(at.phase, at.step, at.branches):
+            # What all branches of a step share is shown once, in whatever number of passes they are evaluated.
+            once = (at.at(unit), f"{row.name}@{branch}")
+            if (row.name in optional or not row.optional) and once not in seen:
+                seen.add(once)
+                yield Key(unit, at.phase, at.step, row.name, branch)
+
+
+def counting(scenario: Scenario, checkpoint: Checkpoint) -> Callable[[str], Tensor | None]:
+    """Which positions of a site count, in a session of the scenario."""
+    return lambda site: checkpoint.family.counts(site, scenario)

@@ -1,39 +1,90 @@
 """Taps: forward hooks on an adapter's sites, which hand on what is shown, and may put another value in its place."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.harness.record.selection import EVERYTHING, Selection
-from waypoint_parity.harness.run.adapter import Pass, Site
-from waypoint_parity.harness.run.keys import Key
-
-# Takes a value in the official layout; what it returns, in that layout, takes its place. None leaves it.
-Patch = Callable[[Key, Tensor], Tensor | None]
+from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.sites import Kind
 
 
-class Patcher:
-    """Hands what the sites of one implementation show to `patch`, pass by pass, while its context is open.
+@dataclass(frozen=True)
+class Observation:
+    """A tensor seen at a site, in the official layout. It may be reused in place: who keeps it clones it."""
 
-    Hooks attached before see the implementation's own values, hooks attached after see the replacements. `refused`:
+    key: Key
+    sigma: float | None
+    tensor: Tensor
+
+
+class Sink(Protocol):
+    """Takes what is recorded."""
+
+    def observe(self, seen: Observation) -> None:
+        """Take one observation."""
+        ...
+
+    def end_pass(self) -> None:
+        """Every observation of the pass in work has been taken."""
+        ...
+
+
+class Selecting(Protocol):
+    """Says what is handed on."""
+
+    def wants(self, site: str) -> bool:
+        """Whether any pass can have an observation at `site` that is taken."""
+        ...
+
+    def takes(self, key: Key) -> bool:
+        """Whether the observation `key` is taken."""
+        ...
+
+
+# What it returns, in the official layout, takes the place of what was seen. None leaves that.
+Observer = Callable[[Observation], Tensor | None]
+
+
+class Taps:
+    """Hands what the selected sites of one implementation show to `observe`, pass by pass, while its context is open.
+
+    Taps opened before see the implementation's own values, those opened after see the replacements. Closed they cost
+    nothing; as long as `observe` returns nothing, the implementation computes what it computes without them. `refused`:
     sites that did not show a value once it was put in their place, such as a ring that has no slot for it.
     """
 
-    def __init__(self, sites: Mapping[str, Site], patch: Patch) -> None:
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        observe: Observer,
+        *,
+        ended: Callable[[], None] | None = None,
+        selection: Selecting | None = None,
+        counts: Callable[[str], Tensor | None] | None = None,
+    ) -> None:
+        """`ended` is called when a pass is over. `counts`: which positions of a site count; others are shown as 0."""
         # A module may be the site of several layers at once: all of them show what it returned.
         self._modules: dict[nn.Module, dict[str, Site]] = defaultdict(dict)
         for name, site in sites.items():
-            self._modules[site.module][name] = site
-        self._patch = patch
+            if selection is None or selection.wants(name):
+                self._modules[site.module][name] = site
+        self._observe = observe
+        self._ended = ended
+        self._selection = selection
+        self._counts = counts
         self._attached = ExitStack()
-        self._calls: Counter[str] = Counter()
-        self._frame, self._pass = 0, Pass("prompt")
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._unit, self._pass, self._at = 0, Pass(""), At(-1, "", 0)
         self.refused: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -46,115 +97,87 @@ class Patcher:
     ) -> None:
         self._attached.close()
 
-    def begin(self, frame: int, at: Pass) -> None:
-        """Everything shown from now on belongs to pass `at` of `frame`."""
-        self._frame, self._pass = frame, at
-        self._calls.clear()
+    def begin(self, unit: int, at: Pass) -> None:
+        """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
+        if self._ended is not None:
+            self._ended()
+        if at.at(unit) != self._at:
+            self._calls.clear()
+        self._unit, self._pass, self._at = unit, at, at.at(unit)
 
     def _hook(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, Any, Any], Any]:
-        def patch(module: nn.Module, inputs: Any, output: Any) -> Any:
-            shown = {name: output if site.layout is None else site.layout(output) for name, site in sites.items()}
+        def tap(module: nn.Module, inputs: Any, output: Any) -> Any:
+            shown = {name: site.shown(output, inputs) for name, site in sites.items()}
+            changed = None
             for name, value in shown.items():
-                given = self._patch(self._key(name), value)
-                if given is not None:
-                    output = self._replaced(name, sites[name], given, output)
-            return output
+                for seen in self._seen(name, value):
+                    given = self._observe(seen)
+                    if given is not None:
+                        changed = self._replaced(
+                            name, sites[name], given, output if changed is None else changed, inputs
+                        )
+            return changed
 
-        return patch
+        return tap
 
-    def _replaced(self, name: str, site: Site, given: Tensor, output: Any) -> Any:
+    def _seen(self, name: str, value: Shown) -> Iterator[Observation]:
+        """The observations that a site's value makes, of those that are selected."""
+        for branch, tensor in self._branches(value):
+            call = self._calls[name, branch]
+            self._calls[name, branch] += 1
+            key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
+            if self._selection is None or self._selection.takes(key):
+                yield Observation(key, self._pass.sigma, self._counted(name, tensor))
+
+    def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
+        """(branch, tensor). One tensor belongs to the only branch of its pass, or else to all of them in common."""
+        if isinstance(value, Mapping):
+            yield from value.items()
+            return
+        branch = self._pass.branches[0] if len(self._pass.branches) == 1 else ""
+        yield from ((branch, tensor) for tensor in ([value] if isinstance(value, Tensor) else value))
+
+    def _counted(self, name: str, tensor: Tensor) -> Tensor:
+        which = None if self._counts is None else self._counts(name)
+        return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+
+    def _replaced(self, name: str, site: Site, given: Tensor, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
-        if not is_patchable(site):
+        if not site.is_patchable:
             self.refused.add(name)
             return output
-        replaced = replacement(site, given, output)
-        if site.layout is not None and not _shows(site.layout(replaced), given):
+        replaced = site.replacement(given, output)
+        if site.layout is not None and not _shows(site.layout(replaced, inputs), given):
             self.refused.add(name)
         return replaced
 
-    def _key(self, name: str) -> Key:
-        call = self._calls[name]
-        self._calls[name] += 1
-        return Key(self._frame, self._pass.phase, self._pass.step, name, call)
+
+def recording(
+    sites: Mapping[str, Site],
+    sink: Sink,
+    selection: Selecting | None = None,
+    counts: Callable[[str], Tensor | None] | None = None,
+) -> Taps:
+    """Taps that hand everything to a sink, and change nothing."""
+    return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts)
 
 
-def is_patchable(site: Site) -> bool:
-    """Whether another value can be put in the place of the one that the site shows."""
-    return site.layout is None or site.restore is not None
+@contextmanager
+def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """The pictures [H,W,3] uint8 that `adapter` shows while the context is open, as it goes on with them."""
+    pictures: list[npt.NDArray[np.uint8]] = []
+    sites = {name: site for name, site in adapter.sites().items() if family.sites.kind(name) is Kind.PICTURE}
+
+    def keep(seen: Observation) -> None:
+        shown = seen.tensor.detach().cpu().numpy()
+        pictures.extend(picture.copy() for picture in shown.reshape(-1, *shown.shape[-3:]))
+
+    with Taps(sites, keep):
+        yield pictures
 
 
-def replacement(site: Site, official: Tensor, output: Any) -> Any:
-    """What an implementation is to go on with so that its `site`, whose `output` is given, shows `official`."""
-    return official.to(output) if site.restore is None else site.restore(official, output)
-
-
-def _shows(shown: Tensor, given: Tensor) -> bool:
-    if shown.shape != given.shape:
+def _shows(shown: Shown, given: Tensor) -> bool:
+    if not isinstance(shown, Tensor) or shown.shape != given.shape:
         return False
     given = given.to(shown)
     return bool(((shown == given) | (shown.isnan() & given.isnan())).all())
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A tensor seen at a site, in the official layout. It may be reused in place: a sink clones what it keeps."""
-
-    key: Key
-    sigma: float | None
-    tensor: Tensor
-
-
-class Sink(Protocol):
-    """Takes what a recorder sees."""
-
-    def observe(self, seen: Observation) -> None:
-        """Take one observation."""
-        ...
-
-    def end_pass(self) -> None:
-        """Every observation of the pass in work has been taken."""
-        ...
-
-
-class Recorder:
-    """Watches the selected sites of one implementation while its context is open.
-
-    Its hooks return nothing, so the implementation computes what it computes without them; detached they cost nothing.
-    """
-
-    def __init__(self, sites: Mapping[str, Site], sink: Sink, selection: Selection = EVERYTHING) -> None:
-        self._sites = {name: site for name, site in sites.items() if selection.wants(name)}
-        self._sink = sink
-        self._selection = selection
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._calls: Counter[str] = Counter()
-        self._frame = 0
-        self._pass = Pass("prompt")
-
-    def __enter__(self) -> Self:
-        for name, site in self._sites.items():
-            self._handles.append(site.module.register_forward_hook(self._hook(name, site)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def begin(self, frame: int, at: Pass) -> None:
-        """Everything observed from now on belongs to pass `at` of `frame`; the pass before is over."""
-        self._sink.end_pass()
-        self._frame, self._pass = frame, at
-        self._calls.clear()
-
-    def _hook(self, name: str, site: Site) -> Callable[[nn.Module, Any, Any], None]:
-        def observe(module: nn.Module, inputs: Any, output: Any) -> None:
-            key = Key(self._frame, self._pass.phase, self._pass.step, name, self._calls[name])
-            self._calls[name] += 1
-            if self._selection.takes(key):
-                tensor: Tensor = output if site.layout is None else site.layout(output)
-                self._sink.observe(Observation(key, self._pass.sigma, tensor))
-
-        return observe

@@ -230,3 +230,15 @@ class AutoencoderConfig(_Config):
                 expected="scale_factor 1.0, shift_factor 0.0",
                 do="correct the config; 0.18215 belongs to another model's autoencoder",
             )
+
+
+@dataclass(frozen=True)
+class WaypointGeometry:
+    """The configs of the two models of a checkpoint."""
+
+    transformer: TransformerConfig
+    autoencoder: AutoencoderConfig
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The config of every component as plain values."""
+        return {"transformer": self.transformer.to_json(), "vae": self.autoencoder.to_json()}

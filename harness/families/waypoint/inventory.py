@@ -1,39 +1,9 @@
 """The keys and shapes that a checkpoint of a given config holds, by their official names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
+from waypoint_parity.harness.checkpoint.weights import Shape
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
 
-Shape = tuple[int, ...]
-
 SIGMA_FEATURES = 512
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How the keys found differ from the keys expected; false where they do not."""
-
-    missing: list[str]
-    extra: list[str]
-    misshapen: list[str]
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.extra or self.misshapen)
-
-
-def compare(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Mismatch:
-    """Every key that one side lacks, and every key whose shape differs ("key [found], not [expected]")."""
-    common = found.keys() & expected.keys()
-    return Mismatch(
-        missing=sorted(expected.keys() - found.keys()),
-        extra=sorted(found.keys() - expected.keys()),
-        misshapen=[
-            f"{key} {list(found[key])}, not {list(expected[key])}"
-            for key in sorted(common)
-            if found[key] != expected[key]
-        ],
-    )
 
 
 def transformer_keys(config: TransformerConfig) -> dict[str, Shape]:

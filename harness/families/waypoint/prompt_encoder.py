@@ -15,7 +15,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.hub import PINNED
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.run.adapter import Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Prompt
 
 TEXT_ENCODER = "google/umt5-xl@e02ba7fcf3d6286215043111ee2fc83a9d1f18e2"
 TOKENS = 512

@@ -1,78 +1,201 @@
-"""Sites: the named places of observation, after the official module tree, and which of them each pass must show."""
+"""The table of sites: the places of observation, after the official module tree, and all that is known of them."""
 
 from collections.abc import Iterator
 
-from torch import nn
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.run.family import Part
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
-from waypoint_parity.harness.run.adapter import Pass, Site
+# In the order of execution.
+PARTS = (
+    Part("input.prompt", "input", "input"),
+    Part("input.image", "input", "input"),
+    # The seed image and what is encoded of it are what a session is given.
+    Part("encoder", "autoencoder", "input", whole=True),
+    Part("image latent", "autoencoder", "input", whole=True),
+    Part("input.controls", "input", "input"),
+    Part("input.noise", "input", "input"),
+    Part("input.schedule", "input", "input"),
+    Part("input.clock", "input", "input"),
+    Part("noise conditioner", "conditioning", "transformer"),
+    Part("control embedding", "control", "transformer"),
+    Part("patchify", "head", "transformer"),
+    Part("conditioning heads", "conditioning", "transformer"),
+    Part("projections", "attention", "transformer"),
+    Part("rotation", "rope", "transformer"),
+    Part("cache", "cache", "cache"),
+    Part("attention", "attention", "transformer"),
+    Part("prompt attention", "prompt", "transformer"),
+    Part("control fusion", "control", "transformer"),
+    Part("mlp", "mlp", "transformer"),
+    Part("residual", "mlp", "transformer"),
+    Part("output norm", "head", "transformer"),
+    Part("velocity", "head", "transformer"),
+    Part("sampler", "sampler", "sampler"),
+    Part("decoder", "autoencoder", "decoder", whole=True),
+    Part("picture", "autoencoder", "after the decoder", whole=True),
+)
+
+_IMAGE, _DENOISE, _CACHE, _DECODE = ("image",), ("denoise",), ("cache",), ("decode",)
+_TRANSFORMER = ("image", "denoise", "cache")
+_CONTROLS = ("input.button", "input.mouse", "input.scroll")
 
 
-def pass_sites(config: TransformerConfig, autoencoder: AutoencoderConfig, at: Pass) -> list[str]:
-    """The sites that a right implementation shows in a pass, each once, in execution order.
+def site_table(geometry: WaypointGeometry, *, image: bool = True) -> SiteTable:
+    """The table of a checkpoint's model, in a session with a seed `image` or without."""
+    return SiteTable(_rows(geometry.transformer, geometry.autoencoder, image))
 
-    Those that harness.run.keys.is_optional names are among them, though an implementation may lack them.
-    """
-    if at.phase == "prompt":
-        return ["input.prompt_emb", "input.prompt_pad_mask"]
-    if at.phase == "decode":
-        return [*_coder_sites("decoder", len(autoencoder.decoder_blocks_per_stage)), "frame"]
-    sites: list[str] = []
-    if at.phase == "image":
-        sites += ["input.image", *_coder_sites("encoder", len(autoencoder.encoder_blocks_per_stage)), "latent"]
-    if at.phase == "image" or (at.phase, at.step) == ("denoise", 0):
-        sites += ["input.button", "input.mouse", "input.scroll"]
-    if (at.phase, at.step) == ("denoise", 0):
-        sites += ["input.noise"]
-    sites += ["input.sigma", "input.timestamp", "denoise_step_emb", "ctrl_emb", "patchify"]
+
+def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool) -> Iterator[SiteRow]:
+    for name in ("prompt_emb", "prompt_pad_mask"):
+        yield _input(name, "input.prompt", ("prompt",))
+    yield _input("image", "input.image", _IMAGE)
+    yield from _coder("encoder", len(autoencoder.encoder_blocks_per_stage), _IMAGE, "input.image")
+    yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=("encoder.conv_out",))
+    for name in ("button", "mouse", "scroll"):
+        yield _input(name, "input.controls", ("image", "denoise"), once=True, accepted_as=(name, "controls"))
+    yield _input("noise", "input.noise", _DENOISE, once=True)
+    yield _input("sigma", "input.schedule", _TRANSFORMER)
+    yield _input("timestamp", "input.clock", _TRANSFORMER)
+    yield SiteRow(name="denoise_step_emb", phases=_TRANSFORMER, part="noise conditioner", reads=("input.sigma",))
+    yield SiteRow(name="ctrl_emb", phases=_TRANSFORMER, part="control embedding", reads=_CONTROLS)
+    yield from _patchify()
+    entering = "patchify"
     for layer in range(config.n_layers):
-        sites += _block_sites(config, layer)
-    sites += ["out_norm"]
-    if at.phase == "denoise":
-        return [*sites, "velocity", "latent"]
-    caches = (f"kv_cache.layers.{layer}" for layer in range(config.n_layers))
-    return sites + [f"{cache}.{part}" for cache in caches for part in ("written", "kv")]
+        yield from _block(config, layer, entering)
+        entering = f"transformer.blocks.{layer}"
+    yield SiteRow(name="out_norm", phases=_TRANSFORMER, part="output norm", reads=(entering, "denoise_step_emb"))
+    yield SiteRow(name="velocity", phases=_DENOISE, part="velocity", reads=("out_norm",))
+    yield SiteRow(
+        name="latent",
+        phases=_DENOISE,
+        part="sampler",
+        kind=Kind.LATENT,
+        reads=("velocity", "input.noise", "input.sigma", *(("encoder.conv_out",) if image else ())),
+        # A session knows its schedule and its clock by itself, wherever the site that shows them is patched.
+        around=("input.sigma",),
+        carries=("input.schedule",),
+    )
+    for layer in range(config.n_layers):
+        yield from _ring(config, layer)
+    yield from _coder("decoder", len(autoencoder.decoder_blocks_per_stage), _DECODE, "latent")
+    yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=("decoder.conv_out",))
 
 
-def _block_sites(config: TransformerConfig, layer: int) -> list[str]:
-    attention = ["q_proj", "k_proj", "v_proj", "q_rope", "k_rope"] + (["gate_proj"] if config.gated_attn else [])
-    parts = ["cond_head", *(f"attn.{name}" for name in attention), "attn"]
-    if config.has_prompt(layer):
-        parts.append("prompt_cross_attn")
-    if config.has_control(layer):
-        parts.append("ctrl_mlpfusion")
-    block = f"transformer.blocks.{layer}"
-    names = [*(f"{block}.{part}" for part in [*parts, "mlp"]), block]
-    # What the pass attends to is settled once this frame's keys are rotated.
-    names.insert(names.index(f"{block}.attn.k_rope") + 1, f"kv_cache.layers.{layer}.visible")
-    return names
+def _input(
+    name: str, part: str, phases: tuple[str, ...], *, once: bool = False, accepted_as: tuple[str, ...] = ()
+) -> SiteRow:
+    accepted = accepted_as or (name,)
+    return SiteRow(name=f"input.{name}", phases=phases, part=part, kind=Kind.INPUT, once=once, accepted_as=accepted)
 
 
-def _coder_sites(coder: str, stages: int) -> list[str]:
-    inner = [f"{coder}.{part}.{stage}" for stage in range(stages) for part in ("blocks", "residuals")]
-    return [f"{coder}.conv_in", *inner, f"{coder}.conv_out"]
+def _patchify() -> Iterator[SiteRow]:
+    reads = ("input.noise", "latent")
+    yield SiteRow(name="patchify", phases=_IMAGE, part="patchify", reads=reads, taught=True)
+    yield SiteRow(name="patchify", phases=_DENOISE, part="patchify", reads=reads)
+    # Here the final latent is handed on: the only way to exchange a sampler that takes another number of steps.
+    yield SiteRow(
+        name="patchify",
+        phases=_CACHE,
+        part="patchify",
+        reads=reads,
+        carries=("input.schedule",),
+        takes_final=True,
+        taught=True,
+    )
 
 
-def session_passes(steps: int, frames: int, *, prompt: bool, image: bool) -> Iterator[tuple[int, Pass]]:
-    """(frame, pass) of every pass of a session, in execution order."""
-    if prompt:
-        yield 0, Pass("prompt")
-    if image:
-        yield 0, Pass("image")
-    for frame in range(frames):
-        for step in range(steps):
-            yield frame, Pass("denoise", step)
-        yield frame, Pass("cache")
-        yield frame, Pass("decode")
+def _block(config: TransformerConfig, layer: int, entering: str) -> Iterator[SiteRow]:
+    block, ring = f"transformer.blocks.{layer}", f"kv_cache.layers.{layer}"
+    head, clock = f"{block}.cond_head", "input.timestamp"
+    # A value residual mixes the first layer's values into every later one's.
+    first = ("transformer.blocks.0.attn.v_proj",) if config.value_residual and layer else ()
+    gate = (f"{block}.attn.gate_proj",) if config.gated_attn else ()
+    yield SiteRow(name=head, phases=_TRANSFORMER, part="conditioning heads", reads=("denoise_step_emb",))
+    for name in ("q", "k", "v"):
+        projection = f"{block}.attn.{name}_proj"
+        yield SiteRow(name=projection, phases=_TRANSFORMER, part="projections", reads=(entering, head))
+    for name in ("q", "k"):
+        reads = (f"{block}.attn.{name}_proj", clock)
+        yield SiteRow(name=f"{block}.attn.{name}_rope", phases=_TRANSFORMER, part="rotation", reads=reads)
+    # What a pass attends to is settled once this frame's keys are rotated. Not every implementation can tell it.
+    yield SiteRow(
+        name=f"{ring}.visible",
+        phases=_TRANSFORMER,
+        part="cache",
+        kind=Kind.MASK,
+        reads=(f"{ring}.written", clock),
+        around=(clock,),
+        optional=True,
+    )
+    for name in gate:
+        yield SiteRow(name=name, phases=_TRANSFORMER, part="projections", reads=(entering, head))
+    rotated = (f"{block}.attn.q_rope", f"{block}.attn.k_rope", f"{block}.attn.v_proj")
+    yield SiteRow(
+        name=f"{block}.attn",
+        phases=_TRANSFORMER,
+        part="attention",
+        reads=(*rotated, *gate, *first, f"{ring}.visible", f"{ring}.kv"),
+        # What a pass sees of a ring may be shown and not patched: it acts through the attention.
+        carries=("cache",),
+    )
+    stream = [entering, head, f"{block}.attn"]
+    branches = (
+        ("prompt_cross_attn", "prompt attention", config.has_prompt(layer), "input.prompt_emb"),
+        ("ctrl_mlpfusion", "control fusion", config.has_control(layer), "ctrl_emb"),
+    )
+    for name, part, present, given in branches:
+        if present:
+            yield SiteRow(name=f"{block}.{name}", phases=_TRANSFORMER, part=part, reads=(*stream, given))
+            stream.append(f"{block}.{name}")
+    yield SiteRow(name=f"{block}.mlp", phases=_TRANSFORMER, part="mlp", reads=tuple(stream))
+    yield SiteRow(name=block, phases=_TRANSFORMER, part="residual", reads=(*stream, f"{block}.mlp"))
 
 
-def every_site(config: TransformerConfig, autoencoder: AutoencoderConfig) -> set[str]:
-    """Every site that any pass of a session may show."""
-    passes = [Pass("prompt"), Pass("image"), Pass("denoise"), Pass("cache"), Pass("decode")]
-    return {site for at in passes for site in pass_sites(config, autoencoder, at)}
+def _ring(config: TransformerConfig, layer: int) -> Iterator[SiteRow]:
+    block, ring, clock = f"transformer.blocks.{layer}", f"kv_cache.layers.{layer}", "input.timestamp"
+    mixed = config.value_residual and layer > 0
+    yield SiteRow(
+        name=f"{ring}.written",
+        phases=("image", "cache"),
+        part="cache",
+        kind=Kind.MASK,
+        reads=(clock,),
+        around=(clock,),
+        taught=True,
+    )
+    yield SiteRow(
+        name=f"{ring}.kv",
+        phases=("image", "cache"),
+        part="cache",
+        kind=Kind.CACHE,
+        reads=(
+            f"{block}.attn.k_rope",
+            f"{block}.attn.v_proj",
+            *(("transformer.blocks.0.attn.v_proj",) if mixed else ()),
+            f"{ring}.written",
+        ),
+        # What a ring stores of a layer with a value residual are the mixed values, which have no site and are what
+        # that layer's attention attends to.
+        around=(f"{block}.attn",) if mixed else (),
+        carries=("attention",),
+        taught=True,
+    )
 
 
-def matching_sites(root: nn.Module, config: TransformerConfig, autoencoder: AutoencoderConfig) -> dict[str, Site]:
-    """The submodules of `root` whose names are site names. For models that mirror the official module tree."""
-    names = every_site(config, autoencoder)
-    return {name: Site(module) for name, module in root.named_modules() if name in names}
+def _coder(coder: str, stages: int, phases: tuple[str, ...], given: str) -> Iterator[SiteRow]:
+    final = coder == "decoder"
+    yield SiteRow(
+        name=f"{coder}.conv_in",
+        phases=phases,
+        part=coder,
+        reads=(given,),
+        carries=("input.schedule",) if final else (),
+        takes_final=final,
+    )
+    entering: tuple[str, ...] = (f"{coder}.conv_in",)
+    for stage in range(stages):
+        both = f"{coder}.blocks.{stage}", f"{coder}.residuals.{stage}"
+        yield from (SiteRow(name=name, phases=phases, part=coder, reads=entering) for name in both)
+        entering = both
+    yield SiteRow(name=f"{coder}.conv_out", phases=phases, part=coder, reads=entering)

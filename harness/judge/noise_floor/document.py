@@ -1,6 +1,6 @@
 """The noise floor: how far two right runs of one model are apart, as a file that travels with the checkpoint.
 
-A floor holds, for every (site, phase, step) and frame, the level: the mean error of the reference against itself under
+A floor holds, for every (site, phase, step) and unit, the level: the mean error of the reference against itself under
 the harmless change that shows there most. The statistic of a whole run is its largest error in units of the level. Over
 runs that differ by everything harmless at once, that statistic has a distribution; a bound is the level times the
 quantile that only `false_alarm_rate` of right runs exceed anywhere. So the rate is that of a run, over all its sites,
@@ -23,29 +23,28 @@ import msgspec
 from waypoint_parity.harness.files import read_document, replacing
 from waypoint_parity.harness.judge.judgement import Limits, Tolerance
 from waypoint_parity.harness.record.records import SKETCH_SIZE, encode
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key, Rung
 
-FLOOR_SCHEMA = "waypoint-parity/noise-floor/2"
+FLOOR_SCHEMA = "waypoint-parity/noise-floor/3"
 FALSE_ALARM_RATE = 1e-3
 # Two norms of records, each summed in fp32 within a chunk: off by up to 5e-8 on 256 to 800,000 normal values.
 RECORDED_NORM_ERROR = 1e-7
 EULER_GAMMA = 0.5772156649015329
 
-Rung = tuple[Phase, int, str]
-
 
 class SiteFloor(msgspec.Struct, frozen=True, kw_only=True):
     """What noise does at one (site, phase, step).
 
-    `rel_l2` and `log_norm` are the levels per frame: mean relative L2 error, and root mean square of log(norm ratio).
-    `quantiles` tell of the distribution over all runs and frames: least, median, largest relative L2 error, and the
+    `rel_l2` and `log_norm` are the levels per unit: mean relative L2 error, and root mean square of log(norm ratio).
+    `quantiles` tell of the distribution over all runs and units: least, median, largest relative L2 error, and the
     same of |log(norm ratio)|. `changes` has the mean relative L2 error of each harmless change alone, in the order of
     the floor's own `changes`: their names at every site would be a quarter of the file.
     """
 
-    phase: Phase
+    phase: str
     step: int
     site: str
+    branch: str = ""
     rel_l2: list[float]
     log_norm: list[float]
     quantiles: dict[str, list[float]]
@@ -53,14 +52,15 @@ class SiteFloor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFloor(msgspec.Struct, frozen=True, kw_only=True):
-    """The noise of sessions of one kind: one sigma schedule, with or without a seed image.
+    """The noise of sessions of one kind: one schedule, and the same optional fields, such as a seed image.
 
     `distance_maxima` and `norm_maxima` are the statistic of each run that differed by everything harmless at once.
     """
 
     sigmas: list[float]
-    image: bool
-    frames: int
+    # The fields of the scenario that a session of another kind may do without.
+    given: list[str]
+    units: int
     distance_maxima: list[float]
     norm_maxima: list[float]
     sites: list[SiteFloor]
@@ -101,18 +101,18 @@ class FloorBounds:
     norm_resolution: float = 0.0
 
     @property
-    def frames(self) -> int:
-        """How many frames the floor was measured on."""
-        return self.session.frames
+    def units(self) -> int:
+        """How many units the floor was measured on."""
+        return self.session.units
 
     def of(self, key: Key) -> Limits:
         """The limits at `key`."""
-        site = self._sites.get((key.phase, key.step, key.site))
-        if site is None or key.frame >= len(site.rel_l2):
+        site = self._sites.get(key.rung)
+        if site is None or key.unit >= len(site.rel_l2):
             return self.otherwise.of(key)
         distance, norm = self.factors
-        norm_limit = norm * site.log_norm[key.frame] + self.norm_resolution
-        return Limits(distance * self.estimation * site.rel_l2[key.frame], norm_limit)
+        norm_limit = norm * site.log_norm[key.unit] + self.norm_resolution
+        return Limits(distance * self.estimation * site.rel_l2[key.unit], norm_limit)
 
     def for_sketches(self, observations: int) -> Self:
         """The same bounds for so many estimated errors.
@@ -131,7 +131,7 @@ class FloorBounds:
             "false-alarm rate of a run": self.false_alarm_rate,
             "reference": self.floor.reference,
             "runs": len(self.session.distance_maxima),
-            "frames": self.session.frames,
+            "units": self.session.units,
             "levels allowed": [round(factor, 2) for factor in self.factors],
             "torch": self.floor.torch,
             "cpu": self.floor.cpu_capability,
@@ -139,7 +139,7 @@ class FloorBounds:
 
     @cached_property
     def _sites(self) -> Mapping[Rung, SiteFloor]:
-        return {(site.phase, site.step, site.site): site for site in self.session.sites}
+        return {Rung(site.phase, site.step, site.site, site.branch): site for site in self.session.sites}
 
 
 def floor_bounds(

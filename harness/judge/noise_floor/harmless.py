@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.run import registry
-from waypoint_parity.harness.run.adapter import Adapter, Controls, Numerics, Pass, Prompt, Site
-from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass, Site
+from waypoint_parity.harness.run.family import family_named
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sites import Kind, SiteTable
 
 NOISE_JITTER = 1e-7
 # Relative, in unit roundoffs of fp32: as much as two orders of summing a product differ by, here (cond_head of the
@@ -36,42 +38,24 @@ class Driven:
         """The sites of the driven adapter."""
         return self._adapter.sites()
 
-    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin a session."""
-        return self._adapter.start(prompt, sigmas)
-
-    def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Give a frame."""
-        return self._adapter.append_image(image)
-
-    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
-        """Generate a frame."""
-        return self._adapter.generate(noise, controls)
+    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+        """Run a session."""
+        return self._adapter.session(scenario)
 
 
 class OtherThreadCount(Driven):
     """On one thread where the process has several, else on two."""
 
-    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin a session."""
-        return self._on_other_threads(super().start(prompt, sigmas))
-
-    def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Give a frame."""
-        return self._on_other_threads(super().append_image(image))
-
-    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
-        """Generate a frame."""
-        return self._on_other_threads(super().generate(noise, controls))
-
-    def _on_other_threads(self, passes: Iterator[Pass]) -> Iterator[Pass]:
+    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+        """Run a session."""
+        passes = super().session(scenario)
         while True:
             # A pass runs while its iterator is advanced to the next one.
             with computing_on(1 if torch.get_num_threads() > 1 else 2):
-                at = next(passes, None)
-            if at is None:
+                announced = next(passes, None)
+            if announced is None:
                 return
-            yield at
+            yield announced
 
 
 class JitteredNoise(Driven):
@@ -81,10 +65,17 @@ class JitteredNoise(Driven):
         super().__init__(adapter)
         self._draw = torch.Generator().manual_seed(seed)
 
-    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
-        """Generate a frame."""
-        jitter = torch.randn(noise.shape, generator=self._draw)
-        return super().generate(noise * (1 + NOISE_JITTER * jitter), controls)
+    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+        """Run a session."""
+        drawn = {
+            name: scenario.get(name) for name, field in family_named(scenario.family).fields.items() if field.drawn
+        }
+        jittered = {
+            name: noise * (1 + NOISE_JITTER * torch.randn(noise.shape, generator=self._draw))
+            for name, noise in drawn.items()
+            if noise is not None
+        }
+        return super().session(scenario.with_tensors(**jittered))
 
 
 class RoundedOtherwise(Driven):
@@ -93,12 +84,12 @@ class RoundedOtherwise(Driven):
     Of all changes the only one that reaches every site; it needs nothing of the implementation but its sites.
     """
 
-    def __init__(self, adapter: Adapter, seed: int = 0) -> None:
+    def __init__(self, adapter: Adapter, table: SiteTable, seed: int = 0) -> None:
         super().__init__(adapter)
         self._draw = torch.Generator().manual_seed(seed)
         for name, site in adapter.sites().items():
             # Inputs are given, and what the caches hold has been rounded where it was made.
-            if site.layout is None and not is_input(name) and not name.startswith("kv_cache."):
+            if site.layout is None and table.kind(name) not in (Kind.INPUT, Kind.CACHE, Kind.MASK):
                 site.module.register_forward_hook(self._round)
 
     def _round(self, module: nn.Module, inputs: object, output: object) -> Tensor | None:
@@ -122,11 +113,11 @@ def harmless(implementation: str, checkpoint: Checkpoint, numerics: Numerics) ->
     def loaded(*options: str) -> Adapter:
         return registry.load("+".join([implementation, *options]), checkpoint, numerics)
 
-    options = harmless_options(implementation)
+    options, table = harmless_options(implementation), checkpoint.family.sites
     return {
         **{option: partial(loaded, option) for option in options},
         "thread count": lambda: OtherThreadCount(loaded()),
         "noise jitter": lambda: JitteredNoise(loaded()),
-        "rounding": lambda: RoundedOtherwise(loaded()),
-        EVERYTHING: lambda: OtherThreadCount(JitteredNoise(RoundedOtherwise(loaded(*options)))),
+        "rounding": lambda: RoundedOtherwise(loaded(), table),
+        EVERYTHING: lambda: OtherThreadCount(JitteredNoise(RoundedOtherwise(loaded(*options), table))),
     }

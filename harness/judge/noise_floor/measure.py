@@ -16,16 +16,22 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.judge.noise_floor.document import FLOOR_SCHEMA, NoiseFloor, SessionFloor, SiteFloor
+from waypoint_parity.harness.judge.noise_floor.document import (
+    FLOOR_SCHEMA,
+    NoiseFloor,
+    SessionFloor,
+    SiteFloor,
+)
 from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING, harmless
 from waypoint_parity.harness.judge.noise_floor.other_process import against_another_process, other_processes
 from waypoint_parity.harness.record.writer import source_revision
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
-from waypoint_parity.harness.run.keys import Key, Phase, is_input
+from waypoint_parity.harness.run.family import optional_fields
+from waypoint_parity.harness.run.keys import Key, Rung, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.taps import Observation, Recorder
+from waypoint_parity.harness.run.taps import Observation, recording
 
 # Of a change alone the level is wanted; of everything at once the distribution of a whole run's largest error.
 RUNS_OF_A_CHANGE = 3
@@ -70,12 +76,12 @@ def measure_floor(
 ) -> NoiseFloor:
     """The floor of `implementation` on `checkpoint`.
 
-    Each of `sessions` has scenarios of one kind: one schedule, all with a seed image or none, other seeds and masks.
+    Each of `sessions` has scenarios of one kind: one schedule and the same optional fields, other seeds and levels.
     Raises UserError for fewer than FEWEST_RUNS of a kind, and for a scenario of another geometry.
     """
     sessions = list(sessions)
     for scenario in chain.from_iterable(sessions):
-        scenario.check(checkpoint.transformer)
+        checkpoint.family.check(scenario, checkpoint.geometry)
     changes = harmless(implementation, checkpoint, numerics)
     processes = {} if checkpoint.folder is None else other_processes(numerics)
     planned = _plan([*processes, *changes], sessions)
@@ -136,10 +142,9 @@ def against_itself(
     errors: dict[Key, Error] = {}
     kept = _Kept()
     against = _Against(kept.tensors, errors)
-    with Recorder(reference.sites(), kept) as first, Recorder(changed.sites(), against) as second:
+    with recording(reference.sites(), kept) as first, recording(changed.sites(), against) as second:
         sessions = [
-            passes(adapter, scenario, checkpoint.transformer, recorder)
-            for adapter, recorder in ((reference, first), (changed, second))
+            passes(adapter, scenario, checkpoint, taps) for adapter, taps in ((reference, first), (changed, second))
         ]
         # A pass has been run when the next one is announced.
         for _ in islice(zip(*sessions, strict=True), None if most_passes is None else most_passes + 1):
@@ -178,37 +183,32 @@ class _Against:
 
 def session_floor(trials: Sequence[FloorTrial], scenario: Scenario, checkpoint: Checkpoint) -> SessionFloor:
     """The floor of one kind of session from its trials."""
-    by_place: dict[tuple[Phase, int, str], list[tuple[str, int, Error]]] = defaultdict(list)
+    by_place: dict[Rung, list[tuple[str, int, Error]]] = defaultdict(list)
     for trial in trials:
         for key, error in trial.errors.items():
-            by_place[key.phase, key.step, key.site].append((trial.run.change, key.frame, error))
+            by_place[key.rung].append((trial.run.change, key.unit, error))
     changes = list(dict.fromkeys(trial.run.change for trial in trials))
     sites = {place: _site_floor(place, seen, changes) for place, seen in by_place.items()}
     everything = [trial for trial in trials if trial.run.change == EVERYTHING]
     return SessionFloor(
-        sigmas=scenario.schedule(checkpoint.transformer).tolist(),
-        image=scenario.image is not None,
-        frames=scenario.frames,
+        sigmas=checkpoint.family.sigmas(scenario, checkpoint.geometry),
+        given=optional_fields(checkpoint.family, scenario.tensors),
+        units=scenario.units,
         distance_maxima=[_largest(trial, sites, lambda e: e.rel_l2, lambda s: s.rel_l2) for trial in everything],
         norm_maxima=[_largest(trial, sites, lambda e: e.log_norm, lambda s: s.log_norm) for trial in everything],
         sites=list(sites.values()),
     )
 
 
-def _site_floor(
-    place: tuple[Phase, int, str], seen: Sequence[tuple[str, int, Error]], changes: Sequence[str]
-) -> SiteFloor:
+def _site_floor(place: Rung, seen: Sequence[tuple[str, int, Error]], changes: Sequence[str]) -> SiteFloor:
     """The floor of one place from (change, frame, error) of all trials."""
     by_change: dict[str, dict[int, list[Error]]] = defaultdict(lambda: defaultdict(list))
     for change, frame, error in seen:
         by_change[change][frame].append(error)
     frames = range(1 + max(frame for _, frame, _ in seen))
     distances, norms = [error.rel_l2 for *_, error in seen], [error.log_norm for *_, error in seen]
-    phase, step, site = place
     return SiteFloor(
-        phase=phase,
-        step=step,
-        site=site,
+        **place._asdict(),
         rel_l2=[_rounded(max(_mean_distance(by[frame]) for by in by_change.values())) for frame in frames],
         log_norm=[_rounded(max(_spread(by[frame]) for by in by_change.values())) for frame in frames],
         quantiles={
@@ -231,7 +231,7 @@ def _spread(errors: Sequence[Error]) -> float:
 
 def _largest(
     trial: FloorTrial,
-    sites: Mapping[tuple[Phase, int, str], SiteFloor],
+    sites: Mapping[Rung, SiteFloor],
     measured: Callable[[Error], float],
     levels: Callable[[SiteFloor], list[float]],
 ) -> float:
@@ -239,7 +239,7 @@ def _largest(
     ratios = []
     for key, error in trial.errors.items():
         if value := measured(error):
-            ratios.append(value / levels(sites[key.phase, key.step, key.site])[key.frame])
+            ratios.append(value / levels(sites[key.rung])[key.unit])
     return max(ratios)
 
 

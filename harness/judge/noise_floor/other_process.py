@@ -19,7 +19,7 @@ from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 
 def other_processes(numerics: Numerics) -> dict[str, dict[str, str]]:
@@ -45,8 +45,8 @@ def against_another_process(
     with TemporaryDirectory() as folder:
         here, there, inputs = (Path(folder) / name for name in ("here", "there", "scenario.safetensors"))
         manifest = describe_run(implementation, adapter, numerics, checkpoint, scenario)
-        with DumpWriter(here, manifest) as writer, Recorder(adapter.sites(), writer) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with DumpWriter(here, manifest) as writer, recording(adapter.sites(), writer) as taps:
+            run(adapter, scenario, checkpoint, taps)
         write_scenario(scenario, inputs)
         _dump(implementation, checkpoint, numerics, inputs, there, environment)
         expected = {record.key: record for record in read_records(here) if not is_input(record.site)}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import draw_noise
+from waypoint_parity.harness.families.waypoint.draws import draw_noise
 from waypoint_parity.harness.families.waypoint.play.player import Player, Request, Role, Shown, T
 from waypoint_parity.harness.families.waypoint.play.process import PlayerProcess, shares_of_cores
-from waypoint_parity.harness.run.adapter import Controls
+from waypoint_parity.harness.families.waypoint.scenario import Controls, check
 from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -26,8 +26,9 @@ class Pair:
 
     def __init__(self, reference: Role, candidate: Role, scenario: Scenario) -> None:
         """`scenario` gives prompt, schedule and seed image. Raises UserError where it does not fit."""
-        self._config = reference.checkpoint.transformer
-        scenario.check(self._config)
+        geometry = reference.checkpoint.geometry
+        self._config = geometry.transformer
+        check(scenario, geometry)
         roles = (reference, candidate)
         shares = shares_of_cores(len(roles), max(role.threads for role in roles))
         self._players = [PlayerProcess(role, cores) for role, cores in zip(roles, shares, strict=True)]
@@ -81,17 +82,15 @@ class Pair:
                 do="walk a step first",
             )
         noise, controls = zip(*self._given, strict=True)
-        return replace(
-            self._scenario,
-            name="walked",
-            seed=self._seed,
-            noise_policy="per-frame",
+        walked = self._scenario.with_tensors(
             noise=torch.stack(noise),
             button=torch.stack([each.button for each in controls]),
             mouse=torch.stack([each.mouse for each in controls]),
             scroll=torch.stack([each.scroll for each in controls]),
-            world_seed=None,  # another walk than the rendered one
         )
+        # Another walk than the rendered one, whose seed is no label of it.
+        labels = {"noise_policy": "per-frame"}
+        return replace(walked, name="walked", seed=self._seed, units=len(noise), labels=labels)
 
     def _both(self, request: Request[T]) -> tuple[T, T]:
         for player in self._players:

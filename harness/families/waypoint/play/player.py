@@ -17,12 +17,14 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.explain.blame.pictures import pictures_of
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Inputs
 from waypoint_parity.harness.processes import computing_on, end_with_the_parent, keep_memory
 from waypoint_parity.harness.run import registry
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass
+from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic
+from waypoint_parity.harness.run.taps import decoded_pictures
 
 T = TypeVar("T")
 # What a player is asked for, such as partial(Player.step, noise=noise, controls=controls).
@@ -56,20 +58,28 @@ class Player:
 
     def __init__(self, role: Role) -> None:
         """Load it. Raises UserError where it cannot be, and where it has no site `frame`: there is nothing to see."""
-        self._adapter = registry.load(role.name, role.checkpoint, role.numerics)
-        if "frame" not in self._adapter.sites():
+        adapter = registry.load(role.name, role.checkpoint, role.numerics)
+        if not isinstance(adapter, FrameByFrame):
+            raise UserError(
+                f"{role.name}: cannot be steered",
+                found="an adapter that runs whole sessions only",
+                expected="a FrameByFrame (harness/families/waypoint/adapter.py): start, append_image and generate",
+                do="derive the adapter from it",
+            )
+        self._adapter = adapter
+        if "frame" not in adapter.sites():
             raise UserError(
                 f"{role.name}: shows no frames",
                 found="an adapter without the site `frame`",
                 expected="the decoded frame [360,640,3] uint8 as a site",
                 do="map it in the adapter's sites()",
             )
-        self._config = role.checkpoint.transformer
+        self._checkpoint = role.checkpoint
         self._attached = ExitStack()
         self._pictures: list[Pixels] = []
 
     def __enter__(self) -> Self:
-        self._pictures = self._attached.enter_context(pictures_of(self._adapter))
+        self._pictures = self._attached.enter_context(decoded_pictures(self._adapter, self._checkpoint.family))
         return self
 
     def __exit__(
@@ -80,9 +90,10 @@ class Player:
     @exact_arithmetic()
     def start(self, scenario: Scenario) -> None:
         """Begin a session with the prompt, the schedule and, where there is one, the image of `scenario`."""
-        _exhaust(self._adapter.start(scenario.prompt, scenario.schedule(self._config)))
-        if scenario.image is not None:
-            _exhaust(self._adapter.append_image(scenario.image))
+        given = Inputs(self._checkpoint.family.prepared(scenario, self._checkpoint.geometry))
+        _exhaust(self._adapter.start(given.prompt, given.sigmas))
+        if given.image is not None:
+            _exhaust(self._adapter.append_image(given.image))
 
     @exact_arithmetic()
     def step(self, noise: Tensor, controls: Controls) -> Shown:

@@ -14,7 +14,7 @@ from waypoint_parity.harness.families.waypoint.rings.side import (
     Sign,
     frame_name,
 )
-from waypoint_parity.harness.judge.comparison import RingFault
+from waypoint_parity.harness.run.family import SlotFault
 from waypoint_parity.harness.run.keys import Key
 
 MOST_FAULTS = 20
@@ -28,7 +28,7 @@ class RingComparison:
 
     def __init__(self, geometries: Sequence[RingGeometry] | None, *, teacher_forced: bool = False) -> None:
         """`geometries`: of every layer, where known. `teacher_forced`: the candidate is given the reference's rings."""
-        self._found: list[tuple[int, RingFault]] = []
+        self._found: list[tuple[int, SlotFault]] = []
         self._frame = 0
         self._geometries = geometries
         self._reference = RingSide()
@@ -37,7 +37,7 @@ class RingComparison:
         self._candidates: dict[Key, Sighting] = {}
 
     @property
-    def faults(self) -> list[RingFault]:
+    def faults(self) -> list[SlotFault]:
         """The first faults, in the reference's execution order."""
         return [fault for _, fault in self._found]
 
@@ -46,7 +46,7 @@ class RingComparison:
         sighting = self._reference.observe(sign)
         if sighting is None:
             return
-        self._forget(sign.key.frame)
+        self._forget(sign.key.unit)
         if partner := self._candidates.pop(sign.key, None):
             self._compare(order, partner, sighting)
         else:
@@ -66,8 +66,8 @@ class RingComparison:
         """Let go of what has found no partner by now: a side that lacks a site leaves the other's waiting."""
         if frame != self._frame:
             self._frame = frame
-            self._references = {key: seen for key, seen in self._references.items() if key.frame >= frame - 1}
-            self._candidates = {key: seen for key, seen in self._candidates.items() if key.frame >= frame - 1}
+            self._references = {key: seen for key, seen in self._references.items() if key.unit >= frame - 1}
+            self._candidates = {key: seen for key, seen in self._candidates.items() if key.unit >= frame - 1}
 
     def _compare(self, order: int, actual: Sighting, expected: Sighting) -> None:
         for slot in range(min(len(actual.marks), len(expected.marks))):
@@ -77,9 +77,9 @@ class RingComparison:
     def _add(self, order: int, at: Sighting, slot: int, difference: str, *, tail: bool) -> None:
         kind = f"{self._geometries[at.layer].kind} " if self._geometries else ""
         where = "the tail" if tail else f"slot {slot}"
-        fault = RingFault(
-            layer=at.layer,
-            frame=at.key.frame,
+        fault = SlotFault(
+            cache=f"kv_cache.layers.{at.layer}",
+            unit=at.key.unit,
             phase=at.key.phase,
             step=at.key.step,
             slot=slot,

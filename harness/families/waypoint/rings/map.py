@@ -13,6 +13,8 @@ from waypoint_parity.harness.families.waypoint.rings.side import (
     RingGeometry,
     RingSide,
     Sighting,
+    Sign,
+    geometries_of,
     tells_of_a_ring,
 )
 from waypoint_parity.harness.record.records import Manifest, read_manifest, records_mentioning
@@ -78,9 +80,9 @@ def ring_tables(folder: Path, layer: int | None = None) -> list[RingTable]:
 
 
 def _geometries(folder: Path, manifest: Manifest) -> list[RingGeometry]:
-    if manifest.rings is None:
-        raise _untold(folder, "no `rings` in the manifest")
-    return manifest.rings
+    if not manifest.caches:
+        raise _untold(folder, "no `caches` in the manifest")
+    return geometries_of(manifest.caches)
 
 
 def _untold(folder: Path, found: str) -> UserError:
@@ -104,7 +106,7 @@ def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> di
             hidden[seen.layer] = {slot for slot, mark in enumerate(seen.marks) if mark == NONE}
         elif seen.part == "kv" and seen.held is not None:
             before = held.get(seen.layer, [NOTHING] * len(seen.held))
-            frame = "image" if seen.key.phase == "image" else str(seen.key.frame)
+            frame = "image" if seen.key.phase == "image" else str(seen.key.unit)
             used = geometries[seen.layer].slots
             rows[seen.layer].append(_row(frame, before, seen.held, hidden.get(seen.layer, set()), used))
             held[seen.layer] = seen.held
@@ -114,7 +116,10 @@ def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> di
 def _sightings(folder: Path) -> Iterator[Sighting]:
     side = RingSide()
     for record in records_mentioning(folder, _SITES):
-        if tells_of_a_ring(record.site) and (seen := side.observe(record.sign)) is not None:
+        if (
+            tells_of_a_ring(record.site)
+            and (seen := side.observe(Sign(record.key, record.dtype, record.digest, record.slots))) is not None
+        ):
             yield seen
 
 

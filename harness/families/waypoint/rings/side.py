@@ -4,12 +4,13 @@ A slot's content is known by its keys: the same bytes as the keys that some pass
 """
 
 from collections import defaultdict
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.run.keys import Key, block_of, ring_part
+from waypoint_parity.harness.run.keys import Key, block_of
 
 # The marks of a slot (harness/families/waypoint/rings/slots.py), where they are not the digest of its keys.
 ALL, NONE, MIXED, EMPTY = "1", "0", "mixed", "empty"
@@ -18,14 +19,20 @@ NOTHING = "nothing"
 UNKNOWN = "unknown content"
 
 
+def ring_part(site: str) -> str | None:
+    """What a site of a key/value ring shows: "kv", "written" or "visible"; None for any other site."""
+    return site.rpartition(".")[2] if site.startswith("kv_cache.layers.") else None
+
+
 def tells_of_a_ring(site: str) -> bool:
     """Whether the observations of a site are of use to a RingSide."""
     return ring_part(site) is not None or site.endswith(".attn.k_rope")
 
 
-class RingGeometry(msgspec.Struct, frozen=True):
+class RingGeometry(msgspec.Struct, frozen=True, kw_only=True):
     """One layer's ring: `frames` of capacity, of which frames / dilation slots of T = `tokens` are used, and a tail."""
 
+    name: str
     kind: Literal["local", "global"]
     frames: int
     dilation: int
@@ -41,6 +48,7 @@ def ring_geometries(config: TransformerConfig) -> list[RingGeometry]:
     """The ring of every layer."""
     return [
         RingGeometry(
+            name=f"kv_cache.layers.{layer}",
             kind="global" if config.is_global(layer) else "local",
             frames=config.ring_frames(layer),
             dilation=config.dilation(layer),
@@ -48,6 +56,11 @@ def ring_geometries(config: TransformerConfig) -> list[RingGeometry]:
         )
         for layer in range(config.n_layers)
     ]
+
+
+def geometries_of(described: Sequence[Mapping[str, Any]]) -> list[RingGeometry]:
+    """The rings that a manifest describes."""
+    return msgspec.convert(list(described), list[RingGeometry])
 
 
 class Sign(NamedTuple):
@@ -115,16 +128,16 @@ class RingSide:
     def _learn(self, layer: int, key: Key, digest: str, dtype: str) -> None:
         """Keys were rotated. Those of older frames are forgotten unless a slot holds them."""
         known, held = self._rotated[layer], self._marks.get(layer, [])
-        if all(rotated.frame != key.frame for rotated in known.values()):
-            recent = key.frame - 1
+        if all(rotated.frame != key.unit for rotated in known.values()):
+            recent = key.unit - 1
             known = {mark: rotated for mark, rotated in known.items() if rotated.frame >= recent or mark in held}
             self._rotated[layer] = known
-        known[digest] = _Rotated(key.frame, dtype, _name(key))
+        known[digest] = _Rotated(key.unit, dtype, _name(key))
 
     def _hold(self, layer: int, key: Key, marks: list[str], dtype: str) -> None:
         """Name what the slots hold. Where no keys of this frame were told of, the tail is taken to hold the frame."""
         known = self._rotated[layer].values()
-        if not any(rotated.frame == key.frame and rotated.dtype == dtype for rotated in known):
+        if not any(rotated.frame == key.unit and rotated.dtype == dtype for rotated in known):
             self._learn(layer, key, marks[-1], dtype)
         self._marks[layer] = marks
         self._held[layer] = [NOTHING if mark == EMPTY else self.name_of(layer, mark) or UNKNOWN for mark in marks]
@@ -132,7 +145,7 @@ class RingSide:
 
 def frame_name(key: Key) -> str:
     """The frame of a pass, in words. A seed image has the number of the frame after it."""
-    return "the image" if key.phase == "image" else f"frame {key.frame}"
+    return "the image" if key.phase == "image" else f"frame {key.unit}"
 
 
 def _name(key: Key) -> str:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.digest import fast_digest
-from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE, Sign, tells_of_a_ring
-from waypoint_parity.harness.run.keys import ring_part
-from waypoint_parity.harness.run.taps import Observation
+from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE, ring_part
 
 
 def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:
@@ -29,15 +27,6 @@ def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:
     if part == "kv":
         return [_content(tensor[0, :, :, first:end]) for first, end in bounds]
     return [_flag(tensor[first:end].bool()) for first, end in bounds]
-
-
-def sign_of(seen: Observation, tokens: int) -> Sign | None:
-    """What an observation tells of rings with `tokens` tokens a slot, if anything; of an accelerator's, nothing."""
-    site, tensor = seen.key.site, seen.tensor.detach()
-    if tensor.device.type != "cpu" or not tells_of_a_ring(site):
-        return None
-    marks = slot_marks(site, tensor, tokens)
-    return Sign(seen.key, str(tensor.dtype), None if ring_part(site) else fast_digest(tensor), marks)
 
 
 def _content(keys: Tensor) -> str:

@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.run.adapter import Prompt
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy, Scenario
+from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE, Prompt, check
+from waypoint_parity.harness.run.scenario import Scenario
 
+NoisePolicy = Literal["per-frame", "global", "sliced"]
 ControlStyle = Literal["idle", "random"]
 DRAWN_TOKENS = 16
 
@@ -78,11 +79,11 @@ def draw_prompt(width: int, tokens: int, padding: int, seed: int) -> dict[str, T
 
 
 def make_scenario(
-    config: TransformerConfig,
+    geometry: WaypointGeometry,
     *,
     name: str,
-    frames: int,
     seed: int,
+    units: int,
     noise_policy: NoisePolicy = "per-frame",
     controls: ControlStyle = "random",
     prompt_tokens: int = DRAWN_TOKENS,
@@ -90,30 +91,28 @@ def make_scenario(
     prompt: Prompt | None = None,
     image: Tensor | None = None,
 ) -> Scenario:
-    """A scenario for `config` from seeds alone, the same on every machine with the same torch.
+    """A scenario of so many frames from seeds alone, the same on every machine with the same torch.
 
     An encoded `prompt` takes the place of the one drawn. Raises UserError where the padding is longer than the prompt,
     for a session without frames, and for an encoded prompt that the model does not take.
     """
-    if (prompt is None and not 0 <= prompt_padding <= prompt_tokens) or frames < 1:
+    if (prompt is None and not 0 <= prompt_padding <= prompt_tokens) or units < 1:
         raise UserError(
             "scenario cannot be made",
-            found=f"{prompt_padding} of {prompt_tokens} prompt tokens padding, {frames} frames",
+            found=f"{prompt_padding} of {prompt_tokens} prompt tokens padding, {units} frames",
             expected="padding within the prompt, and at least one frame",
             do="correct the call",
         )
+    config = geometry.transformer
     width = config.prompt_embedding_dim or 0 if config.prompt_conditioning else None
-    drawn = {} if width is None else draw_prompt(width, prompt_tokens, prompt_padding, seed)
-    given = {} if prompt is None else {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}
-    scenario = Scenario(
-        name=name,
-        seed=seed,
-        noise_policy=noise_policy,
-        noise=draw_noise(config.latent_shape, frames, seed, noise_policy),
-        image=image,
-        world_seed=None,  # drawn, not rendered
-        **draw_controls(config.n_buttons, frames, seed, controls),
-        **(drawn | given),
-    )
-    scenario.check(config)
+    tensors = {
+        "noise": draw_noise(config.latent_shape, units, seed, noise_policy),
+        **draw_controls(config.n_buttons, units, seed, controls),
+        **({} if width is None else draw_prompt(width, prompt_tokens, prompt_padding, seed)),
+        **({} if prompt is None else {"prompt_emb": prompt.embedding, "prompt_pad_mask": prompt.pad_mask}),
+        **({} if image is None else {"image": image}),
+    }
+    labels = {"noise_policy": noise_policy}
+    scenario = Scenario("waypoint", name, seed, units, tensors, labels=labels)
+    check(scenario, geometry)
     return scenario

@@ -1,6 +1,6 @@
 """Kinds of fault between the transformer and the picture: head, sampler, autoencoder, pixels."""
 
-from waypoint_parity.harness.explain.blame.kinds.kind import FaultKind
+from waypoint_parity.harness.run.family import FaultKind
 
 PICTURE = (
     FaultKind(

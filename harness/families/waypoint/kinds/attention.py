@@ -1,6 +1,6 @@
 """Kinds of fault of the attention to the frames: projections, rotation, history, softmax, gate."""
 
-from waypoint_parity.harness.explain.blame.kinds.kind import FaultKind
+from waypoint_parity.harness.run.family import FaultKind
 
 ATTENTION = (
     FaultKind(

@@ -1,6 +1,6 @@
 """Kinds of fault of what conditions the blocks: noise level, controls, prompt; and of their MLPs and sums."""
 
-from waypoint_parity.harness.explain.blame.kinds.kind import FaultKind
+from waypoint_parity.harness.run.family import FaultKind
 
 CONDITIONING = (
     FaultKind(

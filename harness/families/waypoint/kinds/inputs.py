@@ -1,6 +1,6 @@
 """Kinds of fault of what a session is given: prompt, image, controls, noise, schedule, clock."""
 
-from waypoint_parity.harness.explain.blame.kinds.kind import FaultKind
+from waypoint_parity.harness.run.family import FaultKind
 
 INPUTS = (
     FaultKind(

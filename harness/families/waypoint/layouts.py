@@ -1,0 +1,162 @@
+"""Checkpoints of Waypoint on disk: the two layouts in which they are published, read and written.
+
+The diffusers layout has `transformer/` and `vae/`, each config.json + safetensors, sharded or not. The official
+package's own has config.yaml + model.safetensors, encoder and decoder beside it or where `ae_uri` points.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.hub import PINNED
+from waypoint_parity.harness.checkpoint.weights import Weights
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.run.family import Opened
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_CLASSES = {"transformer": "WorldModel", "vae": "WorldEngineVAE"}
+_PACKAGE_ONLY_KEYS = ("ae_uri", "prompt_encoder_uri")
+
+
+def layout_of(folder: Path) -> str | None:
+    """The layout that a folder has, "diffusers" or "package"; None for another folder."""
+    if (folder / "transformer" / "config.json").is_file():
+        return "diffusers"
+    return "package" if (folder / "config.yaml").is_file() else None
+
+
+def opened(folder: Path, find: Callable[[str], Path]) -> Opened:
+    """The checkpoint in a folder of either layout; `find` fetches what an `ae_uri` names on a hub."""
+    return _open_diffusers(folder) if layout_of(folder) == "diffusers" else _open_package(folder, find)
+
+
+def _open_diffusers(folder: Path) -> Opened:
+    geometry = _mapping(folder / "transformer" / "config.json")
+    geometry.pop("auto_map", None)  # names the model's class for loaders that run a repository's own code
+    configs = WaypointGeometry(
+        TransformerConfig.read(geometry, source="transformer/config.json"),
+        AutoencoderConfig.read(_mapping(folder / "vae" / "config.json"), source="vae/config.json"),
+    )
+    return Opened(configs, {name: _sharded(folder / name) for name in ("transformer", "vae")})
+
+
+def _sharded(folder: Path) -> Weights:
+    """The one weights file of `folder`, or the shards that its index names."""
+    index = folder / f"{WEIGHTS_NAME}.index.json"
+    if not index.is_file():
+        return Weights({folder / WEIGHTS_NAME: ""})
+    homes = _mapping(index).get("weight_map")
+    if not isinstance(homes, dict):
+        raise UserError(
+            f"{index}: names no files",
+            found=f"weight_map: {homes!r}",
+            expected="weight_map, from key to file name",
+            do="fetch the index again",
+        )
+    return Weights({folder / name: "" for name in sorted(set(homes.values()))})
+
+
+def _open_package(folder: Path, find: Callable[[str], Path]) -> Opened:
+    """The official package's layout. Its autoencoder lies beside the model, or in the folder that `ae_uri` names."""
+    values = _mapping(folder / "config.yaml")
+    uri = str(values.get("ae_uri") or "")
+    homes = [folder, folder / uri, Path(uri)] if uri else [folder]
+    if PINNED.fullmatch(uri) and not (folder / "encoder_conf.yml").is_file():
+        homes.append(find(uri))
+    autoencoder = next((home for home in homes if (home / "encoder_conf.yml").is_file()), None)
+    if autoencoder is None:
+        raise UserError(
+            f"{folder}: the checkpoint has no autoencoder",
+            found=f"ae_uri: {uri or None}",
+            expected="encoder_conf.yml, decoder_conf.yml and their two .safetensors beside config.yaml",
+            do="copy the autoencoder's files there, or let ae_uri name their folder, or their hub id with its revision",
+        )
+    geometry = {key: value for key, value in values.items() if key not in _PACKAGE_ONLY_KEYS}
+    configs = WaypointGeometry(
+        TransformerConfig.read(geometry, source="config.yaml"), _package_autoencoder(autoencoder)
+    )
+    halves = {autoencoder / f"{coder}.safetensors": f"{coder}." for coder in ("encoder", "decoder")}
+    return Opened(configs, {"transformer": Weights({folder / "model.safetensors": ""}), "vae": Weights(halves)})
+
+
+def _package_autoencoder(folder: Path) -> AutoencoderConfig:
+    """The two training configs as one; only the keys that give the geometry are read from them."""
+    encoder = _mapping(folder / "encoder_conf.yml").get("model", {})
+    decoder = _mapping(folder / "decoder_conf.yml").get("model", {})
+    found = {
+        "channels": encoder.get("channels"),
+        "latent_channels": encoder.get("latent_channels"),
+        "encoder_ch_0": encoder.get("ch_0"),
+        "encoder_ch_max": encoder.get("ch_max"),
+        "encoder_blocks_per_stage": encoder.get("encoder_blocks_per_stage"),
+        "decoder_ch_0": decoder.get("ch_0"),
+        "decoder_ch_max": decoder.get("ch_max"),
+        "decoder_blocks_per_stage": decoder.get("decoder_blocks_per_stage"),
+    }
+    values = {key: value for key, value in found.items() if value is not None}
+    skip_logvar = bool(encoder.get("skip_logvar", False))
+    return AutoencoderConfig.read(values | {"skip_logvar": skip_logvar}, source=str(folder / "encoder_conf.yml"))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON or YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) if path.suffix != ".json" else json.loads(path.read_bytes())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read", found=str(error), expected="a JSON or YAML mapping", do="repair the file"
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: is not a mapping", found=type(values).__name__, expected="keys and values", do="repair the file"
+        )
+    return values
+
+
+def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
+    """The diffusers layout."""
+    for name, config in checkpoint.geometry.to_json().items():
+        home = folder / name
+        home.mkdir()
+        values = {"_class_name": _CLASSES[name]} | config
+        (home / "config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        _save(dict(checkpoint.files[name].stream()), home / WEIGHTS_NAME)
+
+
+def write_package(checkpoint: Checkpoint, folder: Path) -> None:
+    """The official package's layout, the autoencoder beside the model.
+
+    The package itself resolves `ae_uri` against the working directory: run it in the folder, or override the key.
+    """
+    _write_yaml(checkpoint.geometry.transformer.to_json() | {"ae_uri": "."}, folder / "config.yaml")
+    _save(dict(checkpoint.files["transformer"].stream()), folder / "model.safetensors")
+    tensors = dict(checkpoint.files["vae"].stream())
+    for coder in ("encoder", "decoder"):
+        _write_yaml({"model": _coder_config(checkpoint.geometry.autoencoder, coder)}, folder / f"{coder}_conf.yml")
+        prefix = f"{coder}."
+        half = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        _save(half, folder / f"{coder}.safetensors")
+
+
+def _coder_config(config: AutoencoderConfig, coder: str) -> dict[str, Any]:
+    """The half of the autoencoder's config that concerns `coder`, in the names of the package."""
+    values, blocks = config.to_json(), f"{coder}_blocks_per_stage"
+    shared = {key: values[key] for key in ("channels", "latent_channels", "skip_logvar")}
+    return shared | {"ch_0": values[f"{coder}_ch_0"], "ch_max": values[f"{coder}_ch_max"], blocks: values[blocks]}
+
+
+def _write_yaml(values: Mapping[str, Any], path: Path) -> None:
+    plain = json.loads(json.dumps(values))  # YAML has no tuples
+    path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    # Loaders of the diffusers family refuse a file that does not name the framework.
+    save_file(tensors, path, {"format": "pt"})

@@ -1,0 +1,160 @@
+"""Scenarios of Waypoint: the fields of a session, whether they fit a checkpoint, and the passes that they make."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.run.adapter import Pass
+from waypoint_parity.harness.run.scenario import Scenario
+
+IMAGE_SHAPE = (360, 640, 3)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of a session: `embedding` [1,P,E] fp32, `pad_mask` [1,P] bool (true = padding)."""
+
+    embedding: Tensor
+    pad_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The controls of one frame: `button` [n_buttons], `mouse` [2], `scroll` [1], all fp32."""
+
+    button: Tensor
+    mouse: Tensor
+    scroll: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a scenario gives, by the names of the model.
+
+    `noise` [F,1,1,C,h*ph,w*pw], `button` [F,n_buttons], `mouse` [F,2], `scroll` [F,1], all fp32; `prompt_emb` [1,P,E]
+    fp32 and `prompt_pad_mask` [1,P] bool (true = padding), both or neither; `image` [360,640,3] uint8 seeds the session
+    as frame clock 0; `sigmas` [S+1] fp32, else the checkpoint's schedule.
+    """
+
+    scenario: Scenario
+
+    @property
+    def noise(self) -> Tensor:
+        """Start noise of every frame."""
+        return self.scenario["noise"]
+
+    @property
+    def image(self) -> Tensor | None:
+        """The seed image, where the session has one."""
+        return self.scenario.get("image")
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The schedule of a session that was prepared."""
+        return self.scenario["sigmas"]
+
+    @cached_property
+    def prompt(self) -> Prompt | None:
+        """The prompt, where the session has one."""
+        embedding, pad_mask = self.scenario.get("prompt_emb"), self.scenario.get("prompt_pad_mask")
+        return None if embedding is None or pad_mask is None else Prompt(embedding, pad_mask)
+
+    def controls(self, frame: int) -> Controls:
+        """The controls of generated frame `frame`."""
+        return Controls(*(self.scenario[name][frame] for name in ("button", "mouse", "scroll")))
+
+
+def schedule(scenario: Scenario, config: TransformerConfig) -> Tensor:
+    """Sigmas [S+1] fp32 of a session: the scenario's own, else the checkpoint's."""
+    own = scenario.get("sigmas")
+    return torch.tensor(config.scheduler_sigmas) if own is None else own
+
+
+def session_passes(steps: int, frames: int, *, prompt: bool, image: bool) -> Iterator[tuple[int, Pass]]:
+    """(frame, pass) of every pass of a session, in execution order."""
+    if prompt:
+        yield 0, Pass("prompt")
+    if image:
+        yield 0, Pass("image")
+    for frame in range(frames):
+        for step in range(steps):
+            yield frame, Pass("denoise", step)
+        yield frame, Pass("cache")
+        yield frame, Pass("decode")
+
+
+def planned(scenario: Scenario, config: TransformerConfig) -> Iterator[tuple[int, Pass]]:
+    """(frame, pass) of every pass of the scenario's session."""
+    steps = len(schedule(scenario, config)) - 1
+    prompt, image = scenario.get("prompt_emb") is not None, scenario.get("image") is not None
+    return session_passes(steps, scenario.units, prompt=prompt, image=image)
+
+
+def alone(scenario: Scenario, frames: Sequence[int]) -> Scenario:
+    """The inputs of some frames, each one denoise step long, without the image that came before."""
+    return of_frames(scenario, frames).with_tensors(sigmas=torch.tensor((1.0, 0.0)), image=None)
+
+
+def of_frames(scenario: Scenario, frames: Sequence[int]) -> Scenario:
+    """The inputs of some frames alone."""
+    given = {name: scenario[name][list(frames)] for name in ("noise", "button", "mouse", "scroll")}
+    return replace(scenario.with_tensors(**given), units=len(frames))
+
+
+def problems(tensors: Mapping[str, Tensor], labels: Mapping[str, str]) -> list[str]:
+    """What is wrong with the fields of a file, beyond names and dtypes."""
+    found = []
+    if ("prompt_emb" in tensors) != ("prompt_pad_mask" in tensors):
+        found.append("prompt_emb and prompt_pad_mask come together or not at all")
+    world_seed = labels.get("world_seed", "0")
+    if not world_seed.removeprefix("-").isdecimal():
+        found.append(f"world_seed {world_seed} is no whole number")
+    return found
+
+
+def check(scenario: Scenario, geometry: WaypointGeometry) -> None:
+    """Raise UserError, naming every tensor that does not fit, where the scenario is not one for the checkpoint."""
+    config = geometry.transformer
+    # A session without frames would agree with every other.
+    frames = max(1, scenario.units)
+    expected: dict[str, tuple[int, ...]] = {
+        "noise": (frames, 1, 1, *config.latent_shape),
+        "button": (frames, config.n_buttons),
+        "mouse": (frames, 2),
+        "scroll": (frames, 1),
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in scenario.tensors.items()}
+    if "image" in found:
+        expected["image"] = IMAGE_SHAPE
+    if config.prompt_conditioning and "prompt_pad_mask" in found:
+        tokens = found["prompt_pad_mask"][-1]
+        expected |= {"prompt_emb": (1, tokens, config.prompt_embedding_dim or 0), "prompt_pad_mask": (1, tokens)}
+    wrong = [f"{name} {list(found[name])}" for name, shape in expected.items() if found[name] != shape]
+    if wrong:
+        raise UserError(
+            f"scenario {scenario.name}: does not fit the checkpoint's geometry",
+            found=listed(wrong),
+            expected=listed([f"{name} {list(shape)}" for name, shape in expected.items() if found[name] != shape]),
+            do="use a scenario made for this checkpoint: waypoint-parity scenario --help",
+        )
+    prompt = "prompt_emb" in found
+    if (config.prompt_conditioning is not None) != prompt:
+        raise UserError(
+            f"scenario {scenario.name}: prompt and checkpoint do not belong together",
+            found="a prompt" if prompt else "no prompt",
+            expected="a prompt" if config.prompt_conditioning else "no prompt",
+            do="use a scenario made for this checkpoint: waypoint-parity scenario --help",
+        )
+    sigmas = schedule(scenario, config)
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas.diff() < 0).all()) or float(sigmas[-1]) != 0.0:
+        raise UserError(
+            f"scenario {scenario.name}: not a sigma schedule",
+            found=str(sigmas.tolist()),
+            expected="at least two values, strictly falling, the last one 0",
+            do="correct the schedule",
+        )

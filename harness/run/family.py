@@ -1,0 +1,349 @@
+"""The seam: what the harness asks of a family of models. Nothing here needs torch.
+
+Ours are found by looking into harness/families, others by entry point; each is an object called FAMILY.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import msgspec
+
+from waypoint_parity.harness.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+    from waypoint_parity.harness.checkpoint.weights import Shape, Weights
+    from waypoint_parity.harness.run.adapter import Pass
+    from waypoint_parity.harness.run.keys import Key
+    from waypoint_parity.harness.run.scenario import Scenario
+    from waypoint_parity.harness.run.sites import SiteTable
+
+GROUP = "waypoint_parity.families"
+
+
+class Geometry(Protocol):
+    """What the harness may ask of a model's configs; everything else is the family's."""
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """The config of every component as plain values."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A tensor that a scenario records: its dtype as torch spells it, and its axes.
+
+    Axes that are called "unit" have one entry for each unit. `site` shows it as it was consumed; else `input.` and its
+    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels.
+    """
+
+    dtype: str
+    axes: tuple[str, ...]
+    required: bool = True
+    site: str | None = None
+    drawn: bool = False
+    schedule: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model, or an input: what can be to blame, and be exchanged.
+
+    `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies: "input", "sampler",
+    "transformer", "cache", "decoder" or "after the decoder". `whole`: its numbered sites are no blocks of their own.
+    """
+
+    name: str
+    group: str
+    place: str
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class FaultKind:
+    """A kind of fault in one of `parts`, and what to check in the code. Nothing here measures; it is told by words.
+
+    Each condition that is given must hold, by any one of its words. What is not known contradicts none: an unknown norm
+    or course, and controls where no experiment showed any.
+    """
+
+    parts: tuple[str, ...]
+    kind: str
+    check: str
+    onset: tuple[str, ...] = ()
+    extent: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    norm: str | None = None
+    course: str | None = None
+    controls: tuple[str, ...] = ()
+
+
+class SlotFault(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of a cache that does not hold, or does not show, what the reference's does."""
+
+    cache: str
+    unit: int
+    phase: str
+    step: int
+    slot: int
+    message: str
+
+
+class CacheComparison(Protocol):
+    """Follows the caches of two sides, each side's observations in its order, and keeps the first faults."""
+
+    def reference(self, order: int, sign: Any) -> None:
+        """The reference's next observation; `order` is its place in the execution."""
+        ...
+
+    def candidate(self, sign: Any) -> None:
+        """The candidate's next observation."""
+        ...
+
+    @property
+    def faults(self) -> list[SlotFault]:
+        """The first faults, in the reference's execution order."""
+        ...
+
+
+class Caches(Protocol):
+    """State that outlives a step, told slot by slot in a word each.
+
+    `described` is what `describe` gave, as a manifest holds it: None or empty of a model without such state.
+    """
+
+    def describe(self, geometry: Any) -> list[dict[str, Any]]:
+        """Every cache of a model, as plain values for the manifest."""
+        ...
+
+    def marks(self, site: str, tensor: "Tensor", described: Sequence[Mapping[str, Any]]) -> list[str] | None:
+        """A word for every slot that `tensor` shows; None where the site shows none."""
+        ...
+
+    def tells(self, site: str) -> bool:
+        """Whether the observations of a site are of use to a comparison."""
+        ...
+
+    def sign(self, key: "Key", dtype: str, digest: str | None, marks: list[str] | None) -> Any:
+        """What an observation tells of the caches."""
+        ...
+
+    def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
+        """A new comparison; `teacher_forced`: the candidate is given the reference's caches after every unit."""
+        ...
+
+
+class NoCaches:
+    """Of a family that keeps nothing between steps that could be told slot by slot."""
+
+    def describe(self, geometry: Any) -> list[dict[str, Any]]:
+        """No cache."""
+        return []
+
+    def marks(self, site: str, tensor: "Tensor", described: Sequence[Mapping[str, Any]]) -> list[str] | None:
+        """No slots."""
+        return None
+
+    def tells(self, site: str) -> bool:
+        """Nothing tells of them."""
+        return False
+
+    def sign(self, key: "Key", dtype: str, digest: str | None, marks: list[str] | None) -> Any:
+        """Nothing."""
+        return None
+
+    def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
+        """A comparison that finds nothing."""
+        return _NoFaults()
+
+
+class _NoFaults:
+    faults: ClassVar[list[SlotFault]] = []
+
+    def reference(self, order: int, sign: Any) -> None:
+        pass
+
+    def candidate(self, sign: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a unit's final latent becomes pictures, for decoding one side's latents with the other's decoder.
+
+    `latent`, `output` and `picture` are sites: what is decoded, what the decoder gives before it is made a picture, and
+    the pictures. `alone` makes the shortest session in which the latents of `units` can be put in place and decoded.
+    """
+
+    latent: str
+    output: str
+    picture: str
+    alone: Callable[["Scenario", Sequence[int]], "Scenario"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """What a sweep can vary about a scenario.
+
+    `change(scenario, geometry, level)` is the scenario at a level, which is spelt as on the command line. It raises
+    UserError for a level that there is none of. `levels` are those of the default sweep. `kept` is the level that
+    keeps what the scenario has, where it has a name. `name_of` stands for a level in a cell's name. `applies` says
+    whether a model can be varied so. `said` is how a sentence calls some levels of those tested, where it has a better
+    word than their names.
+    """
+
+    change: Callable[["Scenario", Any, str], "Scenario"]
+    levels: tuple[str, ...] = ()
+    kept: str | None = None
+    name_of: Callable[[str], str] = str
+    applies: Callable[[Any], bool] = lambda geometry: True
+    said: Callable[[Collection[str], Collection[str]], str | None] = lambda levels, tested: None
+
+
+class Opened(NamedTuple):
+    """A checkpoint folder as its family reads it: configs, and the tensors of every component."""
+
+    geometry: Any
+    files: Mapping[str, "Weights"]
+
+
+class Family(Protocol):
+    """What is particular to a family of models. `scenario` always fits, `geometry` is what `open` gave."""
+
+    name: str
+    # Components of a checkpoint, such as "transformer" and "vae", in the order that its digest takes them.
+    components: tuple[str, ...]
+    fields: Mapping[str, Field]
+    factors: Mapping[str, Factor]
+    # The table of a model with everything that the family knows, for dumps whose geometry is not at hand.
+    sites: "SiteTable"
+    # What the names of matrices have in them that all blocks of a component share, by component.
+    tied: Mapping[str, str]
+    # In the order of execution.
+    parts: Sequence[Part]
+    kinds: Sequence[FaultKind]
+    caches: Caches
+    # None of a family whose latents cannot be decoded by themselves.
+    decoding: Decoding | None
+    # Relative L2 by dtype, for checkpoints without a noise floor: of activations, and of pictures.
+    tolerances: Mapping[str, tuple[float, float]]
+
+    # What a folder of such a checkpoint holds, in words; and what writes each layout into an empty folder, by its name.
+    layout: str
+    layouts: Mapping[str, Callable[["Checkpoint", Path], None]]
+
+    def layout_of(self, folder: Path) -> str | None:
+        """The layout of the checkpoint in a folder, judged by its files alone; None where none of this family is."""
+        ...
+
+    def open(self, folder: Path, find: Callable[[str], Path]) -> Opened:
+        """The checkpoint in a folder; `find` fetches what it names on a hub. Raises UserError for a broken config."""
+        ...
+
+    def keys(self, component: str, geometry: Any) -> Mapping[str, "Shape"] | None:
+        """Key -> shape of a component's weights; None where the family does not know them."""
+        ...
+
+    def problems(self, tensors: Mapping[str, "Tensor"], labels: Mapping[str, str]) -> list[str]:
+        """What is wrong with the fields of a scenario file, beyond names and dtypes."""
+        ...
+
+    def units(self, tensors: Mapping[str, "Tensor"]) -> int:
+        """How many units a scenario of these tensors has."""
+        ...
+
+    def make(self, geometry: Any, *, name: str, seed: int, units: int, **wanted: Any) -> "Scenario":
+        """A scenario from a seed alone, the same on every machine with the same torch."""
+        ...
+
+    def check(self, scenario: "Scenario", geometry: Any) -> None:
+        """Raise UserError, naming every field that does not fit, where the scenario is not one for the geometry."""
+        ...
+
+    def prepared(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """The scenario with what it leaves to the checkpoint, such as the schedule."""
+        ...
+
+    def first_units(self, scenario: "Scenario", units: int) -> "Scenario":
+        """The scenario's first units alone."""
+        ...
+
+    def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
+        """The schedule of a session, for a manifest; empty where there is none."""
+        ...
+
+    def session(self, scenario: "Scenario", geometry: Any) -> Iterator[tuple[int, "Pass"]]:
+        """(unit, pass) of every pass of a right implementation's session, in the order of execution."""
+        ...
+
+    def table(self, geometry: Any, scenario: "Scenario") -> "SiteTable":
+        """All that is known of the sites of a session."""
+        ...
+
+    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
+        """Which positions of a site count, broadcastable to its tensor; None where all do."""
+        ...
+
+    def words(self, first: "Key", faults: Collection["Key"], geometry: Any, scenario: "Scenario") -> list[str]:
+        """What is true of a part's faulty observations in the family's own words: see `kinds`."""
+        ...
+
+    def layer_groups(self, names: Collection[str], geometry: Any) -> Mapping[str, Sequence[int]]:
+        """Groups of blocks by a word, of those that have sites whose last names are `names`; "every" is the first."""
+        ...
+
+    def control(self, part: str, scenario: "Scenario", geometry: Any) -> "tuple[Scenario, str, str] | None":
+        """A control experiment that tells causes in this part apart, where there is one.
+
+        Its scenario, and what is true of a cause: where the part is wrong there too, and where it is right.
+        """
+        ...
+
+
+def optional_fields(family: Family, names: Collection[str]) -> list[str]:
+    """Those of a scenario's fields that it might do without; the schedule is told by its values."""
+    return sorted(
+        name for name, field in family.fields.items() if name in names and not field.required and not field.schedule
+    )
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """Every family by its name: ours, then those that installed distributions register under GROUP."""
+    package = importlib.import_module("waypoint_parity.harness.families")
+    ours = (importlib.import_module(f"{package.__name__}.{found.name}.family") for found in _folders(package.__path__))
+    found: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in ours}
+    for point in entry_points(group=GROUP):
+        family: Family = point.load()
+        found.setdefault(family.name, family)
+    return found
+
+
+def family_named(name: str) -> Family:
+    """The family of this name. Raises UserError where there is none."""
+    found = families().get(name)
+    if found is None:
+        raise UserError(
+            f"{name}: no such family of models",
+            found=name,
+            expected=f"one of {listed(sorted(families()))}",
+            do=f"install what registers it under the entry point group {GROUP}",
+        )
+    return found
+
+
+def family_in(folder: Path) -> Family | None:
+    """The family whose checkpoint lies in a folder; None where none recognises it."""
+    return next((family for family in families().values() if family.layout_of(folder)), None)
+
+
+def _folders(path: Sequence[str]) -> list[pkgutil.ModuleInfo]:
+    return [found for found in pkgutil.iter_modules(path) if found.ispkg]

@@ -1,0 +1,162 @@
+"""Sites: all that is known of the places of observation of a family, in one table. Nothing here needs torch.
+
+A family makes the table of a geometry. Everything else that anybody asks of a site is a query of that table.
+"""
+
+import enum
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from waypoint_parity.harness.run.keys import At, Key
+
+
+class Kind(enum.StrEnum):
+    """What a site shows, which decides how two sides are compared there."""
+
+    INPUT = "input"  # as consumed: equal, or nothing is scored
+    ACTIVATION = "activation"
+    LATENT = "latent"  # an activation whose error is followed from unit to unit
+    MASK = "mask"  # right or wrong, with nothing in between
+    CACHE = "cache"  # state that outlives a step
+    PICTURE = "picture"  # [n,H,W,3] or [H,W,3] uint8
+    SOUND = "sound"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRow:
+    """One site in the phases that show it.
+
+    `reads`: the sites that it is computed from; `around`: sites whose errors reach it whatever is patched. `part`: to
+    whom its own errors belong; `carries`: parts that act through it and are exchanged with it. `takes_final`: it is
+    made of the latent that the unit's last step ended with. `accepted_as`: names of --accept-inputs that let it differ.
+    """
+
+    name: str
+    phases: tuple[str, ...]
+    part: str
+    kind: Kind = Kind.ACTIVATION
+    reads: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
+    accepted_as: tuple[str, ...] = ()
+    # Shown in a phase's first step only.
+    once: bool = False
+    # Shown by every branch of a step; else once for all of them.
+    branched: bool = False
+    # An implementation may do without it altogether.
+    optional: bool = False
+    takes_final: bool = False
+    # Put from the reference into the candidate where a run is teacher-forced; whether it must be.
+    taught: bool = False
+
+
+class SiteTable:
+    """The rows of a family, in the order of execution."""
+
+    def __init__(self, rows: Iterable[SiteRow]) -> None:
+        self.rows = tuple(rows)
+
+    def of(self, site: str, phase: str | None = None) -> SiteRow | None:
+        """The row of a site, in any phase or in one; None for a site that the family does not have.
+
+        A number that the table does not reach stands for any other: a table of two layers knows the sites of thirty.
+        """
+        return next((row for row in self._rows(site) if phase is None or phase in row.phases), None)
+
+    def kind(self, site: str) -> Kind:
+        """What a site shows; an activation where the family does not know it."""
+        row = self.of(site)
+        if row is not None:
+            return row.kind
+        return Kind.INPUT if site.startswith("input.") else Kind.ACTIVATION
+
+    def is_mask(self, site: str) -> bool:
+        """Whether the site is right or wrong, with nothing in between."""
+        return self.kind(site) is Kind.MASK
+
+    def is_optional(self, site: str) -> bool:
+        """Whether an implementation may do without the site."""
+        row = self.of(site)
+        return row is not None and row.optional
+
+    def shown(self, phase: str, step: int, branches: Collection[str]) -> Iterator[tuple[SiteRow, str]]:
+        """(row, branch) of everything that a right implementation shows in a pass, in the order of execution."""
+        for row in self.rows:
+            if phase in row.phases and (step == 0 or not row.once):
+                yield from ((row, branch) for branch in (branches if row.branched else ("",)))
+
+    def showing(self, key: Key, session: Iterable[At]) -> list[At]:
+        """The steps of a session that show the site of `key` as a site of the same part, in order."""
+        part = self.part_of(key)
+        rows = [row for row in self._rows(key.site) if row.part == part]
+        steps = dict.fromkeys(session)
+        return [at for at in steps if any(at.phase in row.phases and not (row.once and at.step) for row in rows)]
+
+    def sites(self, kind: Kind) -> list[str]:
+        """The names of the sites of a kind."""
+        return list(dict.fromkeys(row.name for row in self.rows if row.kind is kind))
+
+    def reads(self, site: str) -> tuple[str, ...]:
+        """The sites that a site is computed from, in any phase."""
+        return tuple(dict.fromkeys(name for row in self._by_name.get(site, ()) for name in row.reads))
+
+    def around(self, site: str) -> tuple[str, ...]:
+        """The sites whose errors reach a site whatever is patched."""
+        return tuple(dict.fromkeys(name for row in self._by_name.get(site, ()) for name in row.around))
+
+    def part_of(self, key: Key) -> str:
+        """The part whose errors are seen at `key`. Raises ValueError for a site that is none."""
+        row = self.of(key.site, key.phase) or self.of(key.site)
+        if row is None:
+            raise ValueError(f"{key.site} in a {key.phase} pass is no site of any part")
+        return row.part
+
+    def parts_at(self, sites: Iterable[str]) -> set[str]:
+        """The parts whose errors are seen at any of `sites` in any phase."""
+        rows = (row for site in sites for row in self._rows(site))
+        return {row.part for row in rows}
+
+    def carries(self, key: Key, part: str) -> bool:
+        """Whether `key` is exchanged with a part though its errors are another one's."""
+        row = self.of(key.site, key.phase)
+        return row is not None and part in row.carries
+
+    def takes_final(self, key: Key) -> bool:
+        """Whether the value at `key` is made of the latent that its unit's steps ended with."""
+        row = self.of(key.site, key.phase)
+        return row is not None and row.takes_final
+
+    def accepted(self, name: str) -> frozenset[str]:
+        """The sites that may differ where `name` is accepted."""
+        return frozenset(row.name for row in self.rows if name in row.accepted_as)
+
+    def _rows(self, site: str) -> Sequence[SiteRow]:
+        return self._by_name.get(site) or self._by_kind.get(kind_of(site)) or ()
+
+    @cached_property
+    def acceptable(self) -> tuple[str, ...]:
+        """Every name that accepts something."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.accepted_as))
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[SiteRow]]:
+        return _gathered((row.name, row) for row in self.rows)
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[SiteRow]]:
+        # The last number's row: the first layer is often made otherwise.
+        return _gathered((kind_of(row.name), row) for row in reversed(self.rows))
+
+
+def kind_of(site: str) -> str:
+    """The name of a site with every number replaced by *: the same for all blocks."""
+    return re.sub(r"\d+", "*", site)
+
+
+def _gathered(pairs: Iterable[tuple[str, SiteRow]]) -> dict[str, list[SiteRow]]:
+    found: dict[str, list[SiteRow]] = {}
+    for name, row in pairs:
+        found.setdefault(name, []).append(row)
+    return found
