@@ -86,7 +86,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
 def where_in(key: Key) -> str:
     """In which step of which unit, in words."""
     branch = f", {key.branch}" if key.branch else ""
-    return f"frame {key.unit}, {key.phase} step {key.step}{branch}"
+    return f"unit {key.unit}, {key.phase} step {key.step}{branch}"
 
 
 def rounded_up(value: float) -> str:
