@@ -1,4 +1,4 @@
-"""The driver of the eager reference: loads a checkpoint, runs sessions, says which modules are which sites."""
+"""The adapter of the eager reference: loads a checkpoint, runs sessions, names the module of every site."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ from waypoint_parity.reference.eager.session import Session
 
 
 class EagerAdapter:
-    """Drives `reference.eager`; see harness.run.adapter.Adapter. Its layouts are the official ones: no site transforms.
+    """Drives `reference.eager`; see harness.run.adapter.Adapter. Its layouts are the official ones.
 
     Its options are other formulations of the same mathematics, to measure a noise floor with. Raises UserError for
     `numerics.compiled`.
@@ -50,7 +50,7 @@ class EagerAdapter:
         }
 
     def sites(self) -> Mapping[str, Site]:
-        """Every site that this checkpoint's model has; a block without a part has no site for it."""
+        """Every site that this checkpoint's model has. A block without a part does not have that part's sites."""
         configs = self._checkpoint.transformer, self._checkpoint.autoencoder
         return matching_sites(self._session, *configs) | matching_sites(self._session.model, *configs)
 

@@ -1,6 +1,6 @@
 """Other formulations of the same mathematics: changes to a loaded model that must not matter.
 
-The noise floor is measured with them: what a right implementation may do otherwise, and by how much that shows.
+The noise floor is measured with them: a right implementation may compute so, and its results then differ that much.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from waypoint_parity.reference.eager.conditioning import ConditioningHead
-from waypoint_parity.reference.eager.layers import Block, ControlFusion, CrossAttention, SelfAttention
+from waypoint_parity.reference.eager.layers import Block, ConditioningHead, ControlFusion, CrossAttention, SelfAttention
 from waypoint_parity.reference.eager.model import WorldModel
 
 
@@ -58,7 +57,7 @@ class _Rows(nn.Module):
 
 
 def _merged(projections: Iterable[nn.Module]) -> list[_Rows]:
-    """Each of `projections` as rows of their merged weight; the merged product is computed again for each of them."""
+    """Each of `projections` as rows of their merged weight. Each of them computes the merged product again."""
     weights: list[Tensor] = [projection.get_parameter("weight") for projection in projections]
     whole = torch.cat(weights)
     ends = accumulate(weight.shape[0] for weight in weights)

@@ -11,8 +11,8 @@ from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 class RingCache(nn.Module):
     """One layer's ring of R frames (L = R*T tokens), written every `dilation` frames, and its tail of T tokens.
 
-    A dilated ring uses its first R/dilation slots of T tokens; the others stay zero and unwritten. State is replaced,
-    never changed in place: what an observer was handed stays as it was.
+    A dilated ring uses its first R/dilation slots of T tokens; the others stay zero and unwritten. State is replaced
+    and never changed in place, so that a tensor that an observer holds does not change.
     """
 
     ring: Tensor
@@ -46,7 +46,7 @@ class RingCache(nn.Module):
         return math.ceil(frame / self.dilation) % self.slots
 
     def in_sight(self, frame: int) -> Tensor:
-        """Which tokens this frame sees, [L+T] bool: those written, less the slot that it will replace, and the tail."""
+        """The tokens that this frame sees, [L+T] bool: the tail, and what is written less the slot that it replaces."""
         mask = self._with_tail(self.ring_written)
         if self.is_write_frame(frame):
             mask[self._rows(frame)] = False
@@ -96,6 +96,6 @@ class KVCache(nn.Module):
             ring.reset(device, dtype)
 
     def commit(self, frame: int) -> None:
-        """After the cache pass of `frame`: every layer keeps what its dilation lets it keep."""
+        """After the cache pass of `frame`: every layer keeps it, where its dilation allows."""
         for ring in self.rings():
             ring.commit(frame)

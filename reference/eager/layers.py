@@ -1,4 +1,8 @@
-"""The layers of the transformer: self-attention, cross-attention, control fusion, and the block that joins them."""
+"""The layers of the transformer: what conditions a pass, the parts of a block, the block, the last norm."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -6,16 +10,133 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.reference.eager import rope
-from waypoint_parity.reference.eager.conditioning import ConditioningHead
-from waypoint_parity.reference.eager.context import PassContext
 from waypoint_parity.reference.eager.kv_cache import RingCache
-from waypoint_parity.reference.eager.math import attention, rms_norm
-from waypoint_parity.reference.eager.mlp import MLP
+from waypoint_parity.reference.eager.math import attention, rms_norm, rotate
+
+SIGMA_FREQUENCIES = 256
+SIGMA_SCALE = 1000.0
+SIGMA_BASE = 10000.0
+
+
+class MLP(nn.Module):
+    """fc2(silu(fc1(x))), without biases; the whole model uses this one."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        y: Tensor = self.fc2(silu(self.fc1(x)))
+        return y
+
+
+class NoiseConditioner(nn.Module):
+    """Noise level -> conditioning vector. Its weights stay fp32 in every run (see `load_world_model`)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = MLP(2 * SIGMA_FREQUENCIES, 4 * width, width)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """`sigma` [1,1] -> [1,1,M], in sigma's dtype; computed in fp32."""
+        phase = (sigma.float() * SIGMA_SCALE).unsqueeze(-1) * self.frequencies(sigma.dtype).to(sigma.device)
+        features = math.sqrt(2) * torch.cat([phase.sin(), phase.cos()], dim=-1)
+        cond: Tensor = self.mlp(features)
+        return cond.to(sigma.dtype)
+
+    @staticmethod
+    def frequencies(dtype: torch.dtype) -> Tensor:
+        """10000 ** (-i/255), i = 0..255, fp32, after passing through `dtype`.
+
+        By logspace and on the CPU, because phases reach 1000 radians and the last bit of the table shows. A model cast
+        to bf16 keeps the rounded table: measured on golden/bf16, rounding table and weights is bit-identical, exact
+        weights are off by 3.6e-3, an exact table by 3.6e-1.
+        """
+        table = torch.logspace(0, -1, SIGMA_FREQUENCIES, base=SIGMA_BASE, device="cpu")
+        return table.to(dtype).float()
+
+
+class ControlEmbedding(nn.Module):
+    """Mouse, buttons and scroll wheel -> control vector."""
+
+    def __init__(self, n_buttons: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.mlp = MLP(n_buttons + 3, hidden, width)
+
+    def forward(self, mouse: Tensor, button: Tensor, scroll: Tensor) -> Tensor:
+        """`mouse` [2], `button` [n_buttons], `scroll` [1] -> [1,1,M]. Only the sign of the scroll counts."""
+        controls = torch.cat([mouse, button, scroll.sign()])
+        embedding: Tensor = self.mlp(controls.expand(1, 1, -1))
+        return embedding
+
+
+class NullEmbedding(nn.Module):
+    """The learned embedding of an absent condition, used in training. Checkpoints store it; inference ignores it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.null_emb = nn.Parameter(torch.empty(1, 1, width))
+
+
+class Modulation(NamedTuple):
+    """What the noise level does to one part of a block: x + gate * part(rms_norm(x) * (1 + scale) + bias).
+
+    scale, bias, gate: [1,1,M] each
+    """
+
+    scale: Tensor
+    bias: Tensor
+    gate: Tensor
+
+
+def modulations(vectors: Tensor) -> tuple[Modulation, Modulation]:
+    """The modulations of the attention and of the MLP, from the `vectors` [6,1,1,M] of a conditioning head."""
+    return Modulation(*vectors[:3]), Modulation(*vectors[3:])
+
+
+def modulated_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """`x` [1,T,M], normalised and then modulated by `scale` and `bias` [1,1,M] -> [1,T,M]."""
+    return rms_norm(x) * (1 + scale) + bias
+
+
+class ConditioningHead(nn.Module):
+    """Conditioning vector -> the two modulations of one block, in one tensor."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias_in = nn.Parameter(torch.empty(width))
+        # Equal in all blocks of a published checkpoint, and stored there once per block.
+        self.cond_proj = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(6))
+
+    def forward(self, cond: Tensor) -> Tensor:
+        """`cond` [1,1,M] -> [6,1,1,M]: scale, bias, gate of the attention, then the same of the MLP."""
+        biased = silu(cond + self.bias_in)
+        return torch.stack([project(biased) for project in self.cond_proj])
+
+
+@dataclass
+class PassContext:
+    """Everything that a block reads besides its tokens. All blocks of one pass share it.
+
+    frame: the frame clock
+    angles: the frame's rotation, [T,D/2]
+    cond, ctrl: embedded noise level and controls, [1,1,M]
+    prompt: prompt embeddings, [1,P,E]; None where the model takes none
+    first_value: layer 0's raw values, [1,G,T,D]. Layer 0 fills them in, for the value residual of all layers.
+    """
+
+    frame: int
+    angles: Tensor
+    cond: Tensor
+    ctrl: Tensor
+    prompt: Tensor | None
+    first_value: Tensor | None = None
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention of a frame's tokens to themselves, in both directions, and to the cached frames."""
+    """Grouped-query attention: a frame's tokens attend to each other, in both directions, and to the cached frames."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -36,8 +157,8 @@ class SelfAttention(nn.Module):
         q = rearrange(self.q_proj(a), "B T (H D) -> B H T D", H=self.n_heads)
         k = rearrange(self.k_proj(a), "B T (G D) -> B G T D", G=self.n_kv_heads)
         v = rearrange(self.v_proj(a), "B T (G D) -> B G T D", G=self.n_kv_heads)
-        q = self.q_rope(rope.rotate(rms_norm(q), context.angles))
-        k = self.k_rope(rope.rotate(rms_norm(k), context.angles))
+        q = self.q_rope(rotate(rms_norm(q), context.angles))
+        k = self.k_rope(rotate(rms_norm(k), context.angles))
         keys, values = cache.see(context.frame, k, self._with_residual(v, context))
         y = self.attend(q, keys, values)
         if self.gate_proj is not None:
@@ -47,16 +168,16 @@ class SelfAttention(nn.Module):
         return out
 
     def _with_residual(self, v: Tensor, context: PassContext) -> Tensor:
-        """Mix in layer 0's own raw values: never those of the layer before, which are themselves a mixture."""
+        """Mix in layer 0's raw values. The layer before would be wrong: its values are themselves a mixture."""
         if context.first_value is None:
             context.first_value = v
         return v if self.v_lamb is None else v + self.v_lamb * (context.first_value - v)
 
 
 class CrossAttention(nn.Module):
-    """Attention of the tokens to the prompt, at the prompt's width.
+    """The tokens attend to the prompt, at the prompt's width.
 
-    Padding is not masked: the embeddings are zero there, so those keys score 0 and take their share of the softmax.
+    Padding is not masked. Its embeddings are zero, so its keys score 0 and take their share of the softmax.
     """
 
     def __init__(self, width: int, prompt_width: int, head_dim: int) -> None:
@@ -88,8 +209,8 @@ class ControlFusion(nn.Module):
     def forward(self, x: Tensor, ctrl: Tensor) -> Tensor:
         """fc2(silu(Wx x + Wc c)), fc1 = [Wx | Wc]: `x` [1,T,M], `ctrl` [1,1,M] -> [1,T,M].
 
-        Two products and a sum, not one product over the joined inputs: in bf16 their rounding differs (golden/bf16:
-        bit-identical, against 4.2e-3).
+        Two products and a sum, not one product over the joined inputs. In bf16 they round differently: on golden/bf16
+        this is bit-identical, and one product is off by 4.2e-3.
         """
         of_token, of_control = self.mlp.fc1.weight.chunk(2, dim=1)
         hidden = silu(linear(x, of_token) + linear(ctrl, of_control))
@@ -112,11 +233,24 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: PassContext, cache: RingCache) -> Tensor:
         """`x` [1,T,M] -> [1,T,M]."""
-        s0, b0, g0, s1, b1, g1 = self.cond_head(context.cond)
-        x = x + g0 * self.attn(rms_norm(x) * (1 + s0) + b0, context, cache)
+        attn_mod, mlp_mod = modulations(self.cond_head(context.cond))
+        x = x + attn_mod.gate * self.attn(modulated_norm(x, attn_mod.scale, attn_mod.bias), context, cache)
         if self.prompt_cross_attn is not None and context.prompt is not None:
             x = x + self.prompt_cross_attn(rms_norm(x), rms_norm(context.prompt))
         if self.ctrl_mlpfusion is not None:
             x = x + self.ctrl_mlpfusion(rms_norm(x), rms_norm(context.ctrl))
-        out: Tensor = x + g1 * self.mlp(rms_norm(x) * (1 + s1) + b1)
+        out: Tensor = x + mlp_mod.gate * self.mlp(modulated_norm(x, mlp_mod.scale, mlp_mod.bias))
         return out
+
+
+class OutNorm(nn.Module):
+    """The last norm, modulated by the noise level."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """`x` [1,T,M], `cond` [1,1,M] -> [1,T,M]."""
+        scale, bias = self.fc(silu(cond)).chunk(2, dim=-1)
+        return modulated_norm(x, scale, bias)

@@ -9,12 +9,16 @@ from torch.nn.functional import silu
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.run.adapter import Controls
-from waypoint_parity.reference.eager import rope
-from waypoint_parity.reference.eager.conditioning import ControlEmbedding, NoiseConditioner, NullEmbedding
-from waypoint_parity.reference.eager.context import PassContext
 from waypoint_parity.reference.eager.kv_cache import KVCache
-from waypoint_parity.reference.eager.layers import Block
-from waypoint_parity.reference.eager.math import rms_norm
+from waypoint_parity.reference.eager.layers import (
+    Block,
+    ControlEmbedding,
+    NoiseConditioner,
+    NullEmbedding,
+    OutNorm,
+    PassContext,
+)
+from waypoint_parity.reference.eager.math import rotation_angles
 
 
 class Transformer(nn.Module):
@@ -31,22 +35,8 @@ class Transformer(nn.Module):
         return x
 
 
-class OutNorm(nn.Module):
-    """The last norm, modulated by the noise level."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(width, 2 * width, bias=False)
-
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """`x` [1,T,M], `cond` [1,1,M] -> [1,T,M]."""
-        scale, bias = self.fc(silu(cond)).chunk(2, dim=-1)
-        modulated: Tensor = rms_norm(x) * (1 + scale) + bias
-        return modulated
-
-
 class WorldModel(nn.Module):
-    """Waypoint's transformer. Submodules bear the names of the checkpoint's keys."""
+    """Waypoint's transformer. Its submodules have the names of the checkpoint's keys."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -72,13 +62,13 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """Velocity [1,1,C,h*ph,w*pw] of the latent `x` (same shape) at noise level `sigma` [1,1].
 
-        `timestamp` [1,1] int64 is the frame clock, `prompt` [1,P,E] as given. Keys and values of this frame are left in
-        the tail of `kv_cache`; only its `commit` keeps them.
+        `timestamp` [1,1] int64 is the frame clock, `prompt` [1,P,E] as given. The pass leaves this frame's keys and
+        values in the tail of `kv_cache`; only its `commit` keeps them.
         """
         frame = int(timestamp)
         context = PassContext(
             frame=frame,
-            angles=rope.angles(frame, self.config.height, self.config.width, self.config.head_dim),
+            angles=rotation_angles(frame, self.config.height, self.config.width, self.config.head_dim),
             cond=self.denoise_step_emb(sigma),
             ctrl=self.ctrl_emb(controls.mouse, controls.button, controls.scroll),
             prompt=prompt,
@@ -99,8 +89,8 @@ def load_world_model(
 ) -> WorldModel:
     """The model of `config` with `weights`, for inference, in `dtype` on `device`.
 
-    The noise conditioner's weights go through `dtype` and back: it computes in fp32, with rounded values. The figure
-    stands at `NoiseConditioner.frequencies`.
+    The noise conditioner's weights go through `dtype` and back: it computes in fp32, with rounded values.
+    `NoiseConditioner.frequencies` says what measured that.
     """
     with torch.device("meta"):  # without memory or initial values: every weight comes from the checkpoint
         model = WorldModel(config)

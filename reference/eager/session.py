@@ -18,8 +18,8 @@ INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", 
 class Session(nn.Module):
     """Owns the frame clock, the sampler and the caches. Its generators announce each pass just before running it.
 
-    What is observed and has no module of its own goes through a probe, an `nn.Identity` that bears the site's name;
-    what the probe returns is what the session goes on with.
+    A value that is a site and that no module returns goes through a probe, an `nn.Identity` with the site's name. The
+    session continues with what the probe returns.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Session(nn.Module):
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin: clock 0, nothing written. `sigmas` [S+1] fp32; they are rounded to the session's dtype.
 
-        Raises UserError where the model takes a prompt and none is given, or the other way round.
+        Raises UserError where the model takes a prompt and none is given, and where it takes none and one is given.
         """
         check_prompt(prompt, self.model.config.prompt_conditioning)
         self.clock = 0
@@ -51,7 +51,7 @@ class Session(nn.Module):
         if prompt is not None:
             yield Pass("prompt")
             self.prompt = self.input["prompt_emb"](self._cast(prompt.embedding))
-            self.input["prompt_pad_mask"](prompt.pad_mask.to(self.device))  # shown, and ignored as the model ignores it
+            self.input["prompt_pad_mask"](prompt.pad_mask.to(self.device))  # shown only: the model ignores it
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
         """Take `image` [360,640,3] uint8 as the next frame: encode it, write it to the caches under idle controls."""

@@ -5,23 +5,26 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import leaky_relu, silu
+from torch.nn.utils.parametrizations import weight_norm
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.inventory import autoencoder_keys
-from waypoint_parity.reference.eager.autoencoder import Autoencoder, stage_widths
-from waypoint_parity.reference.eager.autoencoder_layers import (
+from waypoint_parity.reference.eager.autoencoder import (
+    Autoencoder,
+    Convolution,
     DecoderBlock,
     DecoderResidual,
     EncoderBlock,
     EncoderResidual,
     FromLatent,
+    NormalisedWeight,
     ResBlock,
     ToLatent,
     ToPixels,
     resize,
+    stage_widths,
     to_uint8,
 )
-from waypoint_parity.reference.eager.convolution import Convolution
 
 
 def silence(convolution: torch.nn.Module) -> None:
@@ -34,6 +37,25 @@ def test_module_names_are_the_checkpoints_keys(checkpoint: Checkpoint, skip_logv
     config = replace(checkpoint.autoencoder, skip_logvar=skip_logvar)
     shapes = {key: tuple(tensor.shape) for key, tensor in Autoencoder(config).state_dict().items()}
     assert shapes == autoencoder_keys(config)
+
+
+def test_every_output_channel_has_the_norm_of_its_magnitude(randomise: Callable[[nn.Module], None]) -> None:
+    weight = NormalisedWeight(inputs=4, outputs=3, kernel=3)
+    randomise(weight)
+    norms = weight().flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, weight.original0.abs().flatten())
+
+
+@pytest.mark.parametrize(("kernel", "groups", "bias"), [(1, 1, True), (3, 1, True), (3, 2, True), (1, 1, False)])
+def test_a_convolution_loads_and_computes_what_a_weight_normalised_conv2d_does(
+    kernel: int, groups: int, bias: bool, randomise: Callable[[nn.Module], None]
+) -> None:
+    expected = weight_norm(nn.Conv2d(4, 6, kernel, padding=kernel // 2, groups=groups, bias=bias))
+    randomise(expected)
+    actual = Convolution(4, 6, kernel, groups=groups, bias=bias)
+    actual.load_state_dict(expected.state_dict(), strict=True)
+    x = torch.randn(1, 4, 5, 7)
+    torch.testing.assert_close(actual(x), expected(x))
 
 
 def test_widths_double_up_to_the_widest() -> None:
