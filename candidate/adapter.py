@@ -15,18 +15,20 @@ from waypoint_parity.candidate.session import Session, Step
 from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 
 
-class CandidateAdapter:
+class CandidateAdapter(FrameByFrame):
     """The native implementation."""
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
-        geometry = WaypointConfig(**_fields(WaypointConfig, checkpoint.transformer))
-        codec = AutoencoderConfig(**_fields(AutoencoderConfig, checkpoint.autoencoder))
+        geometry = WaypointConfig(**_fields(WaypointConfig, checkpoint.geometry.transformer))
+        codec = AutoencoderConfig(**_fields(AutoencoderConfig, checkpoint.geometry.autoencoder))
         self.engine = Engine(
-            load_waypoint(geometry, checkpoint.transformer_weights(), numerics.dtype, numerics.device),
-            load_autoencoder(codec, checkpoint.autoencoder_weights(), numerics.device),
+            load_waypoint(geometry, checkpoint.weights("transformer"), numerics.dtype, numerics.device),
+            load_autoencoder(codec, checkpoint.weights("vae"), numerics.device),
             compiled=numerics.compiled,
         )
         self._session: Session | None = None
@@ -64,13 +66,13 @@ class CandidateAdapter:
     def _ring_sites(self, cache: RingCache, window: nn.Module) -> dict[str, Site]:
         """The sites of one layer's ring. Which slots hold what, and so the official layout, follows from the clock."""
         return {
-            "visible": Site(window, cache.official_visible, cache.native_window),
+            "visible": Site(window, lambda visible, _: cache.official_visible(visible), cache.native_window),
             # Shown, without a way back: it follows from the clock.
-            "written": Site(cache.written, layout=lambda tokens: tokens),
+            "written": Site(cache.written, layout=lambda tokens, _: tokens),
             "kv": Site(
                 cache.kv,
-                layout=lambda ring: cache.official_kv(ring, self.session.clock),
-                restore=lambda official, ring: cache.native_kv(official, ring, self.session.clock),
+                layout=lambda ring, _: cache.official_kv(ring, self.running.clock),
+                restore=lambda official, ring: cache.native_kv(official, ring, self.running.clock),
             ),
         }
 
@@ -92,14 +94,14 @@ class CandidateAdapter:
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
         """Give the next frame."""
-        return _announced(self.session.append_image(image))
+        return _announced(self.running.append_image(image))
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Generate the next frame."""
-        return _announced(self.session.generate(noise, controls.button, controls.mouse, controls.scroll))
+        return _announced(self.running.generate(noise, controls.button, controls.mouse, controls.scroll))
 
     @property
-    def session(self) -> Session:
+    def running(self) -> Session:
         """The session in progress. Raises UserError before `start`."""
         if self._session is None:
             raise UserError(

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.adapter import Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Prompt
 
 
 def check_prompt(prompt: Prompt | None, wanted: str | None) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from waypoint_parity.harness.errors import UserError, listed
 
 Shape = tuple[int, ...]
+# Of a component in the diffusers layout.
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)

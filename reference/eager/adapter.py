@@ -6,15 +6,16 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.sites import matching_sites
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.eager.autoencoder import load_autoencoder
 from waypoint_parity.reference.eager.formulations import FORMULATIONS
 from waypoint_parity.reference.eager.model import load_world_model
 from waypoint_parity.reference.eager.session import Session
 
 
-class EagerAdapter:
+class EagerAdapter(FrameByFrame):
     """Drives `reference.eager`; see harness.run.adapter.Adapter. Its layouts are the official ones.
 
     Its options are other formulations of the same mathematics, to measure a noise floor with. Raises UserError for
@@ -34,11 +35,13 @@ class EagerAdapter:
             )
         device, dtype = numerics.device, numerics.dtype
         self._checkpoint = checkpoint
-        model = load_world_model(checkpoint.transformer, checkpoint.transformer_weights(), device=device, dtype=dtype)
+        model = load_world_model(
+            checkpoint.geometry.transformer, checkpoint.weights("transformer"), device=device, dtype=dtype
+        )
         for option, reformulate in FORMULATIONS.items():
             if option in numerics.options:
                 reformulate(model)
-        autoencoder = load_autoencoder(checkpoint.autoencoder, checkpoint.autoencoder_weights(), device=device)
+        autoencoder = load_autoencoder(checkpoint.geometry.autoencoder, checkpoint.weights("vae"), device=device)
         self._session = Session(model, autoencoder, device=device, dtype=dtype)
 
     def describe(self) -> dict[str, str]:
@@ -51,8 +54,8 @@ class EagerAdapter:
 
     def sites(self) -> Mapping[str, Site]:
         """Every site that this checkpoint's model has. A block without a part does not have that part's sites."""
-        configs = self._checkpoint.transformer, self._checkpoint.autoencoder
-        return matching_sites(self._session, *configs) | matching_sites(self._session.model, *configs)
+        geometry = self._checkpoint.geometry
+        return matching_sites(self._session, geometry) | matching_sites(self._session.model, geometry)
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin a session: clock 0, nothing written."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.run.adapter import Controls
+from waypoint_parity.harness.families.waypoint.scenario import Controls
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.layers import (
     Block,

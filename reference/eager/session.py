@@ -6,7 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.reference.eager.autoencoder import Autoencoder
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.model import WorldModel

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.sites import matching_sites
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.fastvideo.port import load_port
 from waypoint_parity.reference.fastvideo.probes import insert_probes
 from waypoint_parity.reference.fastvideo.source import UNTESTED
@@ -19,7 +20,7 @@ OWN_NOISE = "own-noise"
 _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
 
 
-class FastVideoAdapter:
+class FastVideoAdapter(FrameByFrame):
     """Drives the port's transformer, cache and autoencoder; see harness.run.adapter.Adapter.
 
     The frame clock, the Euler steps and the casts are those of the port's streaming stage, which draws its noise and
@@ -36,7 +37,7 @@ class FastVideoAdapter:
         self._numerics = numerics
         self._port = load_port(checkpoint, numerics)
         self._blocks = [insert_probes(block) for block in self._port.model.transformer.blocks]
-        caches = [f"kv_cache.layers.{layer}" for layer in range(checkpoint.transformer.n_layers)]
+        caches = [f"kv_cache.layers.{layer}" for layer in range(checkpoint.geometry.transformer.n_layers)]
         names = [*(f"input.{name}" for name in _INPUTS), "velocity", "latent", "frame"]
         self._probes = {name: nn.Identity() for name in names}
         self._probes |= {f"{cache}.{part}": nn.Identity() for cache in caches for part in ("kv", "written")}
@@ -57,8 +58,8 @@ class FastVideoAdapter:
 
     def sites(self) -> Mapping[str, Site]:
         """Every site that this checkpoint's model has; a block without a part has no site for it."""
-        configs = self._checkpoint.transformer, self._checkpoint.autoencoder
-        sites = matching_sites(self._port.model, *configs) | matching_sites(self._port.autoencoder, *configs)
+        geometry = self._checkpoint.geometry
+        sites = {**matching_sites(self._port.model, geometry), **matching_sites(self._port.autoencoder, geometry)}
         for layer, probes in enumerate(self._blocks):
             sites |= {f"transformer.blocks.{layer}{name}": Site(probe) for name, probe in probes.items()}
         return sites | {name: Site(probe) for name, probe in self._probes.items()}
@@ -87,7 +88,7 @@ class FastVideoAdapter:
         yield Pass("image", sigma=0.0)
         latent = self._port.autoencoder.encode(self._probes["input.image"](image.to(self._numerics.device)))
         latent = self._probes["latent"](self._cast(latent))
-        idle = Controls(torch.zeros(self._checkpoint.transformer.n_buttons), torch.zeros(2), torch.zeros(1))
+        idle = Controls(torch.zeros(self._checkpoint.geometry.transformer.n_buttons), torch.zeros(2), torch.zeros(1))
         self._cache_pass(latent.unsqueeze(1), self._consumed(idle))
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
@@ -114,7 +115,7 @@ class FastVideoAdapter:
         """The start noise [1,1,C,h*ph,w*pw] of the present frame, as the port's streaming stage draws it."""
         device, dtype = self._numerics.device, self._numerics.dtype
         generator = torch.Generator(device).manual_seed(self.seed + self._clock)
-        shape = (1, 1, *self._checkpoint.transformer.latent_shape)
+        shape = (1, 1, *self._checkpoint.geometry.transformer.latent_shape)
         return torch.randn(shape, device=device, dtype=dtype, generator=generator)
 
     def _predict(self, x: Tensor, sigma: Tensor, consumed: Mapping[str, Tensor]) -> Tensor:

@@ -36,19 +36,19 @@ def load_port(checkpoint: Checkpoint, numerics: Numerics) -> Port:
     package = source.folder()
     if source.UNTESTED not in numerics.options:
         source.check_revision(package)
-    check_geometry(checkpoint.transformer)
+    check_geometry(checkpoint.geometry.transformer)
     with source.imported(package) as fastvideo:
         config = fastvideo.transformer.WaypointConfig()
-        config.update_model_arch(checkpoint.transformer.to_json())
+        config.update_model_arch(checkpoint.geometry.transformer.to_json())
         model = fastvideo.transformer.WaypointWorldModel(config, {})
-        model.load_state_dict({renamed(key): tensor for key, tensor in checkpoint.transformer_weights().items()})
+        model.load_state_dict({renamed(key): tensor for key, tensor in checkpoint.weights("transformer").items()})
         # As the port's pipeline does, in this order: the conditioner computes in fp32 with values rounded to the dtype.
         model.to(device=numerics.device, dtype=numerics.dtype).denoise_step_emb.to(dtype=torch.float32)
         cache = fastvideo.transformer.WaypointKVCache(config, batch_size=1, dtype=numerics.dtype).to(numerics.device)
         codec_config = fastvideo.autoencoder.WorldEngineVAEConfig()
-        codec_config.update_model_arch(checkpoint.autoencoder.to_json())
+        codec_config.update_model_arch(checkpoint.geometry.autoencoder.to_json())
         autoencoder = fastvideo.autoencoder.WorldEngineVAE(codec_config)
-        autoencoder.load_state_dict(checkpoint.autoencoder_weights())
+        autoencoder.load_state_dict(checkpoint.weights("vae"))
         return Port(
             model=model.eval(),
             cache=cache,

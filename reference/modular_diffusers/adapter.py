@@ -11,14 +11,16 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
 from waypoint_parity.reference.modular_diffusers.watch import Watch
 from waypoint_parity.reference.stance import stance
 
 
-class ModularDiffusersAdapter:
+class ModularDiffusersAdapter(FrameByFrame):
     """Drives `ModularPipeline` as its users do: `pipe(...)`, then `pipe(state, ...)`; see harness.run.adapter.Adapter.
 
     One call makes a whole frame, and the first also takes the seed image: the call runs in a thread that waits before
@@ -33,7 +35,7 @@ class ModularDiffusersAdapter:
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self._checkpoint, self._numerics = checkpoint, numerics
         self._pipe = load_pipeline(checkpoint, numerics)
-        self._watch = Watch(self._pipe.transformer, self._pipe.vae, checkpoint.transformer)
+        self._watch = Watch(self._pipe.transformer, self._pipe.vae, checkpoint.geometry.transformer)
         self._session: dict[str, Any] = {}
         self._state: Any = None
         self._image: Image.Image | None = None
@@ -51,7 +53,7 @@ class ModularDiffusersAdapter:
 
     def sites(self) -> Mapping[str, Site]:
         """Every site that the pipeline's modules show by their names, and what passes between them."""
-        return self._watch.sites(self._checkpoint.transformer, self._checkpoint.autoencoder)
+        return self._watch.sites(self._checkpoint.geometry)
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin a session: clock 0, nothing written."""

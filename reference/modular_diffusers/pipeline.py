@@ -93,7 +93,7 @@ def _leave_text_to_the_scenario(pipe: Any) -> None:
 
 
 def _check_inputs(checkpoint: Checkpoint, pipe: Any) -> None:
-    given = _GIVEN + (_GIVEN_PROMPT if checkpoint.transformer.prompt_conditioning else ())
+    given = _GIVEN + (_GIVEN_PROMPT if checkpoint.geometry.transformer.prompt_conditioning else ())
     if lacking := sorted(set(given) - set(pipe.blocks.input_names)):
         raise UserError(
             f"{checkpoint.origin}: the pipeline does not take what a session hands in",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
-from waypoint_parity.harness.families.waypoint.sites import matching_sites
+from waypoint_parity.harness.families.waypoint.adapter import matching_sites
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.run.adapter import Pass, Site
 
 _CONTROLS = ("button", "mouse")
@@ -43,10 +43,9 @@ class Watch:
         self.announce: Callable[[Pass], None] = lambda at: None
         self._attach()
 
-    def sites(self, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> dict[str, Site]:
+    def sites(self, geometry: WaypointGeometry) -> dict[str, Site]:
         """Every site of these configs that the pipeline's modules show."""
-        found = matching_sites(self._transformer, transformer, autoencoder)
-        found |= matching_sites(self._vae, transformer, autoencoder)
+        found = {**matching_sites(self._transformer, geometry), **matching_sites(self._vae, geometry)}
         watched = {name: Site(site.module, _laid_out) for name, site in found.items()}
         return watched | {name: Site(probe) for name, probe in self._probes.items()}
 
@@ -129,7 +128,7 @@ class Watch:
         return None
 
 
-def _laid_out(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+def _laid_out(output: Tensor | tuple[Tensor, ...], inputs: object) -> Tensor:
     """A module's output as its site is laid out: the six vectors of a conditioning head stacked, else the first."""
     if isinstance(output, Tensor):
         return output

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.sites import matching_sites
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.process_settings import ProcessSettings, preserved_settings
 from waypoint_parity.reference.world_engine.engine import build_engine
 from waypoint_parity.reference.world_engine.package import UNTESTED, import_package
@@ -19,7 +20,7 @@ from waypoint_parity.reference.world_engine.taps import Taps
 PATCHED = "patched"
 
 
-class WorldEngineAdapter:
+class WorldEngineAdapter(FrameByFrame):
     """Drives `world_engine.WorldEngine`; see harness.run.adapter.Adapter.
 
     `patched` runs the modules as the package's engine runs them, after apply_inference_patches; without it they run as
@@ -61,8 +62,7 @@ class WorldEngineAdapter:
 
     def sites(self) -> Mapping[str, Site]:
         """Every site that this checkpoint's model has; compiled, those between the passes."""
-        configs = self._checkpoint.transformer, self._checkpoint.autoencoder
-        return self._taps.sites() | matching_sites(self._engine.vae.ae_model, *configs)
+        return self._taps.sites() | matching_sites(self._engine.vae.ae_model, self._checkpoint.geometry)
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin a session: clock 0, nothing written."""

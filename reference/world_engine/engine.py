@@ -57,9 +57,9 @@ def build_engine(
     Its own constructor runs, but what that would fetch from the hub is handed to it instead: the config, the model, the
     autoencoder, and no prompt encoder. The raw modules stay as they are unless `patched`.
     """
-    config = package.omegaconf.OmegaConf.create(model_config(checkpoint.transformer))
+    config = package.omegaconf.OmegaConf.create(model_config(checkpoint.geometry.transformer))
     model = package.model.WorldModel(config)
-    model.load_state_dict(checkpoint.transformer_weights(), strict=True)
+    model.load_state_dict(checkpoint.weights("transformer"), strict=True)
     conditioning = Conditioning(package, model, patched=patched)
     given: dict[str, Any] = {
         "WorldModel": _loader(model.requires_grad_(False), config),
@@ -106,9 +106,9 @@ def _load_autoencoder(package: Package, checkpoint: Checkpoint, device: torch.de
 
     The golden bf16 session was decoded in fp32; the other implementations here do the same.
     """
-    configs = (package.omegaconf.OmegaConf.create(config) for config in coder_configs(checkpoint.autoencoder))
+    configs = (package.omegaconf.OmegaConf.create(config) for config in coder_configs(checkpoint.geometry.autoencoder))
     model = package.autoencoder.AutoEncoder(*configs)
-    model.load_state_dict(checkpoint.autoencoder_weights(), strict=True)
+    model.load_state_dict(checkpoint.weights("vae"), strict=True)
     package.inference_autoencoder.bake_weight_norm_(model)
     return package.inference_autoencoder.InferenceAE(model.requires_grad_(False), device=device, dtype=torch.float32)
 

@@ -11,7 +11,8 @@ import torch._dynamo.config
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.reference.session_rules import check_prompt, running_schedule
 from waypoint_parity.reference.stance import stance
 from waypoint_parity.reference.world_engine.engine import Conditioning

@@ -1,7 +1,7 @@
 """What implementations of Waypoint have in common: a session goes on frame by frame, as somebody may steer it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ class FrameByFrame(ABC):
             yield from ((frame, at) for at in self.generate(given.noise[frame], given.controls(frame)))
 
 
-def matching_sites(root: nn.Module, geometry: WaypointGeometry) -> Mapping[str, Site]:
+def matching_sites(root: nn.Module, geometry: WaypointGeometry) -> dict[str, Site]:
     """The submodules of `root` whose names are site names. For models that mirror the official module tree."""
     names = {row.name for row in site_table(geometry).rows}
     return {name: Site(module) for name, module in root.named_modules() if name in names}

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.hub import PINNED
-from waypoint_parity.harness.checkpoint.weights import Weights
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Weights
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.run.family import Opened
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _CLASSES = {"transformer": "WorldModel", "vae": "WorldEngineVAE"}
 _PACKAGE_ONLY_KEYS = ("ae_uri", "prompt_encoder_uri")
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 from waypoint_parity.harness.errors import UserError
 
 COMMIT = "93fe14eed217bb09c0244a9d91b2b3e88c3de181"
