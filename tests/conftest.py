@@ -9,7 +9,7 @@ import torch
 
 from waypoint_parity.fixtures import tiny as tiny_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -60,7 +60,7 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def tiny_scenario(tiny: Checkpoint) -> Scenario:
     """A session of two frames on the tiny checkpoint."""
-    return make_scenario(tiny.transformer, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="short", units=2, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.scenario import write_scenario
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_check
 from waypoint_parity.harness.checkpoint.weights import Weights
 from waypoint_parity.harness.families.waypoint import inventory
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
-from waypoint_parity.harness.run.adapter import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
 PROMPT_TOKENS = 512

@@ -35,8 +35,8 @@ def eager_at(checkpoint: Checkpoint, numerics: Numerics, clock: int) -> EagerAda
 
 
 def _begin(adapter: Adapter, checkpoint: Checkpoint) -> None:
-    prompt, _, _ = inputs_of(checkpoint.transformer)
-    for _ in adapter.start(prompt, torch.tensor(checkpoint.transformer.scheduler_sigmas)):
+    prompt, _, _ = inputs_of(checkpoint.geometry.transformer)
+    for _ in adapter.start(prompt, torch.tensor(checkpoint.geometry.transformer.scheduler_sigmas)):
         pass
 
 
@@ -45,7 +45,7 @@ class DenoisePasses:
 
     def __init__(self, adapter: Adapter, checkpoint: Checkpoint) -> None:
         self._adapter = adapter
-        _, self._noise, self._controls = inputs_of(checkpoint.transformer)
+        _, self._noise, self._controls = inputs_of(checkpoint.geometry.transformer)
         self._begin_frame()
 
     def __call__(self) -> None:
@@ -61,7 +61,7 @@ def whole_frame(
     adapter: Adapter, checkpoint: Checkpoint, announce: Callable[[int, Pass], None] = lambda frame, at: None
 ) -> None:
     """The denoise passes and the cache pass of the next frame. `announce` is told of each pass before it runs."""
-    _, noise, controls = inputs_of(checkpoint.transformer)
+    _, noise, controls = inputs_of(checkpoint.geometry.transformer)
     for at in adapter.generate(noise, controls):
         announce(0, at)
         if at.phase == "decode":
@@ -70,7 +70,7 @@ def whole_frame(
 
 def steady_clock(checkpoint: Checkpoint) -> int:
     """A frame past every ring's capacity that, as most frames, a dilated ring does not keep."""
-    return checkpoint.transformer.global_window + 1
+    return checkpoint.geometry.transformer.global_window + 1
 
 
 def seconds(work: Callable[[], None]) -> float:

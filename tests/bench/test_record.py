@@ -17,7 +17,7 @@ from tests.bench.steady import candidate_at, seconds, steady_clock, whole_frame
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.scenario import read_scenario
-from waypoint_parity.harness.run.taps import Observation, Recorder, Sink
+from waypoint_parity.harness.run.taps import Observation, recording, Sink
 
 CPU = torch.device("cpu")
 ROUNDS = {"tiny": 15, "real-width": 2}  # a frame of the real width takes twenty seconds

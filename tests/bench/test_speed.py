@@ -73,6 +73,6 @@ def test_denoise_pass(sized: tuple[str, Checkpoint], dtype: str, benchmark: Any)
 def test_decode(sized: tuple[str, Checkpoint], benchmark: Any) -> None:
     size, checkpoint = sized
     adapter = candidate_at(checkpoint, Numerics(torch.float32, CPU), steady_clock(checkpoint))
-    latent = torch.randn(1, *checkpoint.transformer.latent_shape)
+    latent = torch.randn(1, *checkpoint.geometry.transformer.latent_shape)
     benchmark.pedantic(adapter.engine.autoencoder.decoder, args=(latent,), rounds=2)
     benchmark.extra_info |= {"row": f"{size}-fp32", "decode_seconds_per_frame": benchmark.stats.stats.min}

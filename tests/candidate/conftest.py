@@ -32,20 +32,20 @@ def scenario() -> Scenario:
 def config(checkpoint: Checkpoint) -> WaypointConfig:
     """The golden geometry: local ring of 4 frames, global ring of 8 with dilation 2."""
     return WaypointConfig(
-        **{field.name: getattr(checkpoint.transformer, field.name) for field in fields(WaypointConfig)}
+        **{field.name: getattr(checkpoint.geometry.transformer, field.name) for field in fields(WaypointConfig)}
     )
 
 
 @pytest.fixture(scope="session")
 def codec(checkpoint: Checkpoint) -> AutoencoderConfig:
     return AutoencoderConfig(
-        **{field.name: getattr(checkpoint.autoencoder, field.name) for field in fields(AutoencoderConfig)}
+        **{field.name: getattr(checkpoint.geometry.autoencoder, field.name) for field in fields(AutoencoderConfig)}
     )
 
 
 @pytest.fixture(scope="session")
 def weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return checkpoint.transformer_weights()
+    return checkpoint.weights("transformer")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def engine(
 ) -> Engine:
     """A fresh fp32 engine: a test may hook it."""
     model = load_waypoint(config, weights, torch.float32, CPU)
-    return Engine(model, load_autoencoder(codec, checkpoint.autoencoder_weights(), CPU))
+    return Engine(model, load_autoencoder(codec, checkpoint.weights("vae"), CPU))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def session(engine: Engine, scenario: Scenario, checkpoint: Checkpoint) -> Sessi
 
 
 def begin(engine: Engine, scenario: Scenario, checkpoint: Checkpoint) -> Session:
-    session = Session(engine, scenario.schedule(checkpoint.transformer))
+    session = Session(engine, schedule(scenario, checkpoint.geometry.transformer))
     assert scenario.prompt is not None
     list(session.read_prompt(scenario.prompt.embedding, scenario.prompt.pad_mask))
     return session
@@ -75,7 +75,7 @@ def generate(session: Session, scenario: Scenario, frame: int) -> list[Tensor]:
     latents: list[Tensor] = []
     watch = session.engine.latent.register_forward_hook(lambda module, inputs, latent: latents.append(latent))
     controls = scenario.controls(frame)
-    steps = session.generate(scenario.noise[frame], controls.button, controls.mouse, controls.scroll)
+    steps = session.generate(scenario["noise"][frame], controls.button, controls.mouse, controls.scroll)
     for step in steps:
         if step.phase == "decode":
             break

@@ -14,7 +14,7 @@ from waypoint_parity.harness.families.waypoint.sites import pass_sites
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import passes
-from waypoint_parity.harness.run.taps import Observation, Recorder
+from waypoint_parity.harness.run.taps import Observation, recording
 
 
 class Shapes:
@@ -35,9 +35,9 @@ class Shapes:
 def watch(adapter: CandidateAdapter, scenario: Scenario, checkpoint: Checkpoint, last: Pass) -> Shapes:
     """Run a session up to and including the first pass like `last`."""
     sink = Shapes()
-    with torch.inference_mode(), Recorder(adapter.sites(), sink) as recorder:
+    with torch.inference_mode(), recording(adapter.sites(), sink) as recorder:
         seen_last = False
-        for _, at in passes(adapter, scenario, checkpoint.transformer, recorder):
+        for _, at in passes(adapter, scenario, checkpoint, recorder):
             if seen_last:
                 break
             seen_last = (at.phase, at.step) == (last.phase, last.step)
@@ -50,7 +50,7 @@ def test_each_pass_shows_exactly_its_sites(checkpoint: Checkpoint) -> None:
     sink = watch(adapter, scenario, checkpoint, Pass("decode"))
     assert [phase for _, phase, _ in sink.names] == ["prompt", "image", *["denoise"] * 4, "cache", "decode"]
     for (_, phase, step), names in sink.names.items():
-        expected = pass_sites(checkpoint.transformer, checkpoint.autoencoder, Pass(phase, step))  # type: ignore[arg-type]
+        expected = pass_sites(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder, Pass(phase, step))  # type: ignore[arg-type]
         assert sorted(names) == sorted(expected), phase
 
 
@@ -74,4 +74,4 @@ def test_a_prompt_where_none_belongs_or_none_where_one_does_is_refused(checkpoin
 def test_a_frame_before_the_start_is_refused(checkpoint: Checkpoint, scenario: Scenario) -> None:
     adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
     with pytest.raises(ValueError, match=r"no session is running[\s\S]*call start"):
-        adapter.generate(scenario.noise[0], scenario.controls(0))
+        adapter.generate(scenario["noise"][0], scenario.controls(0))

@@ -57,10 +57,10 @@ SITES = (
 @torch.no_grad()
 def test_what_a_site_hands_back_is_what_the_pass_goes_on_with(site: str, running: Session, scenario: Scenario) -> None:
     model = running.engine.model
-    plain = velocity(running, model, scenario.noise[2])
+    plain = velocity(running, model, scenario["noise"][2])
     # A shift, not a scale: q and k are normed behind their projections.
     model.get_submodule(site).register_forward_hook(lambda module, inputs, output: output.flip(-1) + 1)
-    assert (velocity(running, model, scenario.noise[2]) - plain).norm() > 1e-4 * plain.norm()
+    assert (velocity(running, model, scenario["noise"][2]) - plain).norm() > 1e-4 * plain.norm()
 
 
 @torch.no_grad()
@@ -88,8 +88,8 @@ def fresh_compiler() -> Iterator[None]:
 @torch.no_grad()
 def test_the_pass_compiles_to_one_graph_that_agrees_with_the_eager_pass(running: Session, scenario: Scenario) -> None:
     compiled = torch.compile(running.engine.model, fullgraph=True)
-    expected = velocity(running, running.engine.model, scenario.noise[2])
-    actual = velocity(running, compiled, scenario.noise[2])
+    expected = velocity(running, running.engine.model, scenario["noise"][2])
+    actual = velocity(running, compiled, scenario["noise"][2])
     assert (actual - expected).norm() <= 3e-6 * expected.norm()
 
 
@@ -107,7 +107,7 @@ def test_once_the_rings_are_full_nothing_is_compiled_again(running: Session, sce
     seen = []
     for clock in range(20, 30):
         running.seek(clock)
-        velocity(running, compiled, scenario.noise[2])
+        velocity(running, compiled, scenario["noise"][2])
         seen.append(graphs)
     assert seen[0] == 1
     # A dilated ring shows two lengths: on its write frames, and between them.

@@ -24,7 +24,7 @@ def test_every_step_is_announced_before_it_runs(session: Session, scenario: Scen
     calls = count_calls({"pass": session.engine.model, "decode": session.engine.autoencoder.decoder})
     controls = scenario.controls(0)
     announced = []
-    for step in session.generate(scenario.noise[0], controls.button, controls.mouse, controls.scroll):
+    for step in session.generate(scenario["noise"][0], controls.button, controls.mouse, controls.scroll):
         announced.append((step.phase, step.number, calls["pass"], calls["decode"]))
     assert announced == [
         *(("denoise", number, number, 0) for number in range(4)),

@@ -74,7 +74,7 @@ def test_baked_kernels_are_what_weight_normalisation_computes() -> None:
 
 
 def test_the_autoencoder_has_plain_convolutions_in_fp32(codec: AutoencoderConfig, checkpoint: Checkpoint) -> None:
-    stored = checkpoint.autoencoder_weights()
+    stored = checkpoint.weights("vae")
     halved = {key: value.bfloat16() for key, value in stored.items()}
     autoencoder = load_autoencoder(codec, halved, CPU)
     assert {value.dtype for value in autoencoder.state_dict().values()} == {torch.float32}

@@ -1,18 +1,17 @@
 """Of the tests of the instrument: the first frame of the tiny scenario, alone and as a file."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
+from waypoint_parity.harness.families.waypoint.scenario import of_frames
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 
 
 @pytest.fixture(scope="session")
 def short(tiny_scenario: Scenario) -> Scenario:
     """One frame of the tiny scenario."""
-    names = ("noise", "button", "mouse", "scroll")
-    return dataclasses.replace(tiny_scenario, **{name: getattr(tiny_scenario, name)[:1] for name in names})
+    return of_frames(tiny_scenario, [0])
 
 
 @pytest.fixture(scope="session")

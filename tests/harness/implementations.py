@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.run.adapter import Controls, Pass, Site
+from waypoint_parity.harness.families.waypoint.scenario import Controls
+from waypoint_parity.harness.run.adapter import Pass, Site
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 
@@ -16,7 +17,7 @@ class Louder(EagerAdapter):
     def sites(self) -> Mapping[str, Site]:
         loud = "transformer.blocks.1.mlp"
         sites = dict(super().sites())
-        return sites | {loud: replace(sites[loud], layout=lambda output: output * 1.0001)}
+        return sites | {loud: replace(sites[loud], layout=lambda output, inputs: output * 1.0001)}
 
 
 class OtherNoise(EagerAdapter):
@@ -47,7 +48,7 @@ class Reusing(EagerAdapter):
         sites = dict(super().sites())
         buffer = torch.empty(1, 4, 64)
 
-        def show(output: Tensor) -> Tensor:
+        def show(output: Tensor, inputs: object) -> Tensor:
             return buffer.copy_(output)
 
         blocks = [name for name in sites if name.endswith(".mlp")]

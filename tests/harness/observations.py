@@ -12,10 +12,12 @@ from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.judge.judgement import Judgement, Tolerance
 from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, read_records
 from waypoint_parity.harness.record.writer import DumpWriter
+from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.taps import Observation
 
-JUDGEMENT = Judgement(Tolerance(activations=1e-5, frame=1e-3))
+FAMILY = family_named("waypoint")
+JUDGEMENT = Judgement(Tolerance(1e-5, 1e-3, shown_at=("frame",)))
 LATENT = Key(0, "denoise", 0, "latent")
 
 
@@ -23,8 +25,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def key(site: str, frame: int = 0, step: int = 0, call: int = 0) -> Key:
-    return Key(frame, "denoise", step, site, call)
+def key(site: str, unit: int = 0, step: int = 0, call: int = 0) -> Key:
+    return Key(unit, "denoise", step, site, call=call)
 
 
 def manifest(**changes: Any) -> Manifest:

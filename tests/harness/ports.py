@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass
+from waypoint_parity.harness.families.waypoint.scenario import Controls
+from waypoint_parity.harness.run.adapter import Numerics, Pass
 
 
 class MissingShard(CandidateAdapter):
@@ -61,7 +62,7 @@ class FixedHeads(CandidateAdapter):
         self.held = nn.Identity()
         self.held.config = {
             "n_heads": 64,
-            **{key: value for key, value in checkpoint.transformer.to_json().items() if key != "n_heads"},
+            **{key: value for key, value in checkpoint.geometry.transformer.to_json().items() if key != "n_heads"},
         }  # type: ignore[assignment]
 
 

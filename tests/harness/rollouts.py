@@ -18,7 +18,7 @@ class Patched(EagerAdapter):
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         super().__init__(checkpoint, numerics)
-        self.layers = range(checkpoint.transformer.n_layers)
+        self.layers = range(checkpoint.geometry.transformer.n_layers)
         self.patch({name: site.module for name, site in self.sites().items()})
 
     def patch(self, modules: Mapping[str, nn.Module]) -> None:
@@ -73,5 +73,5 @@ class Sealed(EagerAdapter):
 
     def sites(self) -> Mapping[str, Site]:
         sites = super().sites()
-        sealed = {name: Site(site.module, layout=lambda kv: kv) for name, site in sites.items() if name.endswith(".kv")}
+        sealed = {name: Site(site.module, layout=lambda kv, _: kv) for name, site in sites.items() if name.endswith(".kv")}
         return {**sites, **sealed}

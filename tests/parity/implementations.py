@@ -12,7 +12,7 @@ from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Observation, Recorder
+from waypoint_parity.harness.run.taps import Observation, recording
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
 IMPLEMENTATIONS = ("eager", "candidate")
@@ -38,8 +38,8 @@ def run_pack(implementation: str, pack: str) -> dict[str, Tensor]:
     numerics = Numerics(DTYPES[DTYPE_OF_PACK[pack]], torch.device("cpu"))
     adapter = registry.find(implementation)(checkpoint, numerics)
     capture = Capture()
-    with Recorder(adapter.sites(), capture) as recorder:
-        run(adapter, read_scenario(GOLDEN / pack / "scenario.safetensors"), checkpoint.transformer, recorder)
+    with recording(adapter.sites(), capture) as recorder:
+        run(adapter, read_scenario(GOLDEN / pack / "scenario.safetensors"), checkpoint.geometry.transformer, recorder)
     return capture.tensors
 
 

@@ -23,5 +23,5 @@ class ScaledCheckpoint(Checkpoint):
 
     def transformer_weights(self) -> dict[str, Tensor]:
         """The weights, the one scaled in the dtype in which it is stored."""
-        weights = super().transformer_weights()
+        weights = super().weights("transformer")
         return weights | {self.key: weights[self.key] * self.factor}

@@ -11,7 +11,7 @@ import torch
 from waypoint_parity.harness.cli.options import Parity
 from waypoint_parity.harness.cli.options.shared import Swept
 from waypoint_parity.harness.cli.planned import planned
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.run import registry
@@ -45,8 +45,8 @@ def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> 
 
 def test_the_sweep_is_schedules_by_masks_and_one_seed_image() -> None:
     assert len(CELLS) == 3 * 3 + 1
-    assert {cell.scenario.frames for cell in CELLS.values() if cell.scenario.image is None} == {8}
-    assert sum(cell.scenario.image is not None for cell in CELLS.values()) == 1
+    assert {cell.scenario.units for cell in CELLS.values() if cell.scenario.get("image") is None} == {8}
+    assert sum(cell.scenario.get("image") is not None for cell in CELLS.values()) == 1
 
 
 def test_the_worst_site_is_within_5e_6(comparison: Comparison) -> None:

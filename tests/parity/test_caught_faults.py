@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict, read_comparison
 from waypoint_parity.harness.run.scenario import write_scenario
 

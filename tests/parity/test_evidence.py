@@ -16,9 +16,9 @@ from tests.parity.scaled import ScaledCheckpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, FloorBounds
@@ -51,7 +51,7 @@ class Bench:
 
     def scenario(self, seed: int, frames: int) -> Scenario:
         """A session with noise, controls and a prompt of its own."""
-        return make_scenario(self.checkpoint.transformer, name=f"seed {seed}", frames=frames, seed=100 * seed)
+        return make_scenario(self.checkpoint.geometry, name=f"seed {seed}", frames=frames, seed=100 * seed)
 
     def compare(self, candidate: Adapter, seed: int, frames: int) -> Comparison:
         """A session of both, in lockstep."""
@@ -87,7 +87,7 @@ def bf16(base: Checkpoint) -> Bench:
 def bench_of(dtype: str, base: Checkpoint) -> Bench:
     numerics = Numerics(DTYPES[dtype], torch.device("cpu"))
     judged_by = standards(Judging(), dtype, folder=base.folder, digest=base.digest)
-    judgement = judged_by.judgement(base.transformer.scheduler_sigmas, image=False)
+    judgement = judged_by.judgement(base.geometry.transformer.scheduler_sigmas, image=False)
     assert isinstance(judgement.bounds, FloorBounds)
     assert judgement.bounds.false_alarm_rate == 1e-3
     return Bench(base, numerics, find("eager")(base, numerics), judgement)

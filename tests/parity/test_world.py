@@ -59,7 +59,7 @@ def frames(
     for change in changes:
         change(adapter)
     with pictures_of(adapter) as pictures:
-        run(adapter, scenario, world.transformer)
+        run(adapter, scenario, world)
     return pictures
 
 
@@ -71,7 +71,7 @@ def seen(world: Checkpoint, fp32_on_cpu: Numerics) -> Iterator[dict[str, Seen]]:
         expected = frames("eager", world, fp32_on_cpu, scenario)
         for name, one in found.items():
             changes = [FAULTS[name].change] if name in FAULTS else []
-            given = Variant(ONE_STEP).apply(scenario, world.transformer) if name == ONE_STEP else scenario
+            given = Variant(ONE_STEP).apply(scenario, world.geometry) if name == ONE_STEP else scenario
             actual = frames("candidate", world, fp32_on_cpu, given, *changes)
             pairs = list(zip(actual, expected, strict=True))
             one.metrics.extend(frame_metrics(number, *pair) for number, pair in enumerate(pairs))

@@ -9,7 +9,7 @@ from torch import nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.run.adapter import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.reference.eager.autoencoder import Autoencoder, load_autoencoder
 from waypoint_parity.reference.eager.model import WorldModel, load_world_model
 from waypoint_parity.reference.eager.session import Session
@@ -25,17 +25,17 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def config(checkpoint: Checkpoint) -> TransformerConfig:
-    return checkpoint.transformer
+    return checkpoint.geometry.transformer
 
 
 @pytest.fixture(scope="session")
 def model(checkpoint: Checkpoint) -> WorldModel:
-    return load_world_model(checkpoint.transformer, checkpoint.transformer_weights(), device=CPU, dtype=torch.float32)
+    return load_world_model(checkpoint.geometry.transformer, checkpoint.weights("transformer"), device=CPU, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def autoencoder(checkpoint: Checkpoint) -> Autoencoder:
-    return load_autoencoder(checkpoint.autoencoder, checkpoint.autoencoder_weights(), device=CPU)
+    return load_autoencoder(checkpoint.geometry.autoencoder, checkpoint.weights("vae"), device=CPU)
 
 
 @pytest.fixture

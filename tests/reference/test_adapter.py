@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def adapter(checkpoint: Checkpoint) -> EagerAdapter:
 
 
 def test_it_has_every_site(adapter: EagerAdapter, checkpoint: Checkpoint) -> None:
-    assert adapter.sites().keys() == every_site(checkpoint.transformer, checkpoint.autoencoder)
+    assert adapter.sites().keys() == every_site(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder)
 
 
 def test_every_pass_shows_its_sites_once(
@@ -44,7 +45,7 @@ def test_every_pass_shows_its_sites_once(
     at = next(passes, None)
     while at is not None:
         following = next(passes, None)
-        assert shown == Counter(pass_sites(checkpoint.transformer, checkpoint.autoencoder, at)), at
+        assert shown == Counter(pass_sites(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder, at)), at
         shown.clear()
         at = following
 
@@ -67,7 +68,7 @@ def test_sites_show_tensors_in_the_official_layout(
         note(name, site.module)
     for generator in (adapter.start(prompt, sigmas), adapter.generate(scenario["noise"][0], controls)):
         list(generator)
-    config = checkpoint.transformer
+    config = checkpoint.geometry.transformer
     tokens, width = config.tokens_per_frame, config.d_model
     expected = {
         "denoise_step_emb": (1, 1, width),

@@ -34,7 +34,7 @@ def silence(convolution: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("skip_logvar", [False, True])
 def test_module_names_are_the_checkpoints_keys(checkpoint: Checkpoint, skip_logvar: bool) -> None:
-    config = replace(checkpoint.autoencoder, skip_logvar=skip_logvar)
+    config = replace(checkpoint.geometry.autoencoder, skip_logvar=skip_logvar)
     shapes = {key: tuple(tensor.shape) for key, tensor in Autoencoder(config).state_dict().items()}
     assert shapes == autoencoder_keys(config)
 

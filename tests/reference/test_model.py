@@ -6,7 +6,7 @@ from torch import nn
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.families.waypoint.inventory import transformer_keys
-from waypoint_parity.harness.run.adapter import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.math import rms_norm
 from waypoint_parity.reference.eager.model import OutNorm, WorldModel, load_world_model
@@ -24,8 +24,8 @@ def test_module_names_are_the_checkpoints_keys(config: TransformerConfig, bare_c
 
 
 def test_bf16_rounds_the_conditioner_but_computes_it_in_fp32(checkpoint: Checkpoint) -> None:
-    weights = checkpoint.transformer_weights()
-    model = load_world_model(checkpoint.transformer, weights, device=CPU, dtype=torch.bfloat16)
+    weights = checkpoint.weights("transformer")
+    model = load_world_model(checkpoint.geometry.transformer, weights, device=CPU, dtype=torch.bfloat16)
     conditioner = model.denoise_step_emb.mlp.fc1.weight
     assert conditioner.dtype == torch.float32
     assert conditioner.equal(weights["denoise_step_emb.mlp.fc1.weight"].bfloat16().float())

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.adapter import Controls, Pass, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.reference.eager.autoencoder import Autoencoder
 from waypoint_parity.reference.eager.model import WorldModel, load_world_model
 from waypoint_parity.reference.eager.session import Session
@@ -115,8 +116,8 @@ def test_a_restart_forgets_the_session(
 def test_in_bf16_sigmas_and_their_differences_are_rounded(
     checkpoint: Checkpoint, autoencoder: Autoencoder, prompt: Prompt, sigmas: Tensor, noise: Tensor, controls: Controls
 ) -> None:
-    weights = checkpoint.transformer_weights()
-    model = load_world_model(checkpoint.transformer, weights, device=CPU, dtype=torch.bfloat16)
+    weights = checkpoint.weights("transformer")
+    model = load_world_model(checkpoint.geometry.transformer, weights, device=CPU, dtype=torch.bfloat16)
     session = Session(model, autoencoder, device=CPU, dtype=torch.bfloat16)
     seen, latents, velocities = outputs(session.input["sigma"]), outputs(session.latent), outputs(session.velocity)
     exhaust(session.start(prompt, sigmas))

@@ -39,10 +39,10 @@ def refusal(location: str | Path) -> UserError:
 
 def test_weights_are_handed_out_as_they_are_stored(tiny_folder: Path, tiny: Checkpoint) -> None:
     stored = load_file(tiny_folder / "transformer" / WEIGHTS_NAME)
-    found = tiny.transformer_weights()
+    found = tiny.weights("transformer")
     assert found.keys() == stored.keys()
     assert all(found[key].equal(stored[key]) for key in stored)
-    assert all(key.startswith(("encoder.", "decoder.")) for key in tiny.autoencoder_weights())
+    assert all(key.startswith(("encoder.", "decoder.")) for key in tiny.weights("vae"))
 
 
 def test_missing_extra_and_misshapen_weights_are_named_together(folder: Path) -> None:
@@ -61,7 +61,7 @@ def test_weights_that_are_not_finite_are_named_when_they_are_loaded(folder: Path
     change_weights(folder, lambda weights: weights[KEY][3, 4].fill_(float("nan")))
     checkpoint = open_checkpoint(folder)
     with pytest.raises(UserError) as caught:
-        checkpoint.transformer_weights()
+        checkpoint.weights("transformer")
     assert caught.value.found == KEY
 
 
@@ -127,10 +127,10 @@ def in_package_layout(checkpoint: Checkpoint, folder: Path, autoencoder: Path | 
     home = autoencoder or folder
     home.mkdir(exist_ok=True)
     uri = {"ae_uri": str(autoencoder)} if autoencoder else {}
-    config = json.loads(json.dumps(checkpoint.transformer.to_json()))
+    config = json.loads(json.dumps(checkpoint.geometry.transformer.to_json()))
     (folder / "config.yaml").write_text(yaml.safe_dump(config | uri | {"prompt_encoder_uri": "google/umt5-xl"}))
-    save_file(checkpoint.transformer_weights(), folder / "model.safetensors")
-    values = checkpoint.autoencoder.to_json()
+    save_file(checkpoint.weights("transformer"), folder / "model.safetensors")
+    values = checkpoint.geometry.autoencoder.to_json()
     for coder, keys in (("encoder", ("channels", "latent_channels")), ("decoder", ())):
         model = {key: values[key] for key in keys}
         model |= {"ch_0": values[f"{coder}_ch_0"], "ch_max": values[f"{coder}_ch_max"]}
@@ -138,7 +138,7 @@ def in_package_layout(checkpoint: Checkpoint, folder: Path, autoencoder: Path | 
         (home / f"{coder}_conf.yml").write_text(yaml.safe_dump({"model": model, "train": {"steps": 1}}))
         weights = {
             key.removeprefix(f"{coder}."): tensor
-            for key, tensor in checkpoint.autoencoder_weights().items()
+            for key, tensor in checkpoint.weights("vae").items()
             if key.startswith(coder)
         }
         save_file(weights, home / f"{coder}.safetensors")
@@ -166,7 +166,7 @@ def test_the_same_seed_makes_the_same_checkpoint(tiny: Checkpoint, tmp_path: Pat
 
 
 def test_every_block_of_the_tiny_checkpoint_has_the_same_conditioning_projections(tiny: Checkpoint) -> None:
-    weights = tiny.transformer_weights()
+    weights = tiny.weights("transformer")
     for index in range(6):
         blocks = [weights[f"transformer.blocks.{block}.cond_head.cond_proj.{index}.weight"] for block in range(3)]
         assert torch.stack(blocks).std(0).max() == 0

@@ -56,7 +56,7 @@ def test_a_dtype_is_kept_whatever_it_is(tiny_folder: Path, tmp_path: Path, layou
     save_file(mixed, file)
     checkpoint = open_checkpoint(source)
     convert(checkpoint, layout, tmp_path / "converted")
-    converted = open_checkpoint(tmp_path / "converted").transformer_weights()
+    converted = open_checkpoint(tmp_path / "converted").weights("transformer")
     assert {key: tensor.dtype for key, tensor in converted.items()} == {key: t.dtype for key, t in mixed.items()}
     assert all(tensor.equal(converted[key]) for key, tensor in mixed.items())
 

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_sound_and_inventoried(base: Checkpoint) -> None:
     inspection = inspect_checkpoint(base)
     assert inspection
     assert (inspection.digest, inspection.origin) == (base.digest, base.origin)
-    weights = [base.transformer_weights(), base.autoencoder_weights()]
+    weights = [base.weights("transformer"), base.weights("vae")]
     for part, tensors in zip(inspection.parts, weights, strict=True):
         assert [entry.key for entry in part.tensors] == sorted(tensors)
         for entry in part.tensors:
@@ -57,7 +57,7 @@ def test_a_checkpoint_is_sound_and_inventoried(base: Checkpoint) -> None:
 )
 def test_bytes_are_those_of_the_stored_dtype(changed: Changed, dtype: torch.dtype, name: str) -> None:
     checkpoint = changed(lambda weights: weights.update({FC1: weights[FC1].to(dtype)}))
-    stored = checkpoint.transformer_files.stored()[FC1]
+    stored = checkpoint.files["transformer"].stored()[FC1]
     assert (stored.dtype, stored.bytes) == (name, math.prod(stored.shape) * dtype.itemsize)
 
 
@@ -198,7 +198,7 @@ def test_another_checkpoints_config_is_laid_beside_this_one_differences_first(ti
         ("scheduler_sigmas", [1.0, 0.5, 0.0], [1.0, 0.25, 0.0]),
     ]
     assert transformer.settings[:2] == transformer.differences
-    assert len(transformer.settings) == len(tiny.transformer.to_json())
+    assert len(transformer.settings) == len(tiny.geometry.transformer.to_json())
     assert autoencoder.differences == []
 
 

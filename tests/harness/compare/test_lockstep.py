@@ -7,7 +7,7 @@ import torch
 from tests.harness import implementations, rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.judge.judgement import Judgement

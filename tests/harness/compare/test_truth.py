@@ -5,7 +5,7 @@ import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.cli.text_comparison import comparison_lines
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import FIXED, Judgement
@@ -15,7 +15,7 @@ from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 
 def compared(candidate: str, tiny: Checkpoint, scenario: Scenario, *, three_way: bool = True) -> Comparison:
@@ -34,8 +34,8 @@ def dumped(folder: Path, dtype: str, name: str, tiny: Checkpoint, scenario: Scen
     numerics = Numerics(DTYPES[dtype], torch.device("cpu"))
     adapter = load(name, tiny, numerics)
     writer = DumpWriter(folder, describe_run(name, adapter, numerics, tiny, scenario))
-    with writer, Recorder(adapter.sites(), writer) as recorder:
-        run(adapter, scenario, tiny.transformer, recorder)
+    with writer, recording(adapter.sites(), writer) as recorder:
+        run(adapter, scenario, tiny, recorder)
     return open_dump(folder)
 
 

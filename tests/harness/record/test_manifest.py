@@ -14,7 +14,7 @@ from waypoint_parity.harness.run.keys import is_input, is_optional
 from waypoint_parity.harness.run.registry import find
 from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 # The optional sites of a model of three layers.
 VISIBLE = [f"kv_cache.layers.{layer}.visible" for layer in range(3)]
@@ -28,8 +28,8 @@ def described(
     folder = tmp_path_factory.mktemp("dumps") / "reference"
     adapter = find("eager")(tiny, fp32_on_cpu)
     run_manifest = describe_run("eager", adapter, fp32_on_cpu, tiny, tiny_scenario)
-    with DumpWriter(folder, run_manifest) as writer, Recorder(adapter.sites(), writer) as recorder:
-        run(adapter, tiny_scenario, tiny.transformer, recorder)
+    with DumpWriter(folder, run_manifest) as writer, recording(adapter.sites(), writer) as recorder:
+        run(adapter, tiny_scenario, tiny, recorder)
     return folder
 
 
@@ -80,8 +80,8 @@ def test_a_selection_is_all_that_is_recorded_and_expected(
     selection = Selection(sites=("latent", "*.attn"), frames=(1,), steps=(0,))
     adapter = find("eager")(tiny, fp32_on_cpu)
     run_manifest = describe_run("eager", adapter, fp32_on_cpu, tiny, tiny_scenario, selection=selection)
-    with DumpWriter(tmp_path, run_manifest) as writer, Recorder(adapter.sites(), writer, selection) as recorder:
-        run(adapter, tiny_scenario, tiny.transformer, recorder)
+    with DumpWriter(tmp_path, run_manifest) as writer, recording(adapter.sites(), writer, selection) as recorder:
+        run(adapter, tiny_scenario, tiny, recorder)
     found, everything = read_manifest(tmp_path), list(expected_keys(tiny, tiny_scenario, optional=VISIBLE))
     keys = [record.key for record in read_records(tmp_path)]
     assert found.selection == selection
@@ -97,9 +97,9 @@ def test_a_manifest_tells_which_sites_a_right_run_shows_and_in_which_frames(
     assert found.passes is not None
     assert list(found.passes) == ["prompt0", "denoise0", "denoise1", "cache0", "decode0"]
     assert found.passes["prompt0"] == ["input.prompt_emb", "input.prompt_pad_mask"]
-    assert (found.frames, found.selection) == (tiny_scenario.frames, None)
+    assert (found.frames, found.selection) == (tiny_scenario.units, None)
     every_frame = sum(len(sites) for name, sites in found.passes.items() if name != "prompt0")
-    assert found.expected == tiny_scenario.frames * every_frame + len(found.passes["prompt0"])
+    assert found.expected == tiny_scenario.units * every_frame + len(found.passes["prompt0"])
 
 
 def test_a_manifest_has_a_digest_of_every_input(
@@ -112,9 +112,9 @@ def test_a_manifest_has_a_digest_of_every_input(
 
     given = digests(tiny_scenario)
     assert given.keys() == tiny_scenario.tensors.keys() | {"sigmas"}
-    louder = digests(dataclasses.replace(tiny_scenario, noise=tiny_scenario.noise * 2))
+    louder = digests(dataclasses.replace(tiny_scenario, noise=tiny_scenario["noise"] * 2))
     assert {name for name in given if given[name] != louder[name]} == {"noise"}
-    spelt_out = digests(dataclasses.replace(tiny_scenario, sigmas=tiny_scenario.schedule(tiny.transformer)))
+    spelt_out = digests(dataclasses.replace(tiny_scenario, sigmas=schedule(tiny_scenario, tiny.geometry.transformer)))
     assert spelt_out == given
 
 

@@ -12,7 +12,8 @@ from tests.harness.sweeps import tiny_cells, tiny_run
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import read_manifest
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.observer import NO_EFFECT, check_observer, observer_effect
 from waypoint_parity.harness.run.registry import find
 from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
@@ -69,7 +70,7 @@ class Passes(EagerAdapter):
 
 def effect(implementation: type[EagerAdapter], checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics) -> Any:
     adapter = implementation(checkpoint, numerics)
-    return observer_effect(adapter, scenario, checkpoint.transformer, adapter.sites())
+    return observer_effect(adapter, scenario, checkpoint, adapter.sites())
 
 
 @pytest.mark.parametrize("name", ["eager", "candidate"])
@@ -79,7 +80,7 @@ def test_recording_changes_no_bit_of_what_our_own_compute(
 ) -> None:
     adapter = find(name)(tiny, fp32_on_cpu)
     scenario = dataclasses.replace(tiny_scenario, image=image)
-    assert observer_effect(adapter, scenario, tiny.transformer, adapter.sites()) is None
+    assert observer_effect(adapter, scenario, tiny, adapter.sites()) is None
 
 
 def test_hooks_that_change_what_is_computed_are_found(
@@ -102,20 +103,20 @@ def test_to_see_nothing_is_no_proof(tiny: Checkpoint, tiny_scenario: Scenario, f
 
 def test_only_the_first_pass_is_run(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
     adapter = Passes(tiny, fp32_on_cpu)
-    assert observer_effect(adapter, tiny_scenario, tiny.transformer, adapter.sites()) is None
+    assert observer_effect(adapter, tiny_scenario, tiny, adapter.sites()) is None
     assert adapter.begun == ["prompt0", "denoise0"]
 
 
 def test_no_hook_is_left_behind(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
     adapter = EagerAdapter(tiny, fp32_on_cpu)
-    observer_effect(adapter, tiny_scenario, tiny.transformer, adapter.sites())
+    observer_effect(adapter, tiny_scenario, tiny, adapter.sites())
     assert not any(site.module._forward_hooks for site in adapter.sites().values())
 
 
 def test_an_effect_refuses_the_run_unless_it_is_allowed(
     tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
 ) -> None:
-    adapter, config = Shy(tiny, fp32_on_cpu), tiny.transformer
+    adapter, config = Shy(tiny, fp32_on_cpu), tiny.geometry.transformer
     with pytest.raises(UserError, match="recording changes what") as error:
         check_observer(adapter, tiny_scenario, config, adapter.sites())
     assert "f0/denoise0/latent" in error.value.found
@@ -140,4 +141,4 @@ def test_a_parity_run_looks_at_both_implementations(
 
 def test_a_run_without_an_effect_says_so(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
     adapter = EagerAdapter(tiny, fp32_on_cpu)
-    assert check_observer(adapter, tiny_scenario, tiny.transformer, adapter.sites()) == NO_EFFECT
+    assert check_observer(adapter, tiny_scenario, tiny, adapter.sites()) == NO_EFFECT

@@ -43,7 +43,7 @@ def drive(tiny: Checkpoint, tiny_scenario: Scenario) -> Callable[..., None]:
 
     def driven(adapter: EagerAdapter | CandidateAdapter, patch: Patch) -> None:
         with Patcher(adapter.sites(), patch) as patcher:
-            run(adapter, tiny_scenario, tiny.transformer, patcher)
+            run(adapter, tiny_scenario, tiny, patcher)
 
     return driven
 
@@ -62,7 +62,7 @@ def test_a_value_that_is_not_replaced_is_only_shown(
     assert keys[0] == Key(0, "prompt", 0, "input.prompt_emb")
     assert keys[-1] == Key(1, "decode", 0, "frame")
     assert all(torch.equal(first.values[key], again.values[key]) for key in keys)
-    assert torch.equal(first.values[Key(1, "denoise", 0, "input.noise")], tiny_scenario.noise[1])
+    assert torch.equal(first.values[Key(1, "denoise", 0, "input.noise")], tiny_scenario["noise"][1])
 
 
 def test_a_replacement_is_what_the_implementation_goes_on_with(
@@ -73,7 +73,7 @@ def test_a_replacement_is_what_the_implementation_goes_on_with(
     # The latent moves by nothing, up to the picture.
     for key, value in stopped.values.items():
         if key.site == "latent":
-            assert torch.equal(value, tiny_scenario.noise[key.frame])
+            assert torch.equal(value, tiny_scenario["noise"][key.frame])
     assert any(bool(value.any()) for value in stopped.at("velocity"))
 
 

@@ -9,9 +9,9 @@ from tests.harness import rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Verdict
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
 from waypoint_parity.harness.run.keys import Key, Phase
@@ -46,7 +46,7 @@ Forcing = Callable[..., Comparison]
 @pytest.fixture(scope="module")
 def scenario(tiny: Checkpoint) -> Scenario:
     """As many frames as make both kinds of ring replace a slot."""
-    return make_scenario(tiny.transformer, name="four", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="four", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_an_implementation_whose_state_cannot_be_replaced_is_refused(
     adapter = (rollouts.Sealed if site == "sealed" else EagerAdapter)(tiny, fp32_on_cpu)
     sites = {name: of for name, of in adapter.sites().items() if name != site}
     with pytest.raises(UserError, match=rf"cannot be taught[\s\S]*{found}[\s\S]*leave --teacher-forced out"):
-        check_teachable(sites, tiny.transformer.n_layers)
+        check_teachable(sites, tiny.geometry.transformer.n_layers)
 
 
 def observation(phase: Phase, frame: int = 0) -> Observation:

@@ -16,13 +16,13 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def test_the_official_transformer_has_exactly_the_expected_tensors(golden: Path, base: Checkpoint) -> None:
     found = stored_shapes(golden / "base" / "transformer" / WEIGHTS_NAME)
-    assert found == inventory.transformer_keys(base.transformer)
+    assert found == inventory.transformer_keys(base.geometry.transformer)
     assert len(found) == 92
 
 
 def test_the_official_autoencoder_has_exactly_the_expected_tensors(golden: Path, base: Checkpoint) -> None:
     found = stored_shapes(golden / "base" / "vae" / WEIGHTS_NAME)
-    assert found == inventory.autoencoder_keys(base.autoencoder)
+    assert found == inventory.autoencoder_keys(base.geometry.autoencoder)
     assert len(found) == 163
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import (
+from waypoint_parity.harness.families.waypoint.draws import (
     draw_controls,
     draw_noise,
     draw_prompt,

@@ -6,7 +6,8 @@ from safetensors import safe_open
 
 from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites, session_passes
+from waypoint_parity.harness.families.waypoint.scenario import session_passes
+from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.keys import Key, block_of, is_input, is_optional, ring_part
 from waypoint_parity.harness.run.registry import find
@@ -99,9 +100,9 @@ def test_every_site_of_the_official_packs_is_an_expected_one(golden: Path, base:
     with safe_open(golden / pack / "activations.safetensors", framework="pt") as file:
         names = [name.split("/") for name in file.keys() if name.count("/") == 2]  # noqa: SIM118 - no mapping
     assert names
-    assert {site for _, _, site in names} <= every_site(base.transformer, base.autoencoder)
+    assert {site for _, _, site in names} <= every_site(base.geometry.transformer, base.geometry.autoencoder)
 
 
 def test_the_reference_has_every_site_of_a_geometry(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     adapter = find("eager")(tiny, fp32_on_cpu)
-    assert adapter.sites().keys() == every_site(tiny.transformer, tiny.autoencoder)
+    assert adapter.sites().keys() == every_site(tiny.geometry.transformer, tiny.geometry.autoencoder)

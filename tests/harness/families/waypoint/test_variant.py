@@ -5,7 +5,7 @@ import torch
 
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import draw_noise
+from waypoint_parity.harness.families.waypoint.draws import draw_noise
 from waypoint_parity.harness.families.waypoint.variant import PromptMask, Variant, parse_schedule
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -47,9 +47,9 @@ def test_a_policy_draws_the_scenarios_seed_anew(tiny_scenario: Scenario) -> None
     applied = Variant(noise_policy="global").apply(tiny_scenario, config)
     assert (applied.seed, applied.noise_policy) == (tiny_scenario.seed, "global")
     assert torch.equal(
-        applied.noise, draw_noise(config.latent_shape, tiny_scenario.frames, tiny_scenario.seed, "global")
+        applied.noise, draw_noise(config.latent_shape, tiny_scenario.units, tiny_scenario.seed, "global")
     )
-    assert not torch.equal(applied.noise, tiny_scenario.noise)
+    assert not torch.equal(applied.noise, tiny_scenario["noise"])
     assert applied.name.endswith("/checkpoint_global-noise")
 
 

@@ -19,7 +19,7 @@ from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 Measure = Callable[[Callable[[Adapter], Adapter], str], Mapping[Key, Error]]
 
@@ -77,10 +77,10 @@ def test_another_thread_count_holds_while_a_pass_runs_and_no_longer(
     threads: list[int] = []
     adapter.sites()["frame"].module.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
     before, between = torch.get_num_threads(), set()
-    with Recorder({}, Seen()) as recorder, exact_arithmetic():
-        for _ in passes(OtherThreadCount(adapter), tiny_scenario, tiny.transformer, recorder):
+    with recording({}, Seen()) as recorder, exact_arithmetic():
+        for _ in passes(OtherThreadCount(adapter), tiny_scenario, tiny.geometry.transformer, recorder):
             between.add(torch.get_num_threads())
-    assert threads == [2 if before == 1 else 1] * tiny_scenario.frames
+    assert threads == [2 if before == 1 else 1] * tiny_scenario.units
     assert between == {before} == {torch.get_num_threads()}
 
 

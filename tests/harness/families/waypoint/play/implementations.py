@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass
+from waypoint_parity.harness.families.waypoint.scenario import Controls
+from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 

@@ -31,13 +31,13 @@ def test_both_are_given_the_same_and_show_the_same(pair: Pair) -> None:
 def test_what_was_walked_is_a_scenario_that_shows_it_again(pair: Pair, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     walked = [pair.step(controls)[0].pixels for controls in (FORWARD, LEFT, FORWARD)]
     scenario = pair.recorded()
-    scenario.check(tiny.transformer)
-    assert scenario.frames == 3
-    assert scenario.button[:, 1].tolist() == [1, 0, 1]
-    assert scenario.mouse[:, 0].tolist() == [0, -0.5, 0]
+    tiny.family.check(scenario, tiny.geometry)
+    assert scenario.units == 3
+    assert scenario["button"][:, 1].tolist() == [1, 0, 1]
+    assert scenario["mouse"][:, 0].tolist() == [0, -0.5, 0]
     adapter = registry.load("eager", tiny, fp32_on_cpu)
     with pictures_of(adapter) as again:
-        run(adapter, scenario, tiny.transformer)
+        run(adapter, scenario, tiny)
     assert all(np.array_equal(one, other) for one, other in zip(walked, again, strict=True))
 
 

@@ -9,7 +9,7 @@ from tests.harness import rollouts
 from tests.harness.observations import write_dump
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.families.waypoint.rings.diff import ring_faults
 from waypoint_parity.harness.families.waypoint.rings.map import LEGEND, RingRow, ring_map, ring_tables
 from waypoint_parity.harness.record.records import MANIFEST_NAME, read_manifest, to_json
@@ -19,7 +19,7 @@ from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 IMPLEMENTATIONS = {
     "eager": "eager",
@@ -34,7 +34,7 @@ RINGS = Selection(sites=("kv_cache.*", "*.k_rope"))
 @pytest.fixture(scope="module")
 def seeded(tiny: Checkpoint) -> Scenario:
     """An image and three frames."""
-    scenario = make_scenario(tiny.transformer, name="seeded", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(tiny.geometry, name="seeded", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
     return dataclasses.replace(scenario, image=torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))
 
 
@@ -49,9 +49,9 @@ def dumps(
         manifest = describe_run(name, adapter, fp32_on_cpu, tiny, seeded, selection=RINGS)
         with (
             DumpWriter(folder / role, manifest) as writer,
-            Recorder(adapter.sites(), writer, RINGS) as recorder,
+            recording(adapter.sites(), writer, RINGS) as recorder,
         ):
-            run(adapter, seeded, tiny.transformer, recorder)
+            run(adapter, seeded, tiny, recorder)
     return {role: folder / role for role in IMPLEMENTATIONS}
 
 

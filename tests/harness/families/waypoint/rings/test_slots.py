@@ -12,7 +12,7 @@ from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 KV, WRITTEN, VISIBLE = (f"kv_cache.layers.0.{part}" for part in ("kv", "written", "visible"))
 
@@ -54,8 +54,8 @@ def test_a_slot_has_the_digest_of_the_keys_that_its_frame_has_rotated(
     numerics, folder = Numerics(dtype, torch.device("cpu")), tmp_path_factory.mktemp("dump")
     adapter = load(implementation, tiny, numerics)
     writer = DumpWriter(folder, describe_run(implementation, adapter, numerics, tiny, tiny_scenario))
-    with writer, Recorder(adapter.sites(), writer) as recorder:
-        run(adapter, tiny_scenario, tiny.transformer, recorder)
+    with writer, recording(adapter.sites(), writer) as recorder:
+        run(adapter, tiny_scenario, tiny, recorder)
     records: dict[tuple[str, str, int], Record] = {
         (seen.site, seen.phase, seen.frame): seen for seen in read_records(folder)
     }
