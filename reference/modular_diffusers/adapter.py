@@ -12,10 +12,10 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Controls, Numerics, Pass, Prompt, Site
+from waypoint_parity.harness.run.process_settings import compiler_stance
 from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
 from waypoint_parity.reference.modular_diffusers.watch import Watch
-from waypoint_parity.reference.stance import stance
 
 
 class ModularDiffusersAdapter:
@@ -84,7 +84,7 @@ class ModularDiffusersAdapter:
             "scroll": controls.scroll.item(),
             "image": self._image,
         }
-        call = PausedCall(lambda: self._call(given), partial(stance, compiled=self._numerics.compiled))
+        call = PausedCall(lambda: self._call(given), partial(compiler_stance, compiled=self._numerics.compiled))
         self._watch.begin(seeding=self._image is not None)
         self._watch.announce = call.pause
         return call.passes()
