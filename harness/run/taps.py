@@ -165,10 +165,9 @@ def _put(given: Tensor, label: _Label, value: Shown) -> Shown:
     """`value` with `given` in the place of one of its tensors."""
     if label is None or isinstance(value, Tensor):
         return given
-    others = {other: given if other == label else tensor for other, tensor in _tensors(value)}
-    return (
-        {str(branch): tensor for branch, tensor in others.items()} if isinstance(value, Mapping) else [*others.values()]
-    )
+    if isinstance(value, Mapping):
+        return {**value, str(label): given}
+    return [given if other == label else tensor for other, tensor in _tensors(value)]
 
 
 def _alike(shown: Shown, given: Shown) -> bool:
