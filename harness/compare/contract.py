@@ -47,7 +47,7 @@ def unlike_inputs(candidate: Manifest, reference: Manifest, accepted: Collection
         return _first_difference({name: (candidate.inputs.get(name), reference.inputs.get(name)) for name in kept})
     pairs: dict[str, tuple[object, object]] = {}
     if not lifted.intersection(shown_at(name, family) for name, field in family.fields.items() if field.schedule):
-        pairs["sigmas"] = (candidate.sigmas, reference.sigmas)
+        pairs["schedule"] = (candidate.sigmas, reference.sigmas)
     if not lifted:
         pairs["scenario"] = (candidate.scenario_digest, reference.scenario_digest)
     return _first_difference(pairs)
