@@ -8,6 +8,7 @@ from harness.errors import UserError
 from harness.floor.harmless import EVERYTHING
 from harness.floor.measure import FEWEST_RUNS, RUNS_OF_A_CHANGE, Planned, against_itself, measure_floor
 from harness.floor.noise_floor import Floor, floor_bounds
+from harness.floor.other_process import other_processes
 from harness.judgement import FIXED
 from harness.keys import Key
 from harness.make_scenario import make_scenario
@@ -15,8 +16,13 @@ from harness.registry import load
 from harness.scenario import Scenario
 
 RUNS = 6
-CHANGES = ["second process", "other instruction set", "fused-attention", "merged-projections", "thread count"]
-CHANGES += ["noise jitter", "rounding", EVERYTHING]
+HERE = ["fused-attention", "merged-projections", "thread count", "noise jitter", "rounding", EVERYTHING]
+
+
+@pytest.fixture(scope="module")
+def changes(fp32_on_cpu: Numerics) -> list[str]:
+    """What is changed, in order; another instruction set only on a processor that has one."""
+    return [*other_processes(fp32_on_cpu), *HERE]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +47,10 @@ def floor(tiny_folder: Path, sessions: list[Scenario], fp32_on_cpu: Numerics, pl
 
 
 def test_every_change_is_run_a_few_times_and_everything_at_once_in_every_session(
-    floor: Floor, planned: list[Planned]
+    floor: Floor, planned: list[Planned], changes: list[str]
 ) -> None:
     counts = {change: sum(run.change == change for run in planned) for change in floor.changes}
-    assert counts == {change: RUNS if change == EVERYTHING else RUNS_OF_A_CHANGE for change in CHANGES}
+    assert counts == {change: RUNS if change == EVERYTHING else RUNS_OF_A_CHANGE for change in changes}
     assert len(floor.sessions[0].distance_maxima) == len(floor.sessions[0].norm_maxima) == RUNS
 
 
@@ -54,16 +60,16 @@ def test_the_floor_says_what_it_was_measured_on(floor: Floor, tiny: Checkpoint, 
     assert (session.sigmas, session.image, session.frames) == (list(tiny.transformer.scheduler_sigmas), False, 1)
 
 
-def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor) -> None:
+def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor, changes: list[str]) -> None:
     sites = {(site.phase, site.step, site.site): site for site in floor.sessions[0].sites}
     velocity = sites["denoise", 1, "velocity"]
     assert 1e-8 < velocity.rel_l2[0] < 1e-5
     least, middle, most = velocity.quantiles["rel_l2"]
     assert 0 <= least <= middle <= most
     assert velocity.rel_l2[0] <= most
-    changes = dict(zip(floor.changes, velocity.changes, strict=True))
-    assert changes.keys() == set(CHANGES)
-    assert changes["second process"] == 0.0
+    moved = dict(zip(floor.changes, velocity.changes, strict=True))
+    assert moved.keys() == set(changes)
+    assert moved["second process"] == 0.0
     # What has no rounding of its own is exact.
     assert sites["cache", 0, "kv_cache.layers.0.written"].rel_l2 == [0.0]
 
