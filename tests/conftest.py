@@ -1,5 +1,6 @@
 """What all tests share: where the golden packs lie, a checkpoint of each kind, and one thread for everything."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ def _one_thread() -> Iterator[None]:
         patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(threads)
+
+
+def pytest_sessionfinish() -> None:
+    """End the processes that a failed test left: multiprocessing would wait for them at exit, without a limit."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def assert_same_draw(found: Tensor, recorded: Tensor) -> None:
