@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +18,6 @@ from waypoint_parity.harness.run.adapter import Controls, Prompt
 
 SCHEMA = "waypoint-parity/scenario/1"
 IMAGE_SHAPE = (360, 640, 3)
-NoisePolicy = Literal["per-frame", "global", "sliced"]
 
 
 @dataclass(frozen=True)

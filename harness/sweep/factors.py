@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.families.waypoint.variant import PromptMask, Variant
-from waypoint_parity.harness.run.scenario import NoisePolicy
+from waypoint_parity.harness.families.waypoint.levels import NoisePolicy, PromptMask
+from waypoint_parity.harness.families.waypoint.variant import Variant
 
 # The attention of an implementation without an option: the formulation that it has by itself.
 OWN = "own"

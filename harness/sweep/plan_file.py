@@ -7,8 +7,7 @@ from typing import Literal
 import msgspec
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.variant import PromptMask
-from waypoint_parity.harness.run.scenario import NoisePolicy
+from waypoint_parity.harness.families.waypoint.levels import NoisePolicy, PromptMask
 from waypoint_parity.harness.sweep.factors import Choice
 
 

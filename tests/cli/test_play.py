@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import COMMAND, ROOT, refused
 
-ENDLESS = "tests/harness/play/implementations.py:Loading"
+ENDLESS = "tests/harness/families/waypoint/play/implementations.py:Loading"
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.levels import NoisePolicy
 from waypoint_parity.harness.run.adapter import Prompt
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy, Scenario
+from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
 
 ControlStyle = Literal["idle", "random"]
 DRAWN_TOKENS = 16

@@ -2,17 +2,16 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.levels import NoisePolicy, PromptMask
 from waypoint_parity.harness.families.waypoint.make_scenario import draw_noise
-from waypoint_parity.harness.run.scenario import NoisePolicy, Scenario
-
-PromptMask = Literal["none", "zeroed", "unzeroed", "all"]
+from waypoint_parity.harness.run.scenario import Scenario
 
 # Schedules that have been seen in the wild, by name; "checkpoint" stands for the checkpoint's own.
 SCHEDULES: dict[str, tuple[float, ...] | None] = {

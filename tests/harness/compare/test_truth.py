@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import FIXED, Judgement
 from waypoint_parity.harness.judge.truth_diff import with_truth

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.levels import NoisePolicy
 from waypoint_parity.harness.families.waypoint.make_scenario import (
     draw_controls,
     draw_noise,
@@ -15,7 +16,7 @@ from waypoint_parity.harness.families.waypoint.make_scenario import (
     make_scenario,
     read_image,
 )
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy
+from waypoint_parity.harness.run.scenario import IMAGE_SHAPE
 
 SHAPE = (4, 2, 2)
 

@@ -5,8 +5,9 @@ import torch
 
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.levels import PromptMask
 from waypoint_parity.harness.families.waypoint.make_scenario import draw_noise
-from waypoint_parity.harness.families.waypoint.variant import PromptMask, Variant, parse_schedule
+from waypoint_parity.harness.families.waypoint.variant import Variant, parse_schedule
 from waypoint_parity.harness.run.scenario import Scenario
 
 CONFIG = transformer_config()
