@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.explain.blame.parts import PARTS, part_of
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, Verdict, WorstAtSite
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.sweep.summary import CellFailure, Summary
 
