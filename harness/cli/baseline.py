@@ -86,11 +86,13 @@ class BaselineCheckCommand:
     def _judgement(self, dump: "Dump") -> "Judgement":
         """How this dump of the run is judged."""
         from waypoint_parity.harness.judge.diff import dtype_of
+        from waypoint_parity.harness.run.family import family_named, optional_fields
 
         run = dump.manifest
         folder, digest = Path(run.checkpoint_origin), run.checkpoint_digest
-        standards = self.judging.standards(dtype_of(dump), folder=folder, digest=digest)
-        return standards.judgement(run.sigmas, image="image" in (run.inputs or {}))
+        family = family_named(run.family)
+        standards = self.judging.standards(family, dtype_of(dump), folder=folder, digest=digest)
+        return standards.judgement(run.sigmas, optional_fields(family, run.inputs or {}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import tyro
 from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions
 from waypoint_parity.harness.cli.outcome import exit_code, write_json
-from waypoint_parity.harness.families.waypoint.levels import PromptMask
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.explain.blame.case import Case
@@ -30,14 +29,14 @@ class BlameCommand:
     """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
     """Scenario; else fixtures/scenarios/right.safetensors. The search takes some ten sessions of it."""
-    schedule: str = "checkpoint"
-    """Sigma schedule, by name, or as comma-separated values ending in 0."""
+    schedule: str | None = None
+    """Sigma schedule, by name, or as comma-separated values ending in 0; as recorded if not given."""
     seed: int | None = None
     """Noise seed; the scenario's own noise if not given."""
-    prompt_mask: PromptMask | None = None
+    prompt_mask: str | None = None
     """Padding of the prompt; as recorded if not given."""
     exchange: tuple[str, ...] = ()
-    """Exchange these too, found guilty or not: parts, families (rope, cache, input, ...), `block 3`, globs of sites."""
+    """Exchange these too, found guilty or not: parts, groups of parts (rope, cache, ...), `block 3`, globs of sites."""
     gains: bool = True
     """Measure how the reference amplifies an error at each cause on its way to the frame."""
     gain_sites: tuple[str, ...] = ()
@@ -76,14 +75,18 @@ class BlameCommand:
         """What is searched. Raises UserError for a checkpoint, scenario or implementation that is none."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
         from waypoint_parity.harness.explain.blame.case import load_case
-        from waypoint_parity.harness.families.waypoint.variant import Variant
         from waypoint_parity.harness.run.scenario import read_scenario
+        from waypoint_parity.harness.run.variant import Variant
 
         numerics = self.numerics.applied()
         checkpoint = open_checkpoint(self.checkpoint or defaults.CHECKPOINT)
         recorded = read_scenario(self.scenario or defaults.SCENARIO)
-        variant = Variant(self.schedule, self.seed, self.prompt_mask)
-        scenario = recorded if variant == Variant() else variant.apply(recorded, checkpoint.transformer)
-        standards = self.judging.standards(numerics.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest)
-        judgement = standards.judgement_of(scenario, checkpoint.transformer)
+        seed = None if self.seed is None else str(self.seed)
+        variant = Variant.of({"schedule": self.schedule, "seed": seed, "mask": self.prompt_mask})
+        scenario = variant.apply(recorded, checkpoint.geometry) if variant.levels else recorded
+        family = checkpoint.family
+        standards = self.judging.standards(
+            family, numerics.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest
+        )
+        judgement = standards.judgement_of(scenario, checkpoint)
         return load_case(self.reference, self.candidate, checkpoint, numerics, scenario, judgement)

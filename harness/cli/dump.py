@@ -16,11 +16,11 @@ class SelectingOptions:
     sites: tuple[str, ...] = ("*",)
     """Sites to record, as globs such as `*.attn` or `latent`."""
     frames: tuple[int, ...] | None = None
-    """Frames to record, counted from 0; all if not given."""
+    """Units, such as frames, to record, counted from 0; all if not given."""
     steps: tuple[int, ...] | None = None
-    """Denoise steps to record, counted from 0; all if not given. Other passes have no steps."""
+    """Steps to record, counted from 0, of the phases that have several; all if not given."""
     every: int = 1
-    """Record every Nth frame only."""
+    """Record every Nth unit only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +54,27 @@ class DumpCommand:
         from waypoint_parity.harness.run import registry
         from waypoint_parity.harness.run.observer import check_observer
         from waypoint_parity.harness.run.scenario import read_scenario
-        from waypoint_parity.harness.run.session import run
-        from waypoint_parity.harness.run.taps import Recorder
+        from waypoint_parity.harness.run.session import counting, run, steps
+        from waypoint_parity.harness.run.taps import recording
 
         numerics = self.numerics.applied()
         checkpoint, scenario = open_checkpoint(self.checkpoint), read_scenario(self.scenario)
-        scenario.check(checkpoint.transformer)
+        checkpoint.family.check(scenario, checkpoint.geometry)
         adapter = registry.load(self.implementation, checkpoint, numerics)
         allow, chosen = self.observing.allow_observer_effect, self.selecting
-        selection = Selection(sites=chosen.sites, frames=chosen.frames, steps=chosen.steps, every=chosen.every)
-        observer = check_observer(adapter, scenario, checkpoint.transformer, adapter.sites(), allow=allow)
+        stepped = tuple(dict.fromkeys(at.phase for at in steps(scenario, checkpoint) if at.step))
+        selection = Selection(
+            sites=chosen.sites, units=chosen.frames, steps=chosen.steps, every=chosen.every, stepped=stepped
+        )
+        observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
         manifest = describe_run(
             self.implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
         )
         # `--tensors` without a glob is everything.
         writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
-        with writer, Recorder(adapter.sites(), writer, selection) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        counts = counting(scenario, checkpoint)
+        with writer, recording(adapter.sites(), writer, selection, counts) as taps:
+            run(adapter, scenario, checkpoint, taps)
         print(f"{self.out}: {manifest.observed} records of {manifest.expected} expected, {manifest.seconds:.1f} s")
         return HOLDS
 
@@ -97,13 +101,15 @@ class DiffCommand:
         from waypoint_parity.harness.judge.comparison_text import comparison_lines
         from waypoint_parity.harness.judge.diff import diff_dumps, dtype_of, open_dump
         from waypoint_parity.harness.judge.truth_diff import with_truth
+        from waypoint_parity.harness.run.family import family_named, optional_fields
 
         reference, candidate = open_dump(self.reference), open_dump(self.candidate)
         run = reference.manifest
         folder, digest = Path(run.checkpoint_origin), run.checkpoint_digest
-        standards = self.judging.standards(dtype_of(reference), folder=folder, digest=digest)
-        seeded = "image" in (run.inputs or {})
-        comparison = diff_dumps(reference, candidate, standards.judgement(run.sigmas, image=seeded))
+        family = family_named(run.family)
+        standards = self.judging.standards(family, dtype_of(reference), folder=folder, digest=digest)
+        given = optional_fields(family, run.inputs or {})
+        comparison = diff_dumps(reference, candidate, standards.judgement(run.sigmas, given))
         if self.truth is not None:
             comparison = with_truth(comparison, open_dump(self.truth), reference, candidate)
         print("\n".join(comparison_lines(comparison)))
@@ -114,7 +120,7 @@ class DiffCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class RingCommand:
-    """Print which frame every slot of a dump's key/value rings holds, frame after frame.
+    """Print what every slot of a dump's caches holds, unit after unit.
 
     Example: waypoint-parity ring reports/out/candidate --layer 0
     """
@@ -122,11 +128,13 @@ class RingCommand:
     dump: tyro.conf.Positional[Path]
     """Dump of an implementation."""
     layer: int | None = None
-    """Print this layer's ring only."""
+    """Print this layer's cache only."""
 
     def run(self) -> int:
-        """Print the rings."""
-        from waypoint_parity.harness.families.waypoint.rings.map import ring_map
+        """Print the caches."""
+        from waypoint_parity.harness.record.records import read_manifest
+        from waypoint_parity.harness.run.family import family_named
 
-        print("\n".join(ring_map(self.dump, self.layer)))
+        family = family_named(read_manifest(self.dump).family)
+        print("\n".join(family.caches.lines(self.dump, self.layer)))
         return HOLDS

@@ -1,6 +1,6 @@
 """The command that measures a noise floor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -43,25 +43,30 @@ class FloorCommand:
         inputs, numerics = self.swept.opened(), self.numerics.applied()
         checkpoint = inputs.checkpoint
         out = self.out or floor_path(checkpoint.folder or Path(), numerics.dtype_name)
-        kinds = _kinds(inputs, self.swept.schedules, seeds(self.first_seed, self.runs))
+        kinds = _kinds(inputs, self.swept.levels(checkpoint, {}), seeds(self.first_seed, self.runs))
         floor = measure_floor(self.reference, checkpoint, numerics, kinds, progress)
         write_floor(floor, out)
         print("\n".join([f"{out}:", *floor_lines(floor)]))
         return HOLDS
 
 
-def _kinds(inputs: SweepInputs, schedules: Sequence[str], seeds: Sequence[int]) -> "list[list[Scenario]]":
-    """Sessions of each kind, one for every seed: a schedule, over which the masks take turns, or the image."""
-    from waypoint_parity.harness.families.waypoint.variant import Variant
+def _kinds(
+    inputs: SweepInputs, levels: Mapping[str, Sequence[str | None]], seeds: Sequence[int]
+) -> "list[list[Scenario]]":
+    """Sessions of each kind, one for every seed: a schedule, over which other levels take turns; or as recorded."""
+    from waypoint_parity.harness.run.variant import Variant
 
-    config = inputs.checkpoint.transformer
-    kinds = [
-        [
-            Variant(schedule, seed, mask).apply(inputs.scenario, config)
-            for seed, mask in zip(seeds, cycle(inputs.masks), strict=False)
+    geometry = inputs.checkpoint.geometry
+    others = {name: cycle(each) for name, each in levels.items() if name not in ("schedule", "seed")}
+
+    def sessions(schedule: str | None) -> "list[Scenario]":
+        chosen = [
+            Variant.of({"schedule": schedule, "seed": str(seed), **{name: next(each) for name, each in others.items()}})
+            for seed in seeds
         ]
-        for schedule in schedules
-    ]
-    if inputs.image is not None:
-        kinds.append([Variant(seed=seed).apply(inputs.image, config) for seed in seeds])
+        return [variant.apply(inputs.scenario, geometry) for variant in chosen]
+
+    kinds = [sessions(schedule) for schedule in levels.get("schedule", (None,))]
+    if inputs.recorded is not None:
+        kinds.append([Variant.of({"seed": str(seed)}).apply(inputs.recorded, geometry) for seed in seeds])
     return kinds

@@ -1,17 +1,18 @@
 """Options that several commands share, and the values that they stand for."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.levels import PromptMask
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
     from waypoint_parity.harness.judge.standards import Standards
     from waypoint_parity.harness.run.adapter import Numerics
+    from waypoint_parity.harness.run.family import Family
     from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -60,13 +61,16 @@ class SweepOptions:
     checkpoint: str | None = None
     """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
-    """Scenario that is swept over schedules, seeds and masks; else fixtures/scenarios/right.safetensors."""
+    """Scenario that is swept over the levels; else fixtures/scenarios/right.safetensors."""
     image_scenario: Path | None = None
-    """Scenario seeded with an image, run as recorded; else, with no --scenario given, left.safetensors."""
-    schedules: tuple[str, ...] = ("checkpoint", "three-step", "single-step")
-    """Sigma schedules: by name, or as comma-separated values ending in 0."""
-    prompt_masks: tuple[PromptMask, ...] = ("none", "zeroed", "unzeroed")
-    """Paddings of the prompt; ignored where the checkpoint takes no prompt."""
+    """Another scenario, run as recorded, such as one seeded with an image; else, with no --scenario given,
+    left.safetensors."""
+    schedules: tuple[str, ...] = ()
+    """Sigma schedules: by name, or as comma-separated values ending in 0. If not given, those that the family names."""
+    prompt_masks: tuple[str, ...] = ()
+    """Paddings of the prompt, where the model takes one; Waypoint: none, zeroed, unzeroed, all."""
+    vary: tuple[str, ...] = ()
+    """Levels of any other factor of the family, each as factor=level, such as `guidance=2.0 guidance=5.0`."""
 
     def opened(self) -> "SweepInputs":
         """What is swept over. Raises UserError for a checkpoint or scenario that cannot be read."""
@@ -78,18 +82,46 @@ class SweepOptions:
         image = self.image_scenario
         if image is None and self.scenario is None:
             image = defaults.IMAGE_SCENARIO
-        masks = self.prompt_masks if checkpoint.transformer.prompt_conditioning else (None,)
-        return SweepInputs(checkpoint, scenario, None if image is None else read_scenario(image), masks)
+        return SweepInputs(checkpoint, scenario, None if image is None else read_scenario(image))
+
+    def levels(self, checkpoint: "Checkpoint", named: Mapping[str, Sequence[str]]) -> "dict[str, Sequence[str | None]]":
+        """The levels of every factor of the checkpoint's family: as `named`, as the flags say, or its own.
+
+        A factor that the model does not have keeps what the scenario has. Raises UserError for one that there is not.
+        """
+        family = checkpoint.family
+        asked: dict[str, list[str]] = {}
+        for factor, level in (_factor_and_level(pair) for pair in self.vary):
+            asked.setdefault(factor, []).append(level)
+        flags = {"schedule": self.schedules, "mask": self.prompt_masks}
+        asked |= {factor: list(levels) for factor, levels in (*flags.items(), *named.items()) if levels}
+        if unknown := sorted(asked.keys() - family.factors.keys()):
+            raise UserError(
+                f"{family.name} has no such factor",
+                found=", ".join(unknown),
+                expected=f"any of {', '.join(family.factors)}",
+                do="leave its levels out, or correct the name in --vary",
+            )
+        return {
+            name: asked.get(name) or factor.levels or (None,) if factor.applies(checkpoint.geometry) else (None,)
+            for name, factor in family.factors.items()
+        }
+
+
+def _factor_and_level(pair: str) -> tuple[str, str]:
+    factor, sign, level = pair.partition("=")
+    if not factor or not sign or not level:
+        raise UserError("no level of a factor", found=pair, expected="factor=level", do="correct --vary")
+    return factor, level
 
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """What a sweep runs on: the scenario of its variants, perhaps one seeded with an image, and the prompt masks."""
+    """What a sweep runs on: the scenario of its variants, and perhaps one that is run as recorded."""
 
     checkpoint: "Checkpoint"
     scenario: "Scenario"
-    image: "Scenario | None"
-    masks: tuple[PromptMask | None, ...]
+    recorded: "Scenario | None"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +135,17 @@ class JudgingOptions:
     tolerance: float | None = None
     """Judge by this largest relative L2 error of an activation, and not by a noise floor."""
     accept_inputs: tuple[str, ...] = ()
-    """What may differ on purpose, by name: sigma, noise, controls, prompt_emb, prompt_pad_mask, image, timestamp,
-    button, mouse, scroll, checkpoint, dtype. A name accepts that input alone. The score then compares unequal runs."""
+    """What may differ on purpose, by name: an input, such as sigma or noise, checkpoint, or dtype. A name accepts that
+    alone. The score then compares unequal runs."""
     allow_missing: tuple[str, ...] = ()
     """Sites that may be missing on one side, as globs such as `decoder.*`. Any other missing site fails the run."""
 
-    def standards(self, dtype: str, *, folder: Path | None, digest: str) -> "Standards":
+    def standards(self, family: "Family", dtype: str, *, folder: Path | None, digest: str) -> "Standards":
         """What judges runs in `dtype` of the checkpoint in `folder`. Raises UserError for what cannot be used."""
         from waypoint_parity.harness.judge.standards import standards
 
         return standards(
+            family,
             dtype,
             folder=folder,
             digest=digest,

@@ -1,7 +1,7 @@
 """The commands on sweeps: run and judge every cell, write the report of a run."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,6 @@ import tyro
 
 from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions, SweepOptions
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
-from waypoint_parity.harness.families.waypoint.levels import NoisePolicy, PromptMask
 from waypoint_parity.harness.processes import available_cores
 
 if TYPE_CHECKING:
@@ -40,10 +39,10 @@ class ParityCommand:
     candidate: tuple[str, ...] = ("candidate",)
     """The implementations to judge, one or several."""
     swept: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
-    seeds: tuple[int, ...] = (11, 12)
-    """Noise seeds."""
-    noise_policies: tuple[NoisePolicy, ...] = ()
-    """How the start noise is drawn from a seed; as in the scenario if not given."""
+    seeds: tuple[int, ...] = ()
+    """Noise seeds; if not given, those that the family names."""
+    noise_policies: tuple[str, ...] = ()
+    """How the start noise is drawn from a seed; as in the scenario if not given. Waypoint: per-frame, global, sliced."""
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ()
     """Precisions to sweep over, in place of --dtype."""
     attentions: tuple[str, ...] = ("own",)
@@ -63,8 +62,8 @@ class ParityCommand:
     three_way: bool = True
     """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
     teacher_forced: bool = False
-    """Run each variant a second time with the candidate's caches and latents following the reference after every frame.
-    What still differs then is the fault of the frame itself."""
+    """Run each variant a second time with the candidate's caches and latents following the reference after every unit.
+    What still differs then is the fault of the unit itself."""
     out: Path = Path("reports/out/parity")
     """Folder of the run: a folder per cell, summary.json, summary.md, junit.xml, report.html and report.md."""
     observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
@@ -101,15 +100,17 @@ class ParityCommand:
         checkpoint = inputs.checkpoint
 
         def conditions(dtype: str) -> "sweep.Conditions":
-            standards = asked.judging.standards(dtype, folder=checkpoint.folder, digest=checkpoint.digest)
+            standards = asked.judging.standards(
+                checkpoint.family, dtype, folder=checkpoint.folder, digest=checkpoint.digest
+            )
             return sweep.Conditions(replace(numerics, dtype=DTYPES[dtype]), standards)
 
         cells = sweep.plan(
             checkpoint,
-            _factors(asked, inputs.masks),
+            _factors(asked, plan, checkpoint),
             inputs.scenario,
             conditions,
-            recorded=() if inputs.image is None else (inputs.image,),
+            recorded=() if inputs.recorded is None else (inputs.recorded,),
             choice=plan.choice,
         )
         rules = Rules(
@@ -126,21 +127,16 @@ class ParityCommand:
 
 def _with_plan(command: ParityCommand, plan: "PlanFile") -> ParityCommand:
     """`command` with what the plan names in place of the flags."""
-    levels = plan.factors
     swept = {
         "checkpoint": plan.checkpoint,
         "scenario": None if plan.scenario is None else Path(plan.scenario),
         "image_scenario": None if plan.image_scenario is None else Path(plan.image_scenario),
-        "schedules": levels.schedule,
-        "prompt_masks": levels.mask,
     }
     flags = {
         "reference": plan.reference,
-        "candidate": levels.implementation,
-        "seeds": levels.seed,
-        "noise_policies": levels.policy,
-        "dtypes": levels.dtype,
-        "attentions": levels.attention,
+        "candidate": plan.levels("implementation"),
+        "dtypes": plan.levels("dtype"),
+        "attentions": plan.levels("attention"),
         "swept": replace(command.swept, **_named(swept)),
     }
     return replace(command, **_named(flags))
@@ -152,15 +148,14 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def _factors(command: ParityCommand, masks: "Sequence[PromptMask | None]") -> "Factors":
-    from waypoint_parity.harness.sweep.factors import Factors
+def _factors(command: ParityCommand, plan: "PlanFile", checkpoint: "Checkpoint") -> "Factors":
+    from waypoint_parity.harness.sweep.factors import ATTENTION, DTYPE, IMPLEMENTATION, Factors
 
+    flags = {"seed": [str(seed) for seed in command.seeds], "policy": list(command.noise_policies)}
+    planned = {name: plan.levels(name) or [] for name in plan.factors if name not in (IMPLEMENTATION, DTYPE, ATTENTION)}
     return Factors(
         implementations=command.candidate,
-        schedules=command.swept.schedules,
-        seeds=command.seeds,
-        masks=masks,
-        policies=command.noise_policies or (None,),
+        varied=command.swept.levels(checkpoint, {**flags, **planned}),
         dtypes=command.dtypes or (command.numerics.dtype,),
         attentions=command.attentions,
     )
@@ -179,8 +174,7 @@ def _executor(command: ParityCommand, checkpoint: "Checkpoint", cells: int) -> "
 
 def _fitting(checkpoint: "Checkpoint") -> int:
     """How many processes have a core each, and memory for their models: the weights in fp32, _COPIES of them."""
-    files = (checkpoint.transformer_files, checkpoint.autoencoder_files)
-    parameters = sum(stored.parameters for weights in files for stored in weights.stored().values())
+    parameters = sum(stored.parameters for files in checkpoint.files.values() for stored in files.stored().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(available_cores(), memory // max(1, _COPIES * 4 * parameters)))
 

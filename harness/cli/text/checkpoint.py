@@ -16,7 +16,11 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
 
     The inventory has a line per module; `all_keys` lists every tensor by itself.
     """
-    lines = [f"checkpoint   {inspection.origin}", f"digest       {inspection.digest}", *_geometry_lines(checkpoint)]
+    lines = [
+        f"checkpoint   {inspection.origin}",
+        f"digest       {inspection.digest}",
+        *checkpoint.family.geometry_lines(checkpoint.geometry),
+    ]
     for part in inspection.parts:
         lines += ["", _total(part), *(_entry_lines(part.tensors) if all_keys else _module_lines(part.tensors))]
     configs = [*inspection.compared, *(inspection.loading.configs if inspection.loading else [])]
@@ -24,24 +28,10 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
         lines += ["", *_config_lines(side_by_side)]
     if inspection.loading and inspection.loading.scratch:
         scratch = ", ".join(str(one) for one in inspection.loading.scratch)
-        lines += ["", f"scratch memory of {inspection.loading.implementation}, written by each frame: {scratch}"]
+        lines += ["", f"scratch memory of {inspection.loading.implementation}, written by each session: {scratch}"]
     faults = list(_faults(inspection))
     verdict = "NOT SOUND" if faults else "sound: keys, shapes and configs fit, every value is finite"
     return [*lines, "", *faults, verdict]
-
-
-def _geometry_lines(checkpoint: Checkpoint) -> list[str]:
-    """What the transformer's config says."""
-    config = checkpoint.transformer
-    latent = " x ".join(str(size) for size in config.latent_shape)
-    rings = [f"{layer}: {config.ring_frames(layer)}/{config.dilation(layer)}" for layer in range(config.n_layers)]
-    return [
-        f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
-        f"{config.n_kv_heads} key/value heads of width {config.head_dim}, {config.tokens_per_frame} tokens a frame, "
-        f"latent {latent}",
-        f"rings        layer: frames/dilation  {', '.join(rings)}",
-        f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
-    ]
 
 
 def _total(part: ComponentReport) -> str:
@@ -62,9 +52,9 @@ def _module_lines(entries: Sequence[StoredTensor]) -> list[str]:
 
 
 def _module(key: str) -> str:
-    """Where a key belongs: `transformer.blocks.*.attn`, `encoder.blocks`, `patchify`."""
+    """Where a key belongs: its module down to the one below a number, such as `blocks.*.mlp`; else the outermost."""
     path = ["*" if name.isdigit() else name for name in key.split(".")[:-1]]
-    depth = 4 if path[:2] == ["transformer", "blocks"] else 2 if path[:1] in (["encoder"], ["decoder"]) else 1
+    depth = path.index("*") + 2 if "*" in path else 1
     return ".".join(path[:depth]) or key
 
 

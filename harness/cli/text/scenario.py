@@ -1,31 +1,21 @@
 """What a scenario holds, as lines for a terminal."""
 
-from waypoint_parity.harness.record.statistics import summarise
+from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.scenario import Scenario
 
 
 def scenario_lines(scenario: Scenario) -> list[str]:
-    """Identity and tensors of a scenario, and what its prompt looks like."""
+    """Identity and fields of a scenario, and what its family says of it."""
     tensors = [
         f"  {name:16} {list(tensor.shape)!s:28} {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in scenario.tensors.items()
     ]
-    seed = scenario.world_seed
-    rendered = [] if seed is None else [f"  true frames      walk {seed} of the small world"]
+    family = family_named(scenario.family)
     return [
-        f"scenario {scenario.name}: {scenario.frames} frames, seed {scenario.seed}, noise {scenario.noise_policy}",
+        f"scenario {scenario.name}: {scenario.units} {family.unit_name}s of {scenario.family}, seed {scenario.seed}",
         f"  digest           {scenario.digest}",
-        *rendered,
+        *(f"  {name:16} {value}" for name, value in scenario.labels.items()),
         *tensors,
-        *_prompt_lines(scenario),
+        *(f"  {name:16} {value:.9g}" for name, value in scenario.numbers.items()),
+        *(f"  {line}" for line in family.scenario_lines(scenario)),
     ]
-
-
-def _prompt_lines(scenario: Scenario) -> list[str]:
-    if scenario.prompt is None:
-        return []
-    values = summarise(scenario.prompt.embedding)
-    numbers = {"mean": values.mean, "std": values.std, "min": values.min, "max": values.max}
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items() if value is not None)
-    padded = scenario.prompt.pad_mask.float().mean().item()
-    return [f"  prompt           {shown}, {padded:.1%} padded"]

@@ -1,6 +1,7 @@
 """The key/value rings, as the harness asks for caches."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +35,12 @@ class RingCaches:
     def sign(self, key: Key, dtype: str, digest: str | None, marks: list[str] | None) -> Sign:
         """What an observation tells of the rings."""
         return Sign(key, dtype, digest, marks)
+
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """Which frame every slot of a ring holds, frame after frame."""
+        from waypoint_parity.harness.families.waypoint.rings.map import ring_map
+
+        return ring_map(folder, layer)
 
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> RingComparison:
         """The rings of two sides, slot by slot."""
