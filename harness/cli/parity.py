@@ -42,7 +42,7 @@ class ParityCommand:
     seeds: tuple[int, ...] = ()
     """Noise seeds; if not given, those that the family names."""
     noise_policies: tuple[str, ...] = ()
-    """How the start noise is drawn from a seed; as in the scenario if not given. Waypoint: per-frame, global, sliced."""
+    """How noise is drawn from a seed; as in the scenario if not given. Waypoint: per-frame, global, sliced."""
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ()
     """Precisions to sweep over, in place of --dtype."""
     attentions: tuple[str, ...] = ("own",)

@@ -335,7 +335,7 @@ class Family(Protocol):
     ) -> AbstractContextManager[str]:
         """Sessions of several implementations that somebody steers from a page, whose address this is.
 
-        `page` makes it of what it has to show, and a token. Raises UserError where sessions of this family cannot be steered.
+        `page` makes it of what it has to show, and a token. Raises UserError where such sessions cannot be steered.
         """
         ...
 

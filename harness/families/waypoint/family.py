@@ -185,8 +185,8 @@ class Waypoint(Plain):
         rings = [f"{layer}: {config.ring_frames(layer)}/{config.dilation(layer)}" for layer in range(config.n_layers)]
         return [
             f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
-            f"{config.n_kv_heads} key/value heads of width {config.head_dim}, {config.tokens_per_frame} tokens a frame, "
-            f"latent {latent}",
+            f"{config.n_kv_heads} key/value heads of width {config.head_dim}, "
+            f"{config.tokens_per_frame} tokens a frame, latent {latent}",
             f"rings        layer: frames/dilation  {', '.join(rings)}",
             f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
         ]
