@@ -40,7 +40,7 @@ from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.family import family_named
-from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.keys import At, Key, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
@@ -184,7 +184,7 @@ def _passes(keys: Sequence[Key]) -> list[PassSites]:
     """The sites of every kind of step, and the units that have it."""
     sites: dict[At, list[str]] = {}
     for key in keys:
-        sites.setdefault(key.at, []).append(f"{key.site}@{key.branch}" if key.branch else key.site)
+        sites.setdefault(key.at, []).append(site_name(key.site, key.branch))
     units: dict[tuple[str, int, tuple[str, ...]], list[tuple[int, int]]] = {}
     for at, names in sites.items():
         ranges = units.setdefault((at.phase, at.step, tuple(names)), [])

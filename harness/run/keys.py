@@ -51,8 +51,8 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         """The name of its tensor in a file: u{unit}/{phase}{step}/{site}, perhaps @{branch} and #{call} behind it."""
-        branch, call = f"@{self.branch}" if self.branch else "", f"#{self.call}" if self.call else ""
-        return f"u{self.unit}/{self.phase}{self.step}/{self.site}{branch}{call}"
+        call = f"#{self.call}" if self.call else ""
+        return f"u{self.unit}/{self.phase}{self.step}/{site_name(self.site, self.branch)}{call}"
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
@@ -87,6 +87,11 @@ class Order:
             return last, 1, 0, "", at.step
         end = max((end for unit, end in self._ends.items() if unit <= at.unit), default=-1)
         return end, 2, at.unit, at.phase, at.step
+
+
+def site_name(site: str, branch: str) -> str:
+    """A site of one branch has @ and the branch behind its name."""
+    return f"{site}@{branch}" if branch else site
 
 
 def is_input(site: str) -> bool:

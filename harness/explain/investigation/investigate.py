@@ -86,7 +86,9 @@ def _cross(
     bounds = {metrics.at: metrics.bound for metrics in (differing[0], worst, differing[-1])}
     site, order = checkpoint.family.decoding.latent, order_of(scenario, checkpoint)
     recorded = [
-        Recorded(final_latents(read_latents(folder / side, checkpoint.family), site, order), _kept(folder / side, bounds))
+        Recorded(
+            final_latents(read_latents(folder / side, checkpoint.family), site, order), _kept(folder / side, bounds)
+        )
         for side in _SIDES
     ]
     return cross_decode(reference, candidate, checkpoint, scenario, (recorded[0], recorded[1]), bounds)

@@ -44,8 +44,6 @@ class RingCaches:
         """The rings of two sides, slot by slot."""
         return RingComparison(geometries_of(described), teacher_forced=teacher_forced)
 
-    def tables(
-        self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None
-    ) -> list[CacheTable]:
+    def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> list[CacheTable]:
         """The rings of a dump, those with equal maps together."""
         return [cache_table(table, faults) for table in ring_tables(folder, block)]
