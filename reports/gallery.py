@@ -47,9 +47,8 @@ class Gallery:
         """`page`: the file that will show them. One outside of the run's folder gets copies of the exact pictures."""
         focus = run.focus
         self._page = page.resolve()
-        self._copies = (
-            None if self._page.is_relative_to(run.folder.resolve()) else page.parent / f"{page.stem}-pictures"
-        )
+        inside = self._page.is_relative_to(run.folder.resolve())
+        self._copies = None if inside else page.parent / f"{page.stem}-pictures"
         self._left = budget
         self._waiting = sum(len(cell.pictures) for cell in run.cells if cell is not focus)
         self._focus = focus

@@ -76,7 +76,7 @@ def _part_cases(name: str, comparison: Comparison, family: Family) -> Iterable[E
 
 
 def _unit_cases(name: str, comparison: Comparison, family: Family) -> Iterable[ElementTree.Element]:
-    """A case for every unit that was decoded: it fails where a picture does, or its latent is off by more than noise."""
+    """A case for every unit that was decoded: it fails where a picture does, or where its latent is off."""
     decoded = {picture.at.unit for picture in comparison.pictures} | {latent.unit for latent in comparison.growth}
     failed = [failure for failure in comparison.failures if family.sites.kind(failure.site) is Kind.PICTURE]
     for unit in sorted(decoded | {failure.unit for failure in failed}):
@@ -169,4 +169,5 @@ def _worst(rungs: list[WorstAtSite]) -> str:
     """The worst of some rungs, where the first failure was not kept."""
     worst = max((rung for rung in rungs if rung.failed), key=lambda rung: rung.distance)
     error = "no distance" if worst.rel_l2 is None else f"relative L2 {worst.rel_l2:.2e}"
-    return f"{worst.site} at {where_in(worst.key)}: {error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"
+    judged = f"{error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"
+    return f"{worst.site} at {where_in(worst.key)}: {judged}"

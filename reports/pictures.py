@@ -9,7 +9,7 @@ from waypoint_parity.harness.explain.investigation.result import LatentStep, Pic
 from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.reports.plots import CurvePlot, trajectory_plot
 from waypoint_parity.reports.run import CellReport
-from waypoint_parity.reports.table import Table, fixed, scientific
+from waypoint_parity.reports.table import Format, Table, fixed, scientific
 
 _MEASURES: dict[str, Callable[[Any], str]] = {
     "SSIM": fixed(6),
@@ -116,7 +116,8 @@ def crossing_table(cell: CellReport) -> Table:
         | _measured("candidate's decoder, reference's latent", at.candidate_decoder)
         for at in ([] if cell.investigation is None else cell.investigation.crossing)
     ]
-    formats = {name: fixed(6) if name.endswith("SSIM") else fixed(4) for row in rows[:1] for name in row}
+    names = [name for row in rows[:1] for name in row]
+    formats: dict[str, Format] = {name: fixed(6) if name.endswith("SSIM") else fixed(4) for name in names}
     return Table.of(rows, formats | {cell.picture_name: str})
 
 

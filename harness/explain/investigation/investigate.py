@@ -1,12 +1,11 @@
 """The investigation of one cell: its pictures, its latents, and where the difference was born."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.pictures import Pixels, read_pixels
+from waypoint_parity.harness.compare.pictures import read_pixels
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.investigation.birth import birth
 from waypoint_parity.harness.explain.investigation.crossing import NO_DECODING, Recorded, cross_decode
@@ -20,7 +19,7 @@ from waypoint_parity.harness.explain.investigation.result import (
 )
 from waypoint_parity.harness.explain.investigation.trajectory import trajectory
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
-from waypoint_parity.harness.record.records import PictureAt, picture_path
+from waypoint_parity.harness.record.records import picture_path
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.scenario import Scenario
@@ -85,14 +84,10 @@ def _cross(
     worst = max(differing, key=lambda metrics: metrics.mean_abs)
     bounds = {metrics.at: metrics.bound for metrics in (differing[0], worst, differing[-1])}
     site, order = checkpoint.family.decoding.latent, order_of(scenario, checkpoint)
-    recorded = [
-        Recorded(
-            final_latents(read_latents(folder / side, checkpoint.family), site, order), _kept(folder / side, bounds)
-        )
-        for side in _SIDES
-    ]
-    return cross_decode(reference, candidate, checkpoint, scenario, (recorded[0], recorded[1]), bounds)
 
+    def recorded(side: str) -> Recorded:
+        latents = final_latents(read_latents(folder / side, checkpoint.family), site, order)
+        return Recorded(latents, {at: read_pixels(picture_path(folder / side, at)) for at in bounds})
 
-def _kept(dump: Path, pictures: Iterable[PictureAt]) -> dict[PictureAt, Pixels]:
-    return {at: read_pixels(picture_path(dump, at)) for at in pictures}
+    both = recorded(_SIDES[0]), recorded(_SIDES[1])
+    return cross_decode(reference, candidate, checkpoint, scenario, both, bounds)

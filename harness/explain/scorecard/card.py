@@ -7,7 +7,7 @@ import msgspec
 from waypoint_parity.harness.explain.blame.result import Share
 
 SCORECARD_SCHEMA = "waypoint-parity/scorecard/2"
-# What is asked of the instrument: shares of all single faults, of all draws of stacked ones, and of the picture's error.
+# What is asked of the instrument: shares of all single faults, of all draws of stacked ones, of the picture's error.
 DETECTED, FIRST_SITE, BLAMED, STACKED, EXPLAINED = 1.0, 0.95, 0.9, 0.8, 0.9
 
 

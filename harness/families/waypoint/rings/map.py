@@ -82,7 +82,7 @@ def ring_tables(folder: Path, layer: int | None = None) -> list[RingTable]:
 
 
 def cache_table(table: RingTable, faults: Collection[SlotFault]) -> CacheTable:
-    """A table as plain values: a column for every slot. The slots of `faults` are marked in the rows of their frames."""
+    """A table as plain values: a column for every slot. The slots of `faults` are marked, each in its frame's row."""
     slots = [f"slot {slot}" for slot in range(table.geometry.slots)]
     wrong = {(_frame(fault.phase, fault.unit), fault.slot) for fault in faults if block_of(fault.cache) in table.layers}
     return CacheTable(
