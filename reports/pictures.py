@@ -110,7 +110,7 @@ def trajectory_table(cell: CellReport) -> Table:
 
 def crossing_table(cell: CellReport) -> Table:
     """Each decoder on the other side's latent, against the reference's own picture."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {cell.picture_name: cell.label(at.at)}
         | _measured("reference's decoder, candidate's latent", at.reference_decoder)
         | _measured("candidate's decoder, reference's latent", at.candidate_decoder)
