@@ -308,6 +308,14 @@ class Family(Protocol):
         ...
 
 
+class FirstFamily(Family, Protocol):
+    """The family whose dumps are older than the names that the records have now."""
+
+    def upgraded(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A manifest of the first schema in the names of this one."""
+        ...
+
+
 def optional_fields(family: Family, names: Collection[str]) -> list[str]:
     """Those of a scenario's fields that it might do without; the schedule is told by its values."""
     return sorted(

@@ -27,10 +27,10 @@ from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.record.writer import expected_keys
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import Recorder
-from waypoint_parity.reference.process_settings import ProcessSettings
 from waypoint_parity.reference.world_engine.package import INSTALL
 
 pytestmark = pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Probes: what the port computes and hands on in a layout of its own, led through a module in the official one."""
+"""Probes: modules inside the port that see its values in the official layout, where its own layout differs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "gate_proj")
 
 
 class Probed(nn.Module):
-    """A layer of the port whose output passes a probe on its way: `enter` makes the official layout, `leave` undoes it.
+    """A layer of the port whose output passes through a probe: `enter` makes the official layout, `leave` undoes it.
 
-    So a site of the port can be replaced like any other: what the probe returns is what the port goes on with.
+    So a site of the port can be replaced like any other: the port continues with what the probe returns.
     """
 
     def __init__(self, layer: nn.Module, enter: Callable[[Any], Tensor], leave: Callable[[Tensor], Any]) -> None:
@@ -22,14 +22,14 @@ class Probed(nn.Module):
         self._enter, self._leave = enter, leave
 
     def forward(self, x: Tensor) -> Any:
-        """What the layer returns for `x`, in the port's own layout."""
+        """The layer's output for `x`, in the port's own layout."""
         return self._leave(self.probe(self._enter(self.layer(x))))
 
 
 class ProbedRotation(nn.Module):
     """One layer's calls of the rotation that all layers share: queries first, then keys, [1,T,heads,D] each.
 
-    The probes see them in the official layout, [1,heads,T,D].
+    Its probes see them in the official layout, [1,heads,T,D].
     """
 
     def __init__(self, rope: nn.Module) -> None:
@@ -48,7 +48,7 @@ class ProbedRotation(nn.Module):
 
 
 def insert_probes(block: Any) -> dict[str, nn.Module]:
-    """Insert the probes of a loaded transformer block; by what follows the block's name in their sites' names."""
+    """Insert probes into a loaded transformer block. They are keyed by the site's name without the block's."""
     attn = block.attn
     probes: dict[str, nn.Module] = {}
     for name in PROJECTIONS:
@@ -66,7 +66,7 @@ def insert_probes(block: Any) -> dict[str, nn.Module]:
 
 
 def _without_bias(output: tuple[Tensor, None]) -> Tensor:
-    """The port's linear layers return their output and the bias that the caller is to add: none, in this model."""
+    """The port's linear layers return their output and a bias for the caller to add. In this model there is none."""
     return output[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch._dynamo.config
 
-from waypoint_parity.reference.process_settings import ProcessSettings, preserved_settings
+from waypoint_parity.harness.run.process_settings import ProcessSettings, preserved_settings
 
 CHANGES: dict[str, Callable[[], object]] = {
     "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),

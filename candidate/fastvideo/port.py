@@ -1,20 +1,25 @@
 """Loading the port: FastVideo's own classes, filled with the weights of a checkpoint."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from waypoint_parity.candidate.fastvideo import source
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.reference.fastvideo import source
-from waypoint_parity.reference.fastvideo.renaming import renamed
 
 # Fixed in the port, whatever the checkpoint's head width.
 CROSS_ATTENTION_HEAD_WIDTH = 64
+# The names of weights: official pattern -> the port's, in the style of its `param_names_mapping`. Others are the same.
+RENAMES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\.mlp\.fc1\."), ".mlp.fc_in."),
+    (re.compile(r"\.mlp\.fc2\."), ".mlp.fc_out."),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def load_port(checkpoint: Checkpoint, numerics: Numerics) -> Port:
         config.update_model_arch(checkpoint.geometry.transformer.to_json())
         model = fastvideo.transformer.WaypointWorldModel(config, {})
         model.load_state_dict({renamed(key): tensor for key, tensor in checkpoint.weights("transformer").items()})
-        # As the port's pipeline does, in this order: the conditioner computes in fp32 with values rounded to the dtype.
+        # In this order, as in the port's pipeline: the conditioner computes in fp32 with values rounded to the dtype.
         model.to(device=numerics.device, dtype=numerics.dtype).denoise_step_emb.to(dtype=torch.float32)
         cache = fastvideo.transformer.WaypointKVCache(config, batch_size=1, dtype=numerics.dtype).to(numerics.device)
         codec_config = fastvideo.autoencoder.WorldEngineVAEConfig()
@@ -55,6 +60,13 @@ def load_port(checkpoint: Checkpoint, numerics: Numerics) -> Port:
             autoencoder=autoencoder.to(device=numerics.device, dtype=torch.float32).eval(),
             version=_version(package, fastvideo.release),
         )
+
+
+def renamed(key: str) -> str:
+    """The port's name of the world model's weight `key`; the autoencoder's weights keep theirs."""
+    for pattern, replacement in RENAMES:
+        key = pattern.sub(replacement, key)
+    return key
 
 
 def _version(package: Path, release: str) -> str:

@@ -1,4 +1,4 @@
-"""The driver of FastVideo's Waypoint port."""
+"""Drives FastVideo's Waypoint port for the harness."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -6,15 +6,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from waypoint_parity.candidate.fastvideo.port import load_port
+from waypoint_parity.candidate.fastvideo.probes import insert_probes
+from waypoint_parity.candidate.fastvideo.source import UNTESTED
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
-from waypoint_parity.reference.fastvideo.port import load_port
-from waypoint_parity.reference.fastvideo.probes import insert_probes
-from waypoint_parity.reference.fastvideo.source import UNTESTED
-from waypoint_parity.reference.stance import stance
+from waypoint_parity.harness.run.process_settings import compiler_stance
 
 OWN_NOISE = "own-noise"
 _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
@@ -23,10 +23,10 @@ _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse",
 class FastVideoAdapter(FrameByFrame):
     """Drives the port's transformer, cache and autoencoder; see harness.run.adapter.Adapter.
 
-    The frame clock, the Euler steps and the casts are those of the port's streaming stage, which draws its noise and
-    runs all passes of a frame in one call: so the adapter stands in its place. `own-noise` draws as the stage does,
-    with a generator seeded `seed` + frame clock on the run's device and in its dtype; the noise given is then ignored.
-    A session has no seed to give: set `seed` before `start`, or leave the stage's default.
+    The port's streaming stage draws its noise and runs all passes of a frame in one call. The adapter takes its place,
+    with the same frame clock, Euler steps and casts. `own-noise` ignores the given noise and draws as the stage does:
+    by a generator seeded `seed` + frame clock, on the run's device and in its dtype. A session has no seed: set `seed`
+    before `start`, or leave the stage's default.
     """
 
     OPTIONS = (OWN_NOISE, UNTESTED)
@@ -57,7 +57,7 @@ class FastVideoAdapter(FrameByFrame):
         }
 
     def sites(self) -> Mapping[str, Site]:
-        """Every site that this checkpoint's model has; a block without a part has no site for it."""
+        """Every site that this checkpoint's model has. A block without a part does not have that part's sites."""
         geometry = self._checkpoint.geometry
         sites = {**matching_sites(self._port.model, geometry), **matching_sites(self._port.autoencoder, geometry)}
         for layer, probes in enumerate(self._blocks):
@@ -65,10 +65,10 @@ class FastVideoAdapter(FrameByFrame):
         return sites | {name: Site(probe) for name, probe in self._probes.items()}
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin a session: clock 0, nothing written. Raises UserError where no prompt is given: the port wants one."""
+        """Begin a session: clock 0, nothing written. Raises UserError without a prompt: the port requires one."""
         if prompt is None:
             raise UserError(
-                "FastVideo's Waypoint port wants a prompt",
+                "FastVideo's Waypoint port requires a prompt",
                 found="no prompt",
                 expected="a prompt",
                 do="use a scenario that was recorded for this checkpoint",
@@ -122,7 +122,7 @@ class FastVideoAdapter(FrameByFrame):
         """One transformer pass at the present clock: velocity, in the shape of `x`."""
         timestamp = torch.full((1, 1), self._clock, dtype=torch.int64, device=self._numerics.device)
         # The port compiles its attention when it is imported.
-        with stance(compiled=self._numerics.compiled):
+        with compiler_stance(compiled=self._numerics.compiled):
             velocity: Tensor = self._port.model(
                 x=x,
                 sigma=self._probes["input.sigma"](sigma),
@@ -148,7 +148,7 @@ class FastVideoAdapter(FrameByFrame):
                     buffer.copy_(shown)
 
     def _consumed(self, controls: Controls) -> dict[str, Tensor]:
-        """The controls of a frame as the port's model takes them: [1,1,n] each, of the scroll its sign."""
+        """The controls of a frame as the port's model takes them: [1,1,n] each, and only the sign of the scroll."""
         button = self._probes["input.button"](self._cast(controls.button))
         mouse = self._probes["input.mouse"](self._cast(controls.mouse))
         scroll = self._probes["input.scroll"](self._cast(controls.scroll))

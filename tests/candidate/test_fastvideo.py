@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from waypoint_parity.candidate.fastvideo import source
+from waypoint_parity.candidate.fastvideo.adapter import FastVideoAdapter
+from waypoint_parity.candidate.fastvideo.port import check_geometry, renamed
+from waypoint_parity.candidate.fastvideo.probes import Probed, ProbedRotation
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.reference.fastvideo import source
-from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter
-from waypoint_parity.reference.fastvideo.port import check_geometry
-from waypoint_parity.reference.fastvideo.probes import Probed, ProbedRotation
-from waypoint_parity.reference.fastvideo.renaming import renamed
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
-"""FastVideo's sources: where they lie, whether they are the tested ones, and importing only the model's own files.
+"""FastVideo's sources: where they lie, whether they are the tested ones, and an import of the model's files only.
 
 The package's `__init__` starts its whole stack (video generator, ray, torchvision, pipelines, GPU discovery). The world
-model and the autoencoder need none of it, so inside `imported()` four names stand for it:
+model and the autoencoder need none of it, so `imported()` replaces three modules and sets one variable:
 
-- `fastvideo`: an empty package with the real path, so that its modules are found and its `__init__` does not run;
-- `fastvideo.platforms`: likewise, for it looks for GPUs. It offers `AttentionBackendEnum`, the port's own, and
-  `current_platform`, the port's own CPU platform whatever the device: a linear layer asks it one thing, whether this is
-  a TPU;
-- `fastvideo.utils`: only `StoreBoolean`, a command line helper that the autoencoder's config imports and never calls;
-- the environment variable FASTVIDEO_CONFIGURE_LOGGING=0: else an import redirects the root logger to standard output.
+- `fastvideo`: an empty package with the real path. Its modules are found, and its `__init__` does not run.
+- `fastvideo.platforms`: the same, because it looks for GPUs. It has the port's own `AttentionBackendEnum`. Its
+  `current_platform` is the port's own CPU platform on every device: a linear layer only asks it whether this is a TPU.
+- `fastvideo.utils`: only `StoreBoolean`, a command line helper that the autoencoder's config imports and never calls.
+- The environment variable FASTVIDEO_CONFIGURE_LOGGING=0. Without it the import redirects the root logger to standard
+  output.
 
-`fastvideo.distributed` is imported as it is; nothing of it is started, and no layer of this model asks for it.
+`fastvideo.distributed` is imported unchanged. Nothing of it is started, and no layer of this model uses it.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from types import ModuleType
 from typing import Any
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.reference.process_settings import preserved_settings
+from waypoint_parity.harness.run.process_settings import preserved_settings
 
 PACKAGE = "fastvideo"
 TESTED_REVISION = "12c99dd42dbabc3ca27e1a26ab460e02f15e989b"
 UNTESTED = "untested-revision"
-# Without dependencies: what the model needs of them is here already, and FastVideo pins another torch.
+# Without dependencies: those that the model needs are installed already, and FastVideo pins another torch.
 PIP_LINE = f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{TESTED_REVISION}"'
 # The files whose code computes, in the order in which they are digested.
 _COMPUTING = (
@@ -56,7 +56,7 @@ class PortModules:
 def folder() -> Path:
     """The folder of the package `fastvideo`, which is not imported. Raises UserError where there is none."""
     spec = importlib.util.find_spec(PACKAGE)
-    # A folder that merely bears the name, in the current directory, has no origin.
+    # A folder of that name in the current directory, without a package in it, has no origin.
     if spec is None or spec.origin is None:
         raise _unusable(f"no package {PACKAGE}")
     return Path(spec.origin).parent
@@ -83,13 +83,13 @@ def check_revision(package: Path) -> None:
 
 @contextmanager
 def imported(package: Path) -> Iterator[PortModules]:
-    """The modules of the port in `package` while the context is open; its models are to be built inside it.
+    """The modules of the port in `package`, while the context is open. Build its models inside.
 
-    Afterwards `sys.modules` and the settings of the process are as they were, so that a process that uses FastVideo
-    itself imports its own. Raises UserError where the package lacks a name used here.
+    Afterwards `sys.modules` and the settings of the process are as they were: a process that uses FastVideo itself
+    imports its own. Raises UserError where the package does not have a name used here.
     """
     aside = {name: sys.modules.pop(name) for name in _modules()}
-    # Importing the port imports torch's compiler, some of whose modules warn of themselves.
+    # The port imports torch's compiler, and some modules of the compiler warn when they are imported.
     with preserved_settings(), warnings.catch_warnings(action="ignore"):
         os.environ["FASTVIDEO_CONFIGURE_LOGGING"] = "0"
         try:

@@ -1,4 +1,4 @@
-"""Settings that belong to the whole process: importing a package may change them, and a guest puts them back."""
+"""Settings of the whole process. Somebody else's code may change them; its adapter puts them back."""
 
 import os
 import warnings
@@ -12,10 +12,10 @@ import torch
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What was in force when it was read: arithmetic, compiler, environment, warnings and random state.
+    """The settings in force when they were read: arithmetic, compiler, environment, warnings and random state.
 
-    `precisions` are the fp32 precisions of the backends, which `matmul_precision` sets too: torch tells "none", the
-    backend's choice, from an explicit "ieee".
+    `precisions` are the fp32 precisions of the backends. `matmul_precision` sets them too, but torch distinguishes
+    "none", the backend's choice, from an explicit "ieee".
     """
 
     matmul_precision: str
@@ -42,7 +42,7 @@ class ProcessSettings:
         )
 
     def restore(self) -> None:
-        """Put every setting back that has changed since; one that has not is not touched."""
+        """Put back every setting that has changed since, and touch no other."""
         self._restore_arithmetic()
         for config, saved in zip(_compiler_configs(), self.compilers, strict=True):
             found = config.get_config_copy()
@@ -59,7 +59,7 @@ class ProcessSettings:
     def _restore_arithmetic(self) -> None:
         if _matmul_precision() != self.matmul_precision:
             torch.set_float32_matmul_precision(self.matmul_precision)
-        # After it, because it sets these as well.
+        # Afterwards, because the call above sets these as well.
         for backend, precision in zip(_backends(), self.precisions, strict=True):
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
@@ -71,7 +71,7 @@ class ProcessSettings:
 
 @contextmanager
 def preserved_settings() -> Iterator[None]:
-    """Whatever the block changes in the process is put back when it ends, also where it raises."""
+    """Put back what the block changes in the process, also where the block raises."""
     settings = ProcessSettings.read()
     try:
         yield
@@ -79,11 +79,27 @@ def preserved_settings() -> Iterator[None]:
         settings.restore()
 
 
+@contextmanager
+def compiler_stance(*, compiled: bool) -> Iterator[None]:
+    """While open, code that compiles parts of itself runs `compiled` or eagerly. Afterwards the process is as it was.
+
+    Open it around a call, never across a pass boundary: it holds for the whole process, and so for the other side too.
+    """
+    with torch.compiler.set_stance("default" if compiled else "force_eager"), warnings.catch_warnings():
+        # Eager flex_attention warns that it is slow.
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        if not compiled:
+            yield
+            return
+        with preserved_settings():  # the compiler leaves variables in the environment
+            yield
+
+
 def _matmul_precision() -> str:
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
-        # Torch declines to answer for all backends where one of them was set apart from "highest", and only there.
+        # Torch does not answer where one backend was set apart from "highest", and only there.
         return "highest"
 
 
@@ -94,7 +110,7 @@ def _backends() -> tuple[Any, ...]:
 
 
 def _compiler_configs() -> tuple[Any, ...]:
-    # Imported here: the compiler takes a second to import, and only those who run a guest need it.
+    # Imported here: the compiler takes a second to import, and only adapters of other code need it.
     import torch._dynamo.config
     import torch._functorch.config
     import torch._inductor.config
