@@ -48,6 +48,8 @@ class Exchanged:
         self._shown: dict[Key, Tensor] = {}
         self._made: dict[Key, Tensor] = {}
         self._wanted: Key | None = None
+        # The branches of that step in which the shadow had to go on with a value of its own.
+        self._strayed: set[str] = set()
         # The steps of the sampler that each has begun.
         self._sampled: tuple[set[At], set[At]] = set(), set()
         self._common = sites.keys() & shadow.sites().keys()
@@ -87,6 +89,7 @@ class Exchanged:
                 step = at.at(unit)
                 self._shown.clear()
                 self._made.clear()
+                self._strayed.clear()
                 self._sample(0, step)
             self._led.begin(unit, at)
             yield unit, at
@@ -163,12 +166,18 @@ class Exchanged:
         assert self._following is not None, "a site showed outside of a session"
         key = seen.key
         if self._is_exchanged(key):
-            self._made[key] = seen.tensor.detach().clone()
+            strayed = key.branch in self._strayed
+            if not strayed:
+                self._made[key] = seen.tensor.detach().clone()
             if key == self._wanted:
-                self._following.pause()
+                self._following.pause(starved=strayed)
             return None
         while self._is_awaited(key):
-            self._following.starve()
+            if self._is_of_another_branch(key):
+                # A leader that evaluates both in one call shows this one's value later: none can wait for the other.
+                self._strayed.add(key.branch)
+                return None
+            self._following.pause(starved=True)
         return self._shown.get(key)
 
     def _is_awaited(self, key: Key) -> bool:
@@ -185,6 +194,11 @@ class Exchanged:
             return False
         return key.site in self._common and key not in self._shown
 
+    def _is_of_another_branch(self, key: Key) -> bool:
+        """Whether what the leader waits for belongs to another branch of the step."""
+        wanted = "" if self._wanted is None else self._wanted.branch
+        return bool(wanted and key.branch) and key.branch != wanted
+
 
 class _Following:
     """The shadow's session, run as far as the leader needs it."""
@@ -199,15 +213,11 @@ class _Following:
         self._running = greenlet(self._run)
         self._running.switch()
 
-    def pause(self) -> None:
-        """Leave the session where it is; to be called from within it."""
+    def pause(self, *, starved: bool = False) -> None:
+        """Leave the session where it is; to be called from within it. `starved`: for a value that it does not get."""
         assert self._running.parent is not None, "the session in work was left by another one"
+        self._starved |= starved
         self._running.parent.switch()
-
-    def starve(self) -> None:
-        """Leave the session because it lacks a value that only the leader can give."""
-        self._starved = True
-        self.pause()
 
     def come_to(self, at: At) -> None:
         """Run the steps before `at`."""

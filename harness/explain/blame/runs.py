@@ -49,8 +49,8 @@ class LocalRun(msgspec.Struct, frozen=True, kw_only=True):
 class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
     """The candidate with the reference's parts.
 
-    `difference` of its pictures from the reference's; `left`: what still diverges and is not exchanged; `refused`: sites
-    that could not be exchanged.
+    `difference` of its pictures from the reference's; `left`: what still diverges and is not exchanged; `refused`:
+    sites that could not be exchanged.
     """
 
     difference: PictureDifference | None
