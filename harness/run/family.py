@@ -371,6 +371,14 @@ def optional_fields(family: Family, names: Collection[str]) -> list[str]:
     )
 
 
+def part_named(name: str, family: Family) -> Part:
+    """The part of this name. Raises ValueError where there is none."""
+    for part in family.parts:
+        if part.name == name:
+            return part
+    raise ValueError(f"no part is called {name}; there are {', '.join(part.name for part in family.parts)}")
+
+
 @cache
 def families() -> Mapping[str, Family]:
     """Every family by its name: ours, then those that installed distributions register under GROUP."""

@@ -102,3 +102,8 @@ def is_input(site: str) -> bool:
 def block_of(site: str) -> int | None:
     """The number in a site's name: that of its block, layer or stage."""
     return next((int(part) for part in site.split(".") if part.isdigit()), None)
+
+
+def last_name(site: str) -> str:
+    """The last part of a site's name that is no number."""
+    return [part for part in site.split(".") if not part.isdigit()][-1]
