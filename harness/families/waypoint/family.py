@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from waypoint_parity.harness.families.waypoint import told
 from waypoint_parity.harness.families.waypoint.caches import RingCaches
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.first_schema import upgraded
 from waypoint_parity.harness.families.waypoint.kinds import KINDS
 from waypoint_parity.harness.families.waypoint.sites import PARTS, site_table
 from waypoint_parity.harness.run.family import Caches, Decoding, Factor, FaultKind, Field, Opened, Part
