@@ -13,12 +13,12 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
     if comparison.first is not None:
         lines.append(f"  first divergence: {comparison.first}")
-    if comparison.ring:
-        lines.append(f"  first wrong slot: {comparison.ring[0].message}")
+    if comparison.slots:
+        lines.append(f"  first wrong slot: {comparison.slots[0].message}")
     if comparison.worst is not None:
         lines.append(f"  worst site:       {comparison.worst}")
     if comparison.horizon is not None:
-        lines.append(f"  horizon:          frame {comparison.horizon}, the first with a latent off by more than noise")
+        lines.append(f"  horizon:          unit {comparison.horizon}, the first with a latent off by more than noise")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
