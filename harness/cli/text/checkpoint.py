@@ -1,4 +1,4 @@
-"""What a checkpoint or a scenario holds, in lines for a terminal."""
+"""What a checkpoint holds, as lines for a terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -9,8 +9,6 @@ from waypoint_parity.harness.checkpoint.configs import SideBySide
 from waypoint_parity.harness.checkpoint.inspection import ComponentReport, Inspection, StoredTensor, rules
 from waypoint_parity.harness.checkpoint.loading import Loading
 from waypoint_parity.harness.errors import listed
-from waypoint_parity.harness.record.statistics import summarise
-from waypoint_parity.harness.run.scenario import Scenario
 
 
 def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys: bool = False) -> list[str]:
@@ -44,33 +42,6 @@ def _geometry_lines(checkpoint: Checkpoint) -> list[str]:
         f"rings        layer: frames/dilation  {', '.join(rings)}",
         f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
     ]
-
-
-def scenario_lines(scenario: Scenario) -> list[str]:
-    """Identity and tensors of a scenario, and what its prompt looks like."""
-    tensors = [
-        f"  {name:16} {list(tensor.shape)!s:28} {str(tensor.dtype).removeprefix('torch.')}"
-        for name, tensor in scenario.tensors.items()
-    ]
-    seed = scenario.world_seed
-    rendered = [] if seed is None else [f"  true frames      walk {seed} of the small world"]
-    return [
-        f"scenario {scenario.name}: {scenario.frames} frames, seed {scenario.seed}, noise {scenario.noise_policy}",
-        f"  digest           {scenario.digest}",
-        *rendered,
-        *tensors,
-        *_prompt_lines(scenario),
-    ]
-
-
-def _prompt_lines(scenario: Scenario) -> list[str]:
-    if scenario.prompt is None:
-        return []
-    values = summarise(scenario.prompt.embedding)
-    numbers = {"mean": values.mean, "std": values.std, "min": values.min, "max": values.max}
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items() if value is not None)
-    padded = scenario.prompt.pad_mask.float().mean().item()
-    return [f"  prompt           {shown}, {padded:.1%} padded"]
 
 
 def _total(part: ComponentReport) -> str:
