@@ -64,7 +64,9 @@ class BlameCommand:
         case = self._case()
         with counter() as announce:
             journal = Journal(self.out, case.identity, resume=self.resume, budget=self.budget, announce=announce)
-            exchanges = [exchange_called(name, case.candidate.adapter.sites()) for name in self.exchange]
+            exchanges = [
+                exchange_called(name, case.candidate.adapter.sites(), case.checkpoint.family) for name in self.exchange
+            ]
             search = Search(case, journal, gains=self.gains, gain_sites=self.gain_sites, exchanges=exchanges)
             blame = search.run()
         write_json(blame, self.out / BLAME_NAME)

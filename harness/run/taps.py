@@ -138,8 +138,7 @@ class Taps:
                 yield label, Observation(key, self._pass.sigma, self._counted(name, tensor))
 
     def _counted(self, name: str, tensor: Tensor) -> Tensor:
-        which = None if self._counts is None else self._counts(name)
-        return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+        return tensor if self._counts is None else counted(tensor, self._counts(name))
 
     def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
@@ -150,6 +149,11 @@ class Taps:
         if site.layout is not None and not _alike(site.layout(replaced, inputs), given):
             self.refused.add(name)
         return replaced
+
+
+def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
+    """The tensor with 0 at positions that do not count; `which` is None where all do."""
+    return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
 
 
 def _tensors(value: Shown) -> Iterator[tuple[_Label, Tensor]]:

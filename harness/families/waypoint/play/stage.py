@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def served(
     checkpoint: Checkpoint,
     numerics: Numerics,
     scenario: Scenario,
-    page: Callable[[PageFacts, str], str],
+    page: Callable[[Any, str], str],
     *,
     buttons: Sequence[str],
     turns: Sequence[str],
@@ -66,7 +66,7 @@ def served(
     keys = keys_of(buttons, turns, checkpoint.geometry.transformer.n_buttons)
     with (
         staged(reference, candidate, scenario, keys) as stage,
-        serving(stage.play, partial(page, stage.seen), port) as address,
+        serving(stage.play, partial(page, asdict(stage.seen)), port) as address,
     ):
         yield address
 

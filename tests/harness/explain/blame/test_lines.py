@@ -6,7 +6,7 @@ import pytest
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, ExchangeShares, Share
 from waypoint_parity.harness.explain.blame.text import blame_lines, ladder_lines
 
-NONE = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=None)
+NONE = Share(mean_abs=None, ssim=None, sharpness=None, all_pictures=None)
 
 
 def printed(blame: Blame, **changes: Any) -> str:
@@ -22,10 +22,10 @@ def test_a_cause_is_told_with_where_it_is_what_it_costs_and_what_it_looks_like(o
     text = printed(of_velocity)
     assert text.startswith("DIVERGED: candidate against eager")
     assert "cause 1 of 1:     velocity (head): 2 of 2 observations wrong by themselves" in text
-    assert "first:          velocity at frame 0, denoise step 0: 1.00e-01, bound" in text
+    assert "first:          velocity at unit 0, denoise step 0: 1.00e-01, bound" in text
     assert "with the reference's, 100% (mean |d|), 100% (SSIM), 100% (sharpness) of the error is gone" in text
     assert "put into the reference, it makes 100% (mean |d|)" in text
-    assert "a relative error of 1 at velocity changes the frame by" in text
+    assert "a relative error of 1 at velocity changes the picture by" in text
     assert "looks like:     frame 0" in text
     assert all(explanation.check in text for explanation in of_velocity.causes[0].explanations)
     assert "restored:         parity holds once candidate has it from eager" in text
@@ -44,14 +44,14 @@ def test_a_cause_of_some_blocks_names_them_and_of_all_says_so(of_velocity: Blame
 def test_the_worst_error_is_told_where_it_is_another_than_the_first(of_velocity: Blame) -> None:
     first = of_velocity.causes[0].first
     assert "worst:" not in printed(of_velocity, causes=cause(of_velocity, worst=first))
-    worse = msgspec.structs.replace(first, frame=3, rel_l2=None, note="shape [2], not [1]")
+    worse = msgspec.structs.replace(first, unit=3, rel_l2=None, note="shape [2], not [1]")
     text = printed(of_velocity, causes=cause(of_velocity, worst=worse))
-    assert "worst:          velocity at frame 3, denoise step 0: shape [2], not [1]" in text
+    assert "worst:          velocity at unit 3, denoise step 0: shape [2], not [1]" in text
 
 
 def test_the_region_is_told_where_there_is_one(of_velocity: Blame) -> None:
     assert "or before it:" not in printed(of_velocity)
-    text = printed(of_velocity, causes=cause(of_velocity, region=["velocity", "out_norm", "patchify"]))
+    text = printed(of_velocity, causes=cause(of_velocity, region_parts=["patchify", "output norm", "velocity"]))
     assert "or before it:   patchify, output norm, velocity; map their sites to tell" in text
 
 
@@ -60,10 +60,13 @@ def test_the_region_is_told_where_there_is_one(of_velocity: Blame) -> None:
     [
         (NONE, "nothing that counts of the error is gone"),
         (msgspec.structs.replace(NONE, ssim=-0.5), "-50% (SSIM) of the error"),
-        (msgspec.structs.replace(NONE, all_frames=0.5), "50% (mean |d| of all frames; the final one does not differ)"),
+        (
+            msgspec.structs.replace(NONE, all_pictures=0.5),
+            "50% (mean |d| of all pictures; the final one does not differ)",
+        ),
     ],
 )
-def test_a_share_is_told_of_the_final_frame_where_that_differs(of_velocity: Blame, share: Share, told: str) -> None:
+def test_a_share_is_told_of_the_final_picture_where_that_differs(of_velocity: Blame, share: Share, told: str) -> None:
     assert told in printed(of_velocity, causes=cause(of_velocity, necessity=share, sufficiency=None))
 
 

@@ -3,66 +3,73 @@ from graphlib import TopologicalSorter
 import pytest
 
 from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
-from waypoint_parity.harness.explain.blame.flow import Flow, exposed_to, flow
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites
-from waypoint_parity.harness.run.adapter import Pass
-from waypoint_parity.harness.run.keys import Phase, is_input, ring_part
+from waypoint_parity.harness.explain.blame.wiring import Wiring
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.sites import PARTS, site_table
+from waypoint_parity.harness.run.keys import Order, is_input
+from waypoint_parity.harness.run.sites import SiteTable
 
 CONFIG = transformer_config()
-AUTOENCODER = autoencoder_config(CONFIG)
 CONFIGS = (
     CONFIG,
     transformer_config(value_residual=True, gated_attn=False),
     transformer_config(prompt_conditioning=None, prompt_conditioning_period=None, prompt_embedding_dim=None),
     transformer_config(ctrl_conditioning=None, ctrl_conditioning_period=None, n_layers=2),
 )
-PHASES: tuple[Phase, ...] = ("prompt", "image", "denoise", "cache", "decode")
+PHASES = ("prompt", "image", "denoise", "cache", "decode")
 
 
-def wiring(config: TransformerConfig = CONFIG, *, image: bool = True) -> Flow:
-    return flow(config, autoencoder_config(config), image=image)
+def table(config: TransformerConfig = CONFIG, *, image: bool = True) -> SiteTable:
+    return site_table(WaypointGeometry(config, autoencoder_config(config)), image=image)
+
+
+def names(config: TransformerConfig = CONFIG) -> set[str]:
+    """Every site."""
+    return {row.name for row in table(config).rows}
 
 
 def reads(site: str, config: TransformerConfig = CONFIG) -> set[str]:
-    return set(wiring(config).reads[site])
+    return set(table(config).reads(site))
+
+
+def shown(config: TransformerConfig, phase: str) -> list[str]:
+    """The sites of a pass, in the order of execution."""
+    return [row.name for row, _ in table(config).shown(phase, 0, [""])]
 
 
 def exposed(site: str, *patched: str, config: TransformerConfig = CONFIG) -> list[str]:
-    return exposed_to(site, wiring(config), patched)
+    return Wiring(PARTS, table(config), Order([])).exposed_to(site, patched)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("image", [False, True])
 def test_everything_in_the_wiring_is_a_site(config: TransformerConfig, image: bool) -> None:
-    sites = every_site(config, autoencoder_config(config))
-    of = wiring(config, image=image)
-    for reading in (of.reads, of.around):
-        assert {*reading, *(name for read in reading.values() for name in read)} <= sites
+    sites = names(config)
+    for row in table(config, image=image).rows:
+        assert {*row.reads, *row.around} <= sites
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("phase", PHASES)
-def test_every_site_of_a_pass_reads_others_unless_it_is_an_input(config: TransformerConfig, phase: Phase) -> None:
-    sites = pass_sites(config, autoencoder_config(config), Pass(phase))
-    of = wiring(config).reads
-    assert {site for site in sites if site not in of} == {site for site in sites if is_input(site)}
+def test_every_site_of_a_pass_reads_others_unless_it_is_an_input(config: TransformerConfig, phase: str) -> None:
+    sites = shown(config, phase)
+    assert {site for site in sites if not reads(site, config)} == {site for site in sites if is_input(site)}
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_site_reads_what_its_pass_has_shown_before_it_or_what_a_pass_before_left_behind(
     config: TransformerConfig,
 ) -> None:
-    of = wiring(config).reads
-    left = {site for site in of if site == "latent" or ring_part(site) in ("kv", "written")}
+    of = {site: reads(site, config) for site in names(config)}
+    left = {site for site in of if site == "latent" or site.endswith((".kv", ".written"))}
     # No cycle but through what is left behind.
-    TopologicalSorter({site: set(read) - left for site, read in of.items()}).prepare()
+    TopologicalSorter({site: read - left for site, read in of.items()}).prepare()
     for phase in PHASES:
-        shown = pass_sites(config, autoencoder_config(config), Pass(phase))
+        sites = shown(config, phase)
         # Of an image the latent is the encoder's: no step led to it.
-        for site in set(shown) - ({"latent"} if phase == "image" else set()):
-            later = set(shown[shown.index(site) :]) - left
-            assert not later & set(of.get(site, ())), site
+        for site in set(sites) - ({"latent"} if phase == "image" else set()):
+            later = set(sites[sites.index(site) :]) - left
+            assert not later & of[site], site
 
 
 def test_a_value_residual_has_later_layers_read_the_first_ones_values() -> None:
@@ -70,13 +77,14 @@ def test_a_value_residual_has_later_layers_read_the_first_ones_values() -> None:
     for site in ("transformer.blocks.2.attn", "kv_cache.layers.2.kv"):
         assert first not in reads(site)
         assert first in reads(site, residual)
-    assert wiring().around.keys() ^ wiring(residual).around.keys() == {f"kv_cache.layers.{i}.kv" for i in (1, 2)}
+    mixed = {site for site in names(residual) if table(residual).around(site) != table().around(site)}
+    assert mixed == {f"kv_cache.layers.{i}.kv" for i in (1, 2)}
 
 
 def test_a_gate_is_read_where_there_are_gates() -> None:
     gate = "transformer.blocks.1.attn.gate_proj"
     assert gate in reads("transformer.blocks.1.attn")
-    assert gate not in wiring(transformer_config(gated_attn=False)).reads
+    assert gate not in names(transformer_config(gated_attn=False))
     assert gate not in reads("transformer.blocks.1.attn", transformer_config(gated_attn=False))
 
 
@@ -86,19 +94,19 @@ def test_only_the_layers_that_attend_to_the_prompt_or_the_controls_read_them() -
         block = f"transformer.blocks.{layer}"
         branches = {f"{block}.{part}" for part in ("prompt_cross_attn", "ctrl_mlpfusion")}
         assert reads(block) & branches == {f"{block}.{part}" for part in extra}
-        assert wiring().reads.keys() & branches == reads(block) & branches
+        assert names() & branches == reads(block) & branches
     assert "input.prompt_emb" in reads("transformer.blocks.0.prompt_cross_attn")
     assert "ctrl_emb" in reads("transformer.blocks.2.ctrl_mlpfusion")
 
 
 def test_a_seed_image_reaches_the_latent_through_the_encoder() -> None:
-    assert "encoder.conv_out" in wiring(image=True).reads["latent"]
-    assert not any("encoder" in name for name in ("latent", *wiring(image=False).reads["latent"]))
+    assert "encoder.conv_out" in table(image=True).reads("latent")
+    assert not any("encoder" in name for name in ("latent", *table(image=False).reads("latent")))
     assert exposed("encoder.conv_out")[-1] == "input.image"
 
 
 def test_a_site_is_exposed_to_nothing_that_is_not_computed_of_where_all_is_patched() -> None:
-    sites = every_site(CONFIG, AUTOENCODER)
+    sites = names()
     assert exposed("transformer.blocks.1.mlp", *sites) == []
     assert exposed("frame", *sites) == []
 
@@ -126,10 +134,10 @@ def test_a_cycle_through_the_latent_of_the_step_before_ends() -> None:
 def test_a_session_knows_its_schedule_and_its_clock_though_the_sites_that_show_them_are_patched(
     site: str, known: str | None
 ) -> None:
-    assert exposed(site, *every_site(CONFIG, AUTOENCODER)) == ([] if known is None else [known])
+    assert exposed(site, *names()) == ([] if known is None else [known])
 
 
 def test_mixed_values_reach_the_ring_though_the_attention_is_patched() -> None:
     residual = transformer_config(value_residual=True)
-    found = exposed("kv_cache.layers.1.kv", *every_site(residual, AUTOENCODER), config=residual)
+    found = exposed("kv_cache.layers.1.kv", *names(residual), config=residual)
     assert found == ["transformer.blocks.1.attn"]
