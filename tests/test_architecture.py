@@ -107,7 +107,7 @@ BY_STRING = {"PackageLoader", "find_spec", "files", "import_module", "run_module
 DOTTED = re.compile(rf"\b{NAME}(?:\.\w+)+")
 IMPORTS_IN_TEXT = re.compile(r"(?:^|;|\n)\s*(?:import|from)\s+([\w.]+)")
 # Tests that write packages of a user that are named as ours are.
-OF_A_USER = {"tests.test_architecture"}
+OF_A_USER = {"tests.test_architecture", "tests.cli.test_namesakes"}
 
 
 @dataclass(frozen=True)
@@ -378,7 +378,7 @@ def test_every_name_of_ours_leads_somewhere() -> None:
 def leads_nowhere(name: str) -> bool:
     """Whether a name goes on below a package that has no such module."""
     ours, module = name.removeprefix(f"{NAME}.").removesuffix(".__main__"), leads_to(name)
-    return is_bare(ours) and ours != module and modules()[module].name == "__init__.py"
+    return module != "" and ours != module and modules()[module].name == "__init__.py"
 
 
 # --- the shape
