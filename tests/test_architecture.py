@@ -1,6 +1,7 @@
 """The rules of the house, read off every file's syntax tree: each test holds one rule and lists what breaks it."""
 
 import ast
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.family import FAMILY as WAYPOINT
+from waypoint_parity.harness.run.sites import Kind
 
 ROOT = Path(__file__).parents[1]
 NAME = "waypoint_parity"
@@ -258,6 +263,9 @@ def names_a_family(module: str, other: str) -> bool:
     return outside and other.startswith("harness.families.")
 
 
+RULES = (crosses_packages, goes_upstream, names_a_family)
+
+
 def test_imports_follow_the_flow() -> None:
     assert [f"{module} -> {other}" for module, other in edges() if crosses_packages(module, other)] == []
     assert [f"{module} -> {other}" for module, other in edges() if names_a_family(module, other)] == []
@@ -325,6 +333,59 @@ def leads_nowhere(name: str) -> bool:
     """Whether a name goes on below a package that has no such module."""
     ours, module = name.removeprefix(f"{NAME}.").removesuffix(".__main__"), leads_to(name)
     return module != "" and ours != module and modules()[module].name == "__init__.py"
+
+
+# --- the words
+
+
+def test_only_its_family_names_what_is_particular_to_waypoint() -> None:
+    named = [
+        f"{module}: {word}"
+        for module in modules()
+        if package_of(module) in ("harness", "reports") and not module.startswith("harness.families.")
+        for word in particular_words(nodes_of(modules()[module]))
+    ]
+    assert named == []
+
+
+def particular_words(nodes: list[ast.AST]) -> Iterator[str]:
+    """The sites, inputs, phases and configs of Waypoint that code names; what is said in prose does not count."""
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            text = node.value
+            if text in PARTICULAR or any(part in text for part in ("kv_cache", "transformer.blocks", "decoder.")):
+                yield text
+        elif isinstance(node, ast.Attribute) and node.attr in CONFIG_KEYS:
+            yield node.attr
+
+
+# What a word of Waypoint means to every family too: kinds of sites, places of a pipeline, ways in which pictures
+# differ; and what the first schema called a unit.
+COMMON = {*Kind, "decoder", "input", "sampler", "transformer", "noise", "frame"}
+PARTICULAR = {
+    *(row.name for row in WAYPOINT.sites.rows),
+    *(phase for row in WAYPOINT.sites.rows for phase in row.phases),
+    *WAYPOINT.fields,
+} - COMMON
+CONFIG_KEYS = {
+    field.name for config in (TransformerConfig, AutoencoderConfig) for field in dataclasses.fields(config)
+} - {"channels", "height", "width", "patch"}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("site = 'latent'", []),
+        ("at('denoise')", ["denoise"]),
+        ("f'kv_cache.layers.{n}'", ["kv_cache.layers."]),
+        ("checkpoint.geometry.transformer.n_layers", ["n_layers"]),
+        ("given = scenario['button']", ["button"]),
+        ("def run():\n    'The denoise steps.'", []),
+    ],
+)
+def test_a_word_of_waypoint_is_found_in_code(source: str, words: list[str]) -> None:
+    assert list(particular_words(walked(ast.parse(source)))) == words
 
 
 # --- the shape
@@ -443,10 +504,10 @@ def test_a_name_without_our_own_in_front_is_found(source: str, bare: bool) -> No
         ("harness.compare.rows", "harness.judge.diff", [goes_upstream]),
         ("harness.files", "harness.errors", []),
         ("harness.files", "harness.run.keys", [goes_upstream]),
-        ("harness.sweep.cells", "harness.families.waypoint.variant", [names_a_family]),
+        ("harness.sweep.cells", "harness.families.waypoint.factors", [names_a_family]),
         ("harness.families.waypoint.sites", "harness.judge.diff", []),
-        ("harness.families.waypoint.sites", "harness.explain.blame.parts", [goes_upstream]),
-        ("harness.judge.diff", "__main__", [goes_upstream]),
+        ("harness.families.waypoint.sites", "harness.explain.blame.findings", [goes_upstream]),
+        ("harness.judge.diff", "__main__", []),
         ("harness.cli.main", "reports.report", []),
         ("harness.sweep.parity", "reports.report", [crosses_packages]),
         ("reports.rings", "harness.families.waypoint.rings.map", [names_a_family]),

@@ -72,7 +72,7 @@ class Toy(Plain):
     name = "toy"
     unit_name = "clip"
     components = ("net",)
-    layout = "toy.json and toy.safetensors"
+    layout, configs = "toy.json and toy.safetensors", ("toy.json",)
     tolerances = {"fp32": (1e-5, 1e-3)}
     sites = table(Geometry())
     parts = tuple(
@@ -99,6 +99,9 @@ class Toy(Plain):
 
     def layout_of(self, folder: Path) -> str | None:
         return "toy" if (folder / "toy.json").is_file() else None
+
+    def weight_files(self, folder: Path) -> tuple[str, ...]:
+        return ("toy.safetensors",)
 
     def open(self, folder: Path, find: Any) -> Opened:
         geometry = Geometry(**json.loads((folder / "toy.json").read_text()))
