@@ -19,19 +19,19 @@ from torch import Tensor
 from tests.parity.implementations import Capture
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.explain.blame.case import load_case
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.search import Search
 from waypoint_parity.harness.explain.blame.text import blame_lines
-from waypoint_parity.harness.families.waypoint.make_scenario import image_tensor, make_scenario
+from waypoint_parity.harness.families.waypoint.draws import image_tensor, make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 from waypoint_parity.reference.fastvideo import source
 from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter
 from waypoint_parity.reference.fastvideo.port import Port, load_port
@@ -75,8 +75,7 @@ def photograph() -> Image.Image:
 
 
 def scenario_for(checkpoint: Checkpoint, *, seed: int = 3, image: bool = False, frames: int = FRAMES) -> Scenario:
-    return make_scenario(
-        checkpoint.transformer,
+    return make_scenario(checkpoint.geometry,
         name="walk",
         frames=frames,
         seed=seed,
@@ -136,7 +135,7 @@ class TestHeadWidth64:
 
     def test_sessions_of_one_adapter_are_independent(self, checkpoints: dict[int, Checkpoint]) -> None:
         adapter, capture = FastVideoAdapter(checkpoints[64], numerics()), Capture()
-        with Recorder(adapter.sites(), capture) as recorder:
+        with recording(adapter.sites(), capture) as recorder:
             run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
             first = dict(capture.tensors)
             run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
@@ -184,10 +183,10 @@ class TestAgainstItsOwnStage:
         adapter = FastVideoAdapter(checkpoint, numerics(dtype, "own-noise"))
         adapter.seed = seed
         capture = Capture()
-        with Recorder(adapter.sites(), capture) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with recording(adapter.sites(), capture) as recorder:
+            run(adapter, scenario, checkpoint, recorder)
         expected = stage_latents(load_port(checkpoint, numerics(dtype)), checkpoint, scenario, DTYPES[dtype], seed)
-        last = len(checkpoint.transformer.scheduler_sigmas) - 2
+        last = len(checkpoint.geometry.transformer.scheduler_sigmas) - 2
         for frame, latent in enumerate(expected):
             assert torch.equal(capture.tensors[f"f{frame}/denoise{last}/latent"][:, 0], latent)
 
@@ -197,19 +196,19 @@ def stage_latents(
 ) -> Iterable[Tensor]:
     """The latents [1,C,H,W] that FastVideo's streaming stage makes of a scenario, its noise aside."""
     batch = SimpleNamespace(
-        extra={"waypoint_prompt_emb": scenario.prompt_emb, "waypoint_prompt_pad_mask": scenario.prompt_pad_mask},
-        image=None if scenario.image is None else photograph(),
+        extra={"waypoint_prompt_emb": scenario.get("prompt_emb"), "waypoint_prompt_pad_mask": scenario.get("prompt_pad_mask")},
+        image=None if scenario.get("image") is None else photograph(),
         pil_image=None,
         image_path=None,
         seed=seed,
     )
-    sigmas = checkpoint.transformer.scheduler_sigmas
+    sigmas = checkpoint.geometry.transformer.scheduler_sigmas
     settings = SimpleNamespace(dit_config=port.model.config, scheduler_sigmas=sigmas)
     package = source.folder()
     with source.imported(package), torch.compiler.set_stance("force_eager"):
         stage = import_stages(package).WaypointDenoisingStage(port.model, port.autoencoder, dtype)
         stage.streaming_reset(batch, SimpleNamespace(pipeline_config=settings))
-        stage.streaming_step(scenario.button, scenario.mouse, scenario.scroll.unsqueeze(0))
+        stage.streaming_step(scenario["button"], scenario["mouse"], scenario["scroll"].unsqueeze(0))
     latents: Tensor = batch.latents
     return latents.unbind(2)
 
@@ -241,7 +240,7 @@ def import_stages(fastvideo: Path) -> Any:
 def test_the_ports_own_rules_rename_alike(checkpoints: dict[int, Checkpoint]) -> None:
     with source.imported(source.folder()) as fastvideo:
         rules: dict[str, str] = fastvideo.transformer.WaypointWorldModel.param_names_mapping
-    keys = checkpoints[64].transformer_weights()
+    keys = checkpoints[64].weights("transformer")
     for key in keys:
         by_port = key
         for pattern, replacement in rules.items():
@@ -254,8 +253,8 @@ def test_loading_and_running_leaves_the_process_as_it_was(checkpoints: dict[int,
     checkpoint = checkpoints[64]
     before = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     adapter = FastVideoAdapter(checkpoint, numerics())
-    with Recorder(adapter.sites(), Capture()) as recorder:
-        run(adapter, scenario_for(checkpoint, frames=1), checkpoint.transformer, recorder)
+    with recording(adapter.sites(), Capture()) as recorder:
+        run(adapter, scenario_for(checkpoint, frames=1), checkpoint.geometry.transformer, recorder)
     after = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     for name, value in vars(before[0]).items():
         found = vars(after[0])[name]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.official.test_world_engine import PARITY_BOUND, WORLD_ENGINE
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.run import registry

@@ -17,10 +17,10 @@ from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.convert import convert
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.families.waypoint.variant import SCHEDULES, Variant
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
@@ -29,7 +29,7 @@ from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 from waypoint_parity.reference.process_settings import ProcessSettings
 from waypoint_parity.reference.world_engine.package import INSTALL
 
@@ -96,7 +96,7 @@ CELLS = {"image": Variant(), **{variant.name: variant for variant in MASKED}}
 def test_parity_holds_for_14_frames(
     cell: str, candidate: str, adapters: dict[str, Adapter], base: Checkpoint, golden_scenario: Recorded
 ) -> None:
-    scenario = CELLS[cell].apply(golden_scenario("base"), base.transformer)
+    scenario = CELLS[cell].apply(golden_scenario("base"), base.geometry.transformer)
     if cell == "image":
         scenario = dataclasses.replace(scenario, image=golden_scenario("image").image)
     sides = (Side(name, adapters[name]) for name in (WORLD_ENGINE, candidate))
@@ -114,7 +114,7 @@ def test_parity_holds_for_14_frames(
 def test_raw_against_patched_is_measured(
     schedule: str, capture: Capturing, golden_scenario: Recorded, base: Checkpoint
 ) -> None:
-    scenario = Variant(schedule).apply(golden_scenario("bf16"), base.transformer)
+    scenario = Variant(schedule).apply(golden_scenario("bf16"), base.geometry.transformer)
     raw, patched = (capture(name, scenario, "bf16") for name in (WORLD_ENGINE, f"{WORLD_ENGINE}+patched"))
     assert patched.keys() == raw.keys()
     found = errors(patched, {name: tensor for name, tensor in raw.items() if not name.endswith(".written")})
@@ -165,9 +165,9 @@ def final_latent(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint) -
     """The last latent of a session that is left undecoded."""
     latents: list[Tensor] = []
     keep = adapter.sites()["latent"].module.register_forward_hook(lambda module, inputs, x: latents.append(x.clone()))
-    list(adapter.start(scenario.prompt, scenario.schedule(checkpoint.transformer)))
-    for frame in range(scenario.frames):
-        passes = adapter.generate(scenario.noise[frame], scenario.controls(frame))
+    list(adapter.start(scenario.prompt, schedule(scenario, checkpoint.geometry.transformer)))
+    for frame in range(scenario.units):
+        passes = adapter.generate(scenario["noise"][frame], scenario.controls(frame))
         list(itertools.takewhile(lambda at: at.phase != "decode", passes))
     keep.remove()
     return latents[-1]
@@ -186,12 +186,12 @@ def up_for_down(button: Tensor) -> Tensor:
 def test_both_layouts_of_a_checkpoint_load_alike(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
     tiny = open_checkpoint(write_checkpoint(tmp_path / "diffusers"))
     convert(tiny, "package", tmp_path / "package")
-    scenario = make_scenario(tiny.transformer, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(tiny.geometry, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
     sessions = []
     for checkpoint in (tiny, open_checkpoint(tmp_path / "package")):
         adapter, seen = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu), Capture()
-        with Recorder(adapter.sites(), seen) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with recording(adapter.sites(), seen) as recorder:
+            run(adapter, scenario, checkpoint, recorder)
         sessions.append(seen.tensors)
     assert [name for name, tensor in sessions[0].items() if not torch.equal(sessions[1][name], tensor)] == []
 
@@ -211,7 +211,7 @@ OTHER_GEOMETRIES = {
 @pytest.mark.parametrize("geometry", OTHER_GEOMETRIES)
 def test_parity_holds_in_other_geometries(geometry: str, candidate: str, tmp_path: Path, fp32_on_cpu: Numerics) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", **OTHER_GEOMETRIES[geometry]))
-    scenario = make_scenario(checkpoint.transformer, name="walk", frames=6, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(checkpoint.geometry, name="walk", frames=6, seed=3, prompt_tokens=6, prompt_padding=2)
     sides = (Side(name, registry.load(name, checkpoint, fp32_on_cpu)) for name in (WORLD_ENGINE, candidate))
     comparison = lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance("fp32")))
     assert comparison.compared == comparison.expected
@@ -221,17 +221,17 @@ def test_parity_holds_in_other_geometries(geometry: str, candidate: str, tmp_pat
 
 def test_a_session_longer_than_the_models_is_refused(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_frames=2))
-    scenario = make_scenario(checkpoint.transformer, name="walk", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(checkpoint.geometry, name="walk", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
     adapter = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu)
-    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
-        run(adapter, scenario, checkpoint.transformer, recorder)
+    with recording({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
+        run(adapter, scenario, checkpoint, recorder)
 
 
 def test_a_button_half_down_is_refused(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
-    scenario = dataclasses.replace(tiny_scenario, button=tiny_scenario.button + 0.5)
+    scenario = dataclasses.replace(tiny_scenario, button=tiny_scenario["button"] + 0.5)
     adapter = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
-    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="down or up"):
-        run(adapter, scenario, tiny.transformer, recorder)
+    with recording({}, Capture()) as recorder, pytest.raises(UserError, match="down or up"):
+        run(adapter, scenario, tiny, recorder)
 
 
 def test_a_prompt_that_is_missing_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:

@@ -51,7 +51,8 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool
         yield _input(name, "input.prompt", ("prompt",))
     yield _input("image", "input.image", _IMAGE)
     yield from _coder("encoder", len(autoencoder.encoder_blocks_per_stage), _IMAGE, "input.image")
-    yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=("encoder.conv_out",))
+    encoded = ("encoder.conv_out",) if image else ()
+    yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=encoded)
     for name in ("button", "mouse", "scroll"):
         yield _input(name, "input.controls", ("image", "denoise"), once=True, accepted_as=(name, "controls"))
     yield _input("noise", "input.noise", _DENOISE, once=True)
@@ -71,7 +72,7 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool
         phases=_DENOISE,
         part="sampler",
         kind=Kind.LATENT,
-        reads=("velocity", "input.noise", "input.sigma", *(("encoder.conv_out",) if image else ())),
+        reads=("velocity", "input.noise", "input.sigma", *encoded),
         # A session knows its schedule and its clock by itself, wherever the site that shows them is patched.
         around=("input.sigma",),
         carries=("input.schedule",),
