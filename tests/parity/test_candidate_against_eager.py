@@ -40,7 +40,7 @@ def adapters() -> dict[str, Adapter]:
 def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> Comparison:
     reference, candidate = (Side(name, adapter) for name, adapter in adapters.items())
     cell: Cell = CELLS[request.param]
-    return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance("fp32")))
+    return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance(CHECKPOINT.family, "fp32")))
 
 
 def test_the_sweep_is_schedules_by_masks_and_one_seed_image() -> None:
@@ -60,6 +60,6 @@ def test_every_expected_observation_was_compared_and_passes(comparison: Comparis
 
 
 def test_every_frame_looks_the_same(comparison: Comparison) -> None:
-    assert len(comparison.frames) in {3, 8}
-    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
-    assert max(metrics.mean_abs for metrics in comparison.frames) <= 0.02
+    assert len(comparison.pictures) in {3, 8}
+    assert min(metrics.ssim for metrics in comparison.pictures) >= 0.9999
+    assert max(metrics.mean_abs for metrics in comparison.pictures) <= 0.02
