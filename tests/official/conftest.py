@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.implementations import GOLDEN, Capture
+from tests.parity.implementations import GOLDEN, Capture, by_pack_name
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
@@ -30,7 +30,7 @@ def capture(base: Checkpoint) -> Callable[..., Tensors]:
         chosen, seen = adapter(implementation, dtype, compiled), Capture()
         with recording(chosen.sites(), seen) as recorder:
             run(chosen, scenario, base, recorder)
-        return seen.tensors
+        return by_pack_name(seen.tensors)
 
     return captured
 

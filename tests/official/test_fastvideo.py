@@ -19,7 +19,6 @@ from torch import Tensor
 from tests.parity.implementations import Capture
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.explain.blame.case import load_case
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.search import Search
@@ -27,6 +26,7 @@ from waypoint_parity.harness.explain.blame.text import blame_lines
 from waypoint_parity.harness.families.waypoint.draws import image_tensor, make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import Scenario
@@ -75,9 +75,10 @@ def photograph() -> Image.Image:
 
 
 def scenario_for(checkpoint: Checkpoint, *, seed: int = 3, image: bool = False, frames: int = FRAMES) -> Scenario:
-    return make_scenario(checkpoint.geometry,
+    return make_scenario(
+        checkpoint.geometry,
         name="walk",
-        frames=frames,
+        units=frames,
         seed=seed,
         prompt_tokens=6,
         prompt_padding=2,
@@ -99,7 +100,7 @@ def compare(
 ) -> Comparison:
     """Run both in lockstep."""
     sides = [Side(name, registry.load(name, checkpoint, numerics(dtype))) for name in (reference, candidate)]
-    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(dtype)))
+    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(checkpoint.family, dtype)))
 
 
 def worst(comparison: Comparison, site: str) -> float:
@@ -115,7 +116,7 @@ class TestHeadWidth64:
         assert comparison.compared == comparison.expected
         assert comparison.worst.distance <= 3e-6
         assert worst(comparison, "latent") <= 4e-7
-        assert max(metrics.max_abs for metrics in comparison.frames) <= 1
+        assert max(metrics.max_abs for metrics in comparison.pictures) <= 1
 
     def test_parity_holds_in_bf16(self, checkpoints: dict[int, Checkpoint]) -> None:
         comparison = compare("eager", FASTVIDEO, checkpoints[64], scenario_for(checkpoints[64], frames=2), dtype="bf16")
@@ -136,9 +137,9 @@ class TestHeadWidth64:
     def test_sessions_of_one_adapter_are_independent(self, checkpoints: dict[int, Checkpoint]) -> None:
         adapter, capture = FastVideoAdapter(checkpoints[64], numerics()), Capture()
         with recording(adapter.sites(), capture) as recorder:
-            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64], recorder)
             first = dict(capture.tensors)
-            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64], recorder)
         assert [name for name, tensor in first.items() if not torch.equal(capture.tensors[name], tensor)] == []
 
 
@@ -149,20 +150,20 @@ class TestHeadWidth32:
         assert comparison.verdict is Verdict.DIVERGED
         assert comparison.first is not None
         print(comparison.first)
-        assert str(comparison.first.key) == "f0/denoise0/transformer.blocks.0.prompt_cross_attn"
+        assert str(comparison.first.key) == "u0/denoise0/transformer.blocks.0.prompt_cross_attn"
 
     def test_both_of_its_faults_are_blamed_and_nothing_else(
         self, reference: str, checkpoints: dict[int, Checkpoint], tmp_path: Path
     ) -> None:
         """Its temporal frequencies too are those of head width 64; at clock 0 nothing turns."""
-        checkpoint, judgement = checkpoints[32], Judgement(fixed_tolerance("fp32"))
+        checkpoint, judgement = checkpoints[32], Judgement(fixed_tolerance(checkpoints[32].family, "fp32"))
         scenario = scenario_for(checkpoint, frames=3)
         case = load_case(reference, FASTVIDEO, checkpoint, numerics(), scenario, judgement)
         blame = Search(case, Journal(tmp_path, case.identity), gains=False).run()
         print("\n".join(blame_lines(blame)))
         assert {cause.name: str(cause.first.key) for cause in blame.causes} == {
-            "prompt attention": "f0/denoise0/transformer.blocks.0.prompt_cross_attn",
-            "rotation": "f1/denoise0/transformer.blocks.0.attn.q_rope",
+            "prompt attention": "u0/denoise0/transformer.blocks.0.prompt_cross_attn",
+            "rotation": "u1/denoise0/transformer.blocks.0.attn.q_rope",
         }
         (rotation,) = (cause for cause in blame.causes if cause.part == "rotation")
         assert rotation.explanations[0].kind == "temporal frequencies of another head width"
@@ -188,7 +189,7 @@ class TestAgainstItsOwnStage:
         expected = stage_latents(load_port(checkpoint, numerics(dtype)), checkpoint, scenario, DTYPES[dtype], seed)
         last = len(checkpoint.geometry.transformer.scheduler_sigmas) - 2
         for frame, latent in enumerate(expected):
-            assert torch.equal(capture.tensors[f"f{frame}/denoise{last}/latent"][:, 0], latent)
+            assert torch.equal(capture.tensors[f"u{frame}/denoise{last}/latent"][:, 0], latent)
 
 
 def stage_latents(
@@ -196,7 +197,10 @@ def stage_latents(
 ) -> Iterable[Tensor]:
     """The latents [1,C,H,W] that FastVideo's streaming stage makes of a scenario, its noise aside."""
     batch = SimpleNamespace(
-        extra={"waypoint_prompt_emb": scenario.get("prompt_emb"), "waypoint_prompt_pad_mask": scenario.get("prompt_pad_mask")},
+        extra={
+            "waypoint_prompt_emb": scenario.get("prompt_emb"),
+            "waypoint_prompt_pad_mask": scenario.get("prompt_pad_mask"),
+        },
         image=None if scenario.get("image") is None else photograph(),
         pil_image=None,
         image_path=None,
@@ -254,7 +258,7 @@ def test_loading_and_running_leaves_the_process_as_it_was(checkpoints: dict[int,
     before = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     adapter = FastVideoAdapter(checkpoint, numerics())
     with recording(adapter.sites(), Capture()) as recorder:
-        run(adapter, scenario_for(checkpoint, frames=1), checkpoint.geometry.transformer, recorder)
+        run(adapter, scenario_for(checkpoint, frames=1), checkpoint, recorder)
     after = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     for name, value in vars(before[0]).items():
         found = vars(after[0])[name]

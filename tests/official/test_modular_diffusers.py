@@ -20,15 +20,15 @@ import torch
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
-from waypoint_parity.harness.families.waypoint.sites import every_site
+from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
+from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics, Pass
-from waypoint_parity.harness.run.keys import is_optional
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, PIP_LINE, TRUST
@@ -94,7 +94,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory, modules_cache: None) ->
 @pytest.fixture
 def scenario(repository: Checkpoint) -> Scenario:
     image = torch.randint(0, 256, (360, 640, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return make_scenario(repository.geometry, name="walk", frames=4, seed=3, prompt_tokens=6, prompt_padding=2, image=image
+    return make_scenario(
+        repository.geometry, name="walk", units=4, seed=3, prompt_tokens=6, prompt_padding=2, image=image
     )
 
 
@@ -105,7 +106,7 @@ def trusting(fp32_on_cpu: Numerics) -> Numerics:
 
 def compare(checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics) -> Comparison:
     sides = [Side(name, registry.load(name, checkpoint, numerics)) for name in ("eager", f"{DIFFUSERS}+{TRUST}")]
-    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance("fp32")))
+    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(checkpoint.family, "fp32")))
 
 
 class TestSessions:
@@ -113,8 +114,8 @@ class TestSessions:
         "change",
         [
             lambda scenario: scenario,
-            lambda scenario: replace(scenario, image=None),
-            lambda scenario: replace(scenario, sigmas=torch.tensor([1.0, 0.9, 0.4, 0.0])),
+            lambda scenario: scenario.with_tensors(image=None),
+            lambda scenario: scenario.with_tensors(sigmas=torch.tensor([1.0, 0.9, 0.4, 0.0])),
         ],
         ids=["with an image", "without", "another schedule"],
     )
@@ -160,8 +161,8 @@ class TestSessions:
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics
     ) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        list(adapter.start(scenario.prompt, schedule(scenario, repository.geometry.transformer)))
-        passes = adapter.generate(scenario["noise"][0], scenario.controls(0))
+        list(adapter.start(Inputs(scenario).prompt, schedule(scenario, repository.geometry.transformer)))
+        passes = adapter.generate(scenario["noise"][0], Inputs(scenario).controls(0))
         assert next(passes) == Pass("denoise", 0, 1.0)
         passes.close()  # type: ignore[attr-defined]
         drive(adapter, scenario, frames=1)
@@ -172,18 +173,18 @@ class TestSessions:
         sites = adapter.sites()
         sites["velocity"].module.register_forward_hook(lambda module, inputs, velocity: torch.zeros_like(velocity))
         sites["latent"].module.register_forward_hook(lambda module, inputs, latent: latents.append(latent))
-        drive(adapter, replace(scenario, image=None), frames=1)
+        drive(adapter, scenario.with_tensors(image=None), frames=1)
         assert all(torch.equal(latent, scenario["noise"][0]) for latent in latents)
         assert len(latents) == len(repository.geometry.transformer.scheduler_sigmas) - 1
 
 
 def drive(adapter: ModularDiffusersAdapter, scenario: Scenario, *, frames: int) -> list[Pass]:
-    config = adapter._checkpoint.transformer
-    passes = list(adapter.start(scenario.prompt, scenario.schedule(config)))
+    config = adapter._checkpoint.geometry.transformer
+    passes = list(adapter.start(Inputs(scenario).prompt, schedule(scenario, config)))
     if scenario.get("image") is not None:
         passes += adapter.append_image(scenario.get("image"))
     for frame in range(frames):
-        passes += adapter.generate(scenario["noise"][frame], scenario.controls(frame))
+        passes += adapter.generate(scenario["noise"][frame], Inputs(scenario).controls(frame))
     return passes
 
 
@@ -197,16 +198,16 @@ class TestAnnouncing:
 
     def test_it_has_every_site(self, repository: Checkpoint, trusting: Numerics) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        every = every_site(repository.geometry.transformer, repository.geometry.autoencoder)
-        assert adapter.sites().keys() == {site for site in every if not is_optional(site)}
+        required = {row.name for row in site_table(repository.geometry).rows if not row.optional}
+        assert adapter.sites().keys() == required
 
     def test_what_the_pipeline_raises_is_raised_to_the_caller(
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics
     ) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        list(adapter.start(scenario.prompt, schedule(scenario, repository.geometry.transformer)))
+        list(adapter.start(Inputs(scenario).prompt, schedule(scenario, repository.geometry.transformer)))
         with pytest.raises(RuntimeError, match="size"):
-            list(adapter.generate(scenario["noise"][0][..., :1], scenario.controls(0)))
+            list(adapter.generate(scenario["noise"][0][..., :1], Inputs(scenario).controls(0)))
 
     def test_an_image_after_a_frame_is_refused(
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics

@@ -11,9 +11,9 @@ import torch
 from waypoint_parity.harness.cli.options import Parity
 from waypoint_parity.harness.cli.options.shared import Swept
 from waypoint_parity.harness.cli.planned import planned
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.sweep.cells import Cell
@@ -40,7 +40,9 @@ def adapters() -> dict[str, Adapter]:
 def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> Comparison:
     reference, candidate = (Side(name, adapter) for name, adapter in adapters.items())
     cell: Cell = CELLS[request.param]
-    return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance(CHECKPOINT.family, "fp32")))
+    return lockstep(
+        reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance(CHECKPOINT.family, "fp32"))
+    )
 
 
 def test_the_sweep_is_schedules_by_masks_and_one_seed_image() -> None:
