@@ -1,1 +1,1 @@
-"""What is fast: Waypoint reimplemented natively, written from the specification alone."""
+"""What is judged: Waypoint reimplemented natively, from the specification alone, and adapters of other ports."""

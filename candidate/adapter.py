@@ -1,4 +1,4 @@
-"""Drives the native model for the harness: the only file here that knows the harness."""
+"""Drives the native model for the harness: the only file of the native model that knows the harness."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

@@ -33,8 +33,8 @@ class ControlFusion(nn.Module):
 
     def read(self, control: Tensor) -> Tensor:
         """Wc c for the control embedding [1,1,M]; a frame needs it once."""
-        bias: Tensor = self.c_proj(rms_norm(control))
-        return bias
+        projected: Tensor = self.c_proj(rms_norm(control))
+        return projected
 
     def forward(self, x: Tensor, control: Tensor) -> Tensor:
         """`x` [1,T,M], control = Wc c [1,1,M] -> [1,T,M]."""
@@ -43,7 +43,7 @@ class ControlFusion(nn.Module):
 
 
 class Block(nn.Module):
-    """x + g0 * attention, + prompt attention, + control fusion, + g1 * MLP."""
+    """x + gate * attention, + prompt attention, + control fusion, + gate * MLP."""
 
     def __init__(self, config: WaypointConfig, layer: int) -> None:
         super().__init__()
@@ -59,20 +59,20 @@ class Block(nn.Module):
         self,
         x: Tensor,
         v_first: Tensor | None,
-        head: Tensor,
+        modulation: Tensor,
         prompt: PromptKeys | None,
         control: Tensor | None,
         ring: Tensor,
         frame: FramePlan,
     ) -> tuple[Tensor, Tensor]:
-        """`x` [1,T,M], modulation `head` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
-        scale0, bias0, gate0, scale1, bias1, gate1 = self.cond_head(head).unbind(0)
+        """`x` [1,T,M], `modulation` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
+        attn_scale, attn_bias, attn_gate, mlp_scale, mlp_bias, mlp_gate = self.cond_head(modulation).unbind(0)
         window = frame.dilated if self.dilated else frame.local
-        attended, v = self.attn(modulate(x, scale0, bias0), v_first, frame.rotation, ring, window)
-        x = torch.addcmul(x, gate0, attended)
+        attended, v = self.attn(modulate(x, attn_scale, attn_bias), v_first, frame.rotation, ring, window)
+        x = torch.addcmul(x, attn_gate, attended)
         if self.prompt_cross_attn is not None:
             x = x + self.prompt_cross_attn(x, prompt)
         if self.ctrl_mlpfusion is not None:
             x = x + self.ctrl_mlpfusion(x, control)
-        x = torch.addcmul(x, gate1, self.mlp(modulate(x, scale1, bias1)))
+        x = torch.addcmul(x, mlp_gate, self.mlp(modulate(x, mlp_scale, mlp_bias)))
         return self.out(x), v

@@ -51,10 +51,10 @@ class NoiseConditioner(nn.Module):
 
 
 @dataclass(frozen=True)
-class Modulation:
-    """What one cond vector does to the transformer.
+class Modulations:
+    """All modulations that come from one cond vector.
 
-    `blocks`: per block [6,1,1,M], in the order s0, b0, g0 (attention), s1, b1, g1 (MLP): scale, bias and gate.
+    `blocks`: per block [6,1,1,M]: scale, bias and gate of the attention, then of the MLP.
     `out_norm` [2,1,1,M]: scale and bias.
     """
 
@@ -72,11 +72,11 @@ class Modulator(nn.Module):
         self.cond_proj = nn.Linear(width, 6 * width, bias=False)
         self.out_norm = nn.Linear(width, 2 * width, bias=False)
 
-    def forward(self, cond: Tensor) -> Modulation:
+    def forward(self, cond: Tensor) -> Modulations:
         """`cond` [1,1,M] -> the modulations of all blocks, from one product with the shared matrices."""
         heads = self.cond_proj(functional.silu(cond[0] + self.bias_in))  # [n_layers, 6*M]
         blocks = torch.unflatten(heads, -1, (6, 1, 1, -1)).unbind(0)
-        return Modulation(blocks, self.of_out_norm(functional.silu(cond)))
+        return Modulations(blocks, self.of_out_norm(functional.silu(cond)))
 
     def of_out_norm(self, activated: Tensor) -> Tensor:
         """silu(cond) [1,1,M] -> scale and bias of the output norm, [2,1,1,M]."""

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from waypoint_parity.candidate.attention import PromptKeys
 from waypoint_parity.candidate.blocks import Block, FramePlan
-from waypoint_parity.candidate.conditioning import ControlEmbedding, Modulation, Modulator, NoiseConditioner, modulate
+from waypoint_parity.candidate.conditioning import ControlEmbedding, Modulations, Modulator, NoiseConditioner, modulate
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.rope import OrthoRoPE
 
@@ -39,7 +39,7 @@ class Waypoint(nn.Module):
     def forward(
         self,
         latent: Tensor,
-        modulation: Modulation,
+        modulations: Modulations,
         prompt: tuple[PromptKeys | None, ...],
         control: tuple[Tensor | None, ...],
         rings: tuple[Tensor, ...],
@@ -51,10 +51,11 @@ class Waypoint(nn.Module):
         """
         x = self.patchify(latent[:, 0]).flatten(2).transpose(1, 2).contiguous()  # [1,T,M]
         v_first = None
-        for block, head, keys, bias, ring in zip(self.blocks, modulation.blocks, prompt, control, rings, strict=True):
-            x, v = block(x, v_first, head, keys, bias, ring, frame)
+        parts = zip(self.blocks, modulations.blocks, prompt, control, rings, strict=True)
+        for block, modulation, keys, projected, ring in parts:
+            x, v = block(x, v_first, modulation, keys, projected, ring, frame)
             v_first = v if v_first is None else v_first
-        x = self.out_norm(modulate(x, *modulation.out_norm.unbind(0)))
+        x = self.out_norm(modulate(x, *modulations.out_norm.unbind(0)))
         return self._to_grid(self.unpatchify(functional.silu(x)))
 
     def _to_grid(self, patches: Tensor) -> Tensor:

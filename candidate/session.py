@@ -45,7 +45,7 @@ class Memory:
     def __init__(self, model: Waypoint, levels: int) -> None:
         # One more than a session cycles through: else a single stray tensor would have every level computed anew.
         self.cond = lru_cache(maxsize=levels + 1)(model.noise_conditioner.__call__)
-        self.modulation = lru_cache(maxsize=levels + 1)(model.modulator.__call__)
+        self.modulations = lru_cache(maxsize=levels + 1)(model.modulator.__call__)
         self.control = lru_cache(maxsize=1)(model.read_control)
         self.rotation = lru_cache(maxsize=1)(model.rope.__call__)
 
@@ -123,7 +123,7 @@ class Session:
         dilated = engine.dilated_window(engine.dilated.at(self.clock))
         return engine.transformer(
             latent,
-            memory.modulation(cond),
+            memory.modulations(cond),
             self.prompt,
             memory.control(engine.ctrl_emb(control)),
             tuple(cache.ring for cache in engine.rings),

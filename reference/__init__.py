@@ -1,1 +1,1 @@
-"""What is right: the plain model of the specification, and the adapters of the official implementations."""
+"""What is right: the plain model of the specification, and adapters of official code."""

@@ -43,17 +43,17 @@ def unlike_inputs(candidate: Manifest, reference: Manifest, accepted: Collection
     lifted = accepted_sites(accepted, family)
     if candidate.inputs is not None and reference.inputs is not None:
         names = dict.fromkeys((*reference.inputs, *candidate.inputs))
-        kept = [name for name in names if _shown_at(name, family) not in lifted]
+        kept = [name for name in names if shown_at(name, family) not in lifted]
         return _first_difference({name: (candidate.inputs.get(name), reference.inputs.get(name)) for name in kept})
     pairs: dict[str, tuple[object, object]] = {}
-    if not lifted.intersection(_shown_at(name, family) for name, field in family.fields.items() if field.schedule):
-        pairs["sigmas"] = (candidate.sigmas, reference.sigmas)
+    if not lifted.intersection(shown_at(name, family) for name, field in family.fields.items() if field.schedule):
+        pairs["schedule"] = (candidate.sigmas, reference.sigmas)
     if not lifted:
         pairs["scenario"] = (candidate.scenario_digest, reference.scenario_digest)
     return _first_difference(pairs)
 
 
-def _shown_at(tensor: str, family: Family) -> str:
+def shown_at(tensor: str, family: Family) -> str:
     """The input site that shows a tensor of the scenario as it was consumed."""
     field = family.fields.get(tensor)
     return f"input.{tensor}" if field is None or field.site is None else field.site

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.blocks import FilePart, blocks, not_a_record
 from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.run.family import FirstFamily, family_named
 from waypoint_parity.harness.run.keys import Key
 
 DUMP_SCHEMA = "waypoint-parity/dump/2"
 # Before units and branches had names: a unit was a `frame`, and there was one family.
-FIRST_SCHEMA, FIRST_FAMILY = "waypoint-parity/dump/1", "waypoint"
+FIRST_SCHEMA, FIRST_FAMILY, _FIRST_UNIT = "waypoint-parity/dump/1", "waypoint", "frame"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
 SAMPLES = 8
@@ -177,7 +178,8 @@ def _decoded_manifest(path: Path) -> Manifest:
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if values.get("schema") == FIRST_SCHEMA:
-            values = _upgraded(values)
+            first = cast(FirstFamily, family_named(FIRST_FAMILY))
+            values = {**first.upgraded(values), "schema": DUMP_SCHEMA, "family": FIRST_FAMILY}
         manifest = msgspec.convert(values, Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         expected = f"a manifest of schema {DUMP_SCHEMA}"
@@ -190,29 +192,6 @@ def _decoded_manifest(path: Path) -> Manifest:
             do=f"{do}, or use a release of waypoint-parity that knows the schema",
         )
     return manifest
-
-
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of the first schema in the names of this one. What came before the frames was in unit 0."""
-    units, passes, rings = values.get("frames"), values.get("passes"), values.get("rings")
-    upgraded = {name: value for name, value in values.items() if name not in ("frames", "passes", "rings")}
-    if isinstance(rings, list):
-        upgraded["caches"] = [{"name": f"kv_cache.layers.{layer}", **ring} for layer, ring in enumerate(rings)]
-    if isinstance(passes, dict) and isinstance(units, int):
-        named = [(name.rstrip("0123456789"), name, sites) for name, sites in passes.items()]
-        upgraded["passes"] = [
-            {
-                "phase": phase,
-                "step": int(name[len(phase) :] or 0),
-                "units": [(0, 1 if phase in ("prompt", "image") else units)],
-                "sites": sites,
-            }
-            for phase, name, sites in named
-        ]
-    if isinstance(selection := values.get("selection"), dict):
-        renamed = {"units" if name == "frames" else name: value for name, value in selection.items()}
-        upgraded["selection"] = {**renamed, "stepped": ["denoise"]}
-    return {**upgraded, "schema": DUMP_SCHEMA, "family": FIRST_FAMILY, "units": units}
 
 
 def read_records(folder: Path) -> Iterator[Record]:
@@ -248,7 +227,7 @@ def decode_record(part: FilePart, index: int, line: bytes) -> Record:
         except msgspec.ValidationError:
             # A record of the first schema; any other one is broken whatever its unit is called.
             values = msgspec.json.decode(line, type=dict[str, Any])
-            record = msgspec.convert({**values, "unit": values.get("unit", values.get("frame"))}, Record)
+            record = msgspec.convert({**values, "unit": values.get("unit", values.get(_FIRST_UNIT))}, Record)
         numbers = len(record.projection())
         problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:

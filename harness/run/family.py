@@ -6,27 +6,32 @@ Ours are found by looking into harness/families, others by entry point; each is 
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from waypoint_parity.harness.errors import UserError, listed
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
     from waypoint_parity.harness.checkpoint.weights import Shape, Weights
-    from waypoint_parity.harness.run.adapter import Pass
+    from waypoint_parity.harness.run.adapter import Numerics, Pass
     from waypoint_parity.harness.run.keys import Key
     from waypoint_parity.harness.run.scenario import Scenario
     from waypoint_parity.harness.run.sites import SiteTable
 
 GROUP = "waypoint_parity.families"
+
+# Where in the pipeline a part lies.
+Place = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
 
 
 class Geometry(Protocol):
@@ -42,7 +47,8 @@ class Field:
     """A tensor that a scenario records: its dtype as torch spells it, and its axes.
 
     Axes that are called "unit" have one entry for each unit. `site` shows it as it was consumed; else `input.` and its
-    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels.
+    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels. `told` makes texts for a
+    report of the tensors of a scenario, this one among them: one for each unit, or one for all.
     """
 
     dtype: str
@@ -51,19 +57,25 @@ class Field:
     site: str | None = None
     drawn: bool = False
     schedule: bool = False
+    told: "Callable[[Mapping[str, npt.NDArray[Any]]], list[str]] | None" = None
+
+    @property
+    def of_units(self) -> bool:
+        """Whether it has one entry for each unit."""
+        return self.axes[:1] == ("unit",)
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of the model, or an input: what can be to blame, and be exchanged.
 
-    `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies: "input", "sampler",
-    "transformer", "cache", "decoder" or "after the decoder". `whole`: its numbered sites are no blocks of their own.
+    `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies. `whole`: its numbered
+    sites are no blocks of their own.
     """
 
     name: str
     group: str
-    place: str
+    place: Place
     whole: bool = False
 
 
@@ -97,6 +109,18 @@ class SlotFault(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class CacheTable(NamedTuple):
+    """Caches of one side that hold the same, slot by slot: a row for every time that they were written.
+
+    `marks` are the (row, column) of wrong slots. `title` says which caches they are.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    marks: set[tuple[int, str]]
+
+
 class CacheComparison(Protocol):
     """Follows the caches of two sides, each side's observations in its order, and keeps the first faults."""
 
@@ -120,6 +144,9 @@ class Caches(Protocol):
     `described` is what `describe` gave, as a manifest holds it: None or empty of a model without such state.
     """
 
+    # What the signs in the tables mean.
+    legend: str
+
     def describe(self, geometry: Any) -> list[dict[str, Any]]:
         """Every cache of a model, as plain values for the manifest."""
         ...
@@ -136,13 +163,29 @@ class Caches(Protocol):
         """What an observation tells of the caches."""
         ...
 
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """What every slot of a dump's caches holds, of one layer or of all, in lines for a terminal."""
+        ...
+
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
         """A new comparison; `teacher_forced`: the candidate is given the reference's caches after every unit."""
+        ...
+
+    def tables(
+        self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None
+    ) -> list[CacheTable] | None:
+        """What the caches of a dump held, of all blocks or one, with the slots of `faults` marked.
+
+        None of a family without such state.
+        Raises UserError for a dump that is broken or incomplete, or that does not tell what its slots hold.
+        """
         ...
 
 
 class NoCaches:
     """Of a family that keeps nothing between steps that could be told slot by slot."""
+
+    legend = ""
 
     def describe(self, geometry: Any) -> list[dict[str, Any]]:
         """No cache."""
@@ -160,9 +203,22 @@ class NoCaches:
         """Nothing."""
         return None
 
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """Nothing to tell. Raises UserError."""
+        raise UserError(
+            f"{folder}: has no caches that could be told slot by slot",
+            found="a family without any",
+            expected="a dump of models that keep one",
+            do="look at its records",
+        )
+
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
         """A comparison that finds nothing."""
         return _NoFaults()
+
+    def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> None:
+        """No table."""
+        return
 
 
 class _NoFaults:
@@ -219,6 +275,8 @@ class Family(Protocol):
     """What is particular to a family of models. `scenario` always fits, `geometry` is what `open` gave."""
 
     name: str
+    # What a unit is called: "frame", "chunk", "clip".
+    unit_name: str
     # Components of a checkpoint, such as "transformer" and "vae", in the order that its digest takes them.
     components: tuple[str, ...]
     fields: Mapping[str, Field]
@@ -288,6 +346,10 @@ class Family(Protocol):
         """All that is known of the sites of a session."""
         ...
 
+    def facts(self, checkpoint: Path) -> Mapping[str, str]:
+        """What a report says of a checkpoint, of what its configs hold; by name. The folder may be gone."""
+        ...
+
     def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
         """Which positions of a site count, broadcastable to its tensor; None where all do."""
         ...
@@ -300,6 +362,29 @@ class Family(Protocol):
         """Groups of blocks by a word, of those that have sites whose last names are `names`; "every" is the first."""
         ...
 
+    def geometry_lines(self, geometry: Any) -> list[str]:
+        """What the configs say, in lines for a terminal."""
+        ...
+
+    def scenario_lines(self, scenario: "Scenario") -> list[str]:
+        """What is worth knowing of a scenario besides its fields, in lines for a terminal."""
+        ...
+
+    def serving(
+        self,
+        names: Sequence[str],
+        checkpoint: "Checkpoint",
+        numerics: "Numerics",
+        scenario: "Scenario",
+        page: Callable[[Any, str], str],
+        **wanted: Any,
+    ) -> AbstractContextManager[str]:
+        """Sessions of several implementations that somebody steers from a page, whose address this is.
+
+        `page` makes it of what it has to show, and a token. Raises UserError where such sessions cannot be steered.
+        """
+        ...
+
     def control(self, part: str, scenario: "Scenario", geometry: Any) -> "tuple[Scenario, str, str] | None":
         """A control experiment that tells causes in this part apart, where there is one.
 
@@ -308,11 +393,100 @@ class Family(Protocol):
         ...
 
 
+class Plain:
+    """What a family says that has nothing particular to say. To derive from."""
+
+    unit_name = "unit"
+    tied: ClassVar[Mapping[str, str]] = {}
+    kinds: ClassVar[Sequence[FaultKind]] = ()
+    caches: Caches = NoCaches()
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """Nothing can be varied."""
+        return {}
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """Latents cannot be decoded by themselves."""
+        return None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[["Checkpoint", Path], None]]:
+        """No layout can be written."""
+        return {}
+
+    def problems(self, tensors: Mapping[str, "Tensor"], labels: Mapping[str, str]) -> list[str]:
+        """None."""
+        return []
+
+    def prepared(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """The scenario as it is."""
+        return scenario
+
+    def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
+        """No schedule."""
+        return []
+
+    def facts(self, checkpoint: Path) -> Mapping[str, str]:
+        """Nothing besides the configs."""
+        return {}
+
+    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
+        """Every position counts."""
+        return None
+
+    def words(self, first: "Key", faults: Collection["Key"], geometry: Any, scenario: "Scenario") -> list[str]:
+        """No words of its own."""
+        return []
+
+    def layer_groups(self, names: Collection[str], geometry: Any) -> Mapping[str, Sequence[int]]:
+        """No groups of blocks."""
+        return {}
+
+    def control(self, part: str, scenario: "Scenario", geometry: Any) -> "tuple[Scenario, str, str] | None":
+        """No control experiment."""
+        return None
+
+    def geometry_lines(self, geometry: Any) -> list[str]:
+        """The configs in a line each."""
+        return [f"{name:12} {config}" for name, config in geometry.to_json().items()]
+
+    def scenario_lines(self, scenario: "Scenario") -> list[str]:
+        """Nothing besides its fields."""
+        return []
+
+    def serving(self, names: Sequence[str], *_: Any, **__: Any) -> AbstractContextManager[str]:
+        """Sessions cannot be steered."""
+        raise UserError(
+            "these models cannot be steered",
+            found=", ".join(names),
+            expected="a family whose sessions go on as somebody steers them",
+            do="compare recorded sessions: waypoint-parity parity --help",
+        )
+
+
+class FirstFamily(Family, Protocol):
+    """The family whose dumps are older than the names that the records have now."""
+
+    def upgraded(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A manifest of the first schema in the names of this one."""
+        ...
+
+
 def optional_fields(family: Family, names: Collection[str]) -> list[str]:
     """Those of a scenario's fields that it might do without; the schedule is told by its values."""
     return sorted(
         name for name, field in family.fields.items() if name in names and not field.required and not field.schedule
     )
+
+
+def part_named(name: str, family: Family) -> Part:
+    """The part of this name. Raises ValueError where there is none."""
+    for part in family.parts:
+        if part.name == name:
+            return part
+    raise ValueError(f"no part is called {name}; there are {', '.join(part.name for part in family.parts)}")
 
 
 @cache

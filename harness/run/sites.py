@@ -31,6 +31,7 @@ class SiteRow:
     `reads`: the sites that it is computed from; `around`: sites whose errors reach it whatever is patched. `part`: to
     whom its own errors belong; `carries`: parts that act through it and are exchanged with it. `takes_final`: it is
     made of the latent that the unit's last step ended with. `accepted_as`: names of --accept-inputs that let it differ.
+    `stands_for`: phases of which a pass that one side only has is this site's error; else it is that of its last site.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SiteRow:
     around: tuple[str, ...] = ()
     carries: tuple[str, ...] = ()
     accepted_as: tuple[str, ...] = ()
+    stands_for: tuple[str, ...] = ()
     # Shown in a phase's first step only.
     once: bool = False
     # Shown by every branch of a step; else once for all of them.
@@ -118,6 +120,11 @@ class SiteTable:
         rows = (row for site in sites for row in self._rows(site))
         return {row.part for row in rows}
 
+    def shows(self, key: Key, part: str) -> bool:
+        """Whether errors of a part are seen at `key`."""
+        row = self.of(key.site, key.phase) or self.of(key.site)
+        return row is not None and row.part == part
+
     def carries(self, key: Key, part: str) -> bool:
         """Whether `key` is exchanged with a part though its errors are another one's."""
         row = self.of(key.site, key.phase)
@@ -127,6 +134,15 @@ class SiteTable:
         """Whether the value at `key` is made of the latent that its unit's steps ended with."""
         row = self.of(key.site, key.phase)
         return row is not None and row.takes_final
+
+    def entry(self, phase: str) -> str | None:
+        """The site at which a pass that one side only has is an error; None for a phase that the family does not have.
+
+        See SiteRow.stands_for.
+        """
+        marked = [row.name for row in self.rows if phase in row.stands_for]
+        names = marked or [row.name for row in self.rows if phase in row.phases][-1:]
+        return names[0] if names else None
 
     def accepted(self, name: str) -> frozenset[str]:
         """The sites that may differ where `name` is accepted."""
@@ -139,6 +155,11 @@ class SiteTable:
     def acceptable(self) -> tuple[str, ...]:
         """Every name that accepts something."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.accepted_as))
+
+    @cached_property
+    def sampling(self) -> frozenset[str]:
+        """The phases whose steps lead to a unit's final latent."""
+        return frozenset(phase for row in self.rows if row.kind is Kind.LATENT for phase in row.phases)
 
     @cached_property
     def _by_name(self) -> dict[str, list[SiteRow]]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.variant import Variant
 from waypoint_parity.harness.judge.standards import Standards
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.sweep.factors import OWN, SCENARIO, Choice, Factors, Setting
+from waypoint_parity.harness.run.variant import Variant
+from waypoint_parity.harness.sweep.factors import OWN, Choice, Factors, Setting
 
 _UNFIT = re.compile(r"[^\w.,+-]+")
 
@@ -50,13 +50,14 @@ def plan(
     Raises UserError for a scenario that does not fit the checkpoint, and for a sweep without cells.
     """
     chosen, by_dtype = choice or Choice(), {dtype: conditions(dtype) for dtype in factors.dtypes}
+    chosen.check(checkpoint.family)
     several = len(factors.implementations) > 1
 
     def cells(of: Scenario, settings: Iterable[Setting]) -> list[Cell]:
         return [
             _cell(checkpoint, of, setting, by_dtype[setting.dtype], several)
             for setting in settings
-            if chosen.takes({**setting.levels, SCENARIO: of.name})
+            if chosen.takes(setting.levels(checkpoint.family, of.name))
         ]
 
     planned = cells(scenario, factors.grid())
@@ -67,14 +68,14 @@ def plan(
             "the sweep is empty",
             found="no cell",
             expected="at least one level of each factor, and a cell that the plan takes",
-            do="name at least one schedule, seed and prompt mask, or correct the plan's [[only]] and [[exclude]]",
+            do="name at least one level of each, or correct the plan's [[only]] and [[exclude]]",
         )
     return planned
 
 
 def _cell(checkpoint: Checkpoint, scenario: Scenario, setting: Setting, under: Conditions, several: bool) -> Cell:
-    applied = setting.variant.apply(scenario, checkpoint.transformer)
-    applied.check(checkpoint.transformer)
+    applied = setting.variant.apply(scenario, checkpoint.geometry)
+    checkpoint.family.check(applied, checkpoint.geometry)
     parts = [
         applied.name,
         "" if setting.dtype == "fp32" else setting.dtype,
@@ -83,7 +84,7 @@ def _cell(checkpoint: Checkpoint, scenario: Scenario, setting: Setting, under: C
     ]
     return Cell(
         name=_UNFIT.sub("_", "_".join(part for part in parts if part)),
-        factors={**setting.levels, SCENARIO: scenario.name},
+        factors=setting.levels(checkpoint.family, scenario.name),
         candidate=setting.candidate,
         numerics=under.numerics,
         standards=under.standards,

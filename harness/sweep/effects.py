@@ -10,14 +10,17 @@ from itertools import combinations, product
 from statistics import median
 
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.sweep.factors import AS_RECORDED, MASK, NAMES
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.variant import AS_RECORDED
 from waypoint_parity.harness.sweep.summary import CellRun, Combination, Effects, LevelEffect
 
 Levels = Mapping[str, str]
 Box = dict[str, list[str]]
 
 
-def effects(cells: Mapping[str, CellRun], comparisons: Mapping[str, Comparison], failing: Collection[str]) -> Effects:
+def effects(
+    cells: Mapping[str, CellRun], comparisons: Mapping[str, Comparison], failing: Collection[str], family: Family
+) -> Effects:
     """What `cells` tell, of which those named by `failing` do not hold."""
     runs = {name: cell.factors for name, cell in cells.items()}
     factors = _levels(runs.values())
@@ -31,13 +34,14 @@ def effects(cells: Mapping[str, CellRun], comparisons: Mapping[str, Comparison],
             for level in levels
         ],
         combinations=[Combination(levels=box, cells=_inside(box, runs)) for box in boxes],
-        sentences=_sentences(boxes, factors, runs, failing),
+        sentences=_sentences(boxes, factors, runs, failing, family),
     )
 
 
 def _levels(runs: Collection[Levels]) -> Box:
     """The levels of every factor as they occur, the factors with several first."""
-    found = {name: list(dict.fromkeys(run[name] for run in runs if name in run)) for name in NAMES}
+    names = dict.fromkeys(name for run in runs for name in run)
+    found = {name: list(dict.fromkeys(run[name] for run in runs if name in run)) for name in names}
     return dict(sorted(found.items(), key=lambda item: len(item[1]) < 2))
 
 
@@ -129,7 +133,9 @@ def _merged(boxes: list[Box], factors: Box) -> list[Box]:
     return merged
 
 
-def _sentences(boxes: list[Box], factors: Box, runs: Mapping[str, Levels], failing: Collection[str]) -> list[str]:
+def _sentences(
+    boxes: list[Box], factors: Box, runs: Mapping[str, Levels], failing: Collection[str], family: Family
+) -> list[str]:
     """What the boxes say, in words."""
     count = f"{len(failing)} of {len(runs)} cells fail"
     if not failing:
@@ -137,21 +143,18 @@ def _sentences(boxes: list[Box], factors: Box, runs: Mapping[str, Levels], faili
     if boxes == [{}]:
         return [f"{count}: at {_every(factors, {})}" if _varying(factors) else count]
     if len(boxes) == 1:
-        return [f"{count}: only {_conditions(boxes[0], factors)}, at {_every(factors, boxes[0])}"]
-    return [f"{count}: {'; or '.join(_conditions(box, factors) for box in boxes)}"]
+        return [f"{count}: only {_conditions(boxes[0], factors, family)}, at {_every(factors, boxes[0])}"]
+    return [f"{count}: {'; or '.join(_conditions(box, factors, family) for box in boxes)}"]
 
 
-def _conditions(box: Box, factors: Box) -> str:
-    return ", ".join(_condition(name, levels, factors[name]) for name, levels in box.items())
+def _conditions(box: Box, factors: Box, family: Family) -> str:
+    return ", ".join(_condition(name, levels, factors[name], family) for name, levels in box.items())
 
 
-def _condition(factor: str, levels: Sequence[str], tested: Sequence[str]) -> str:
-    if factor == MASK and "none" in tested:
-        if list(levels) == ["none"]:
-            return "without padding"
-        if set(levels) == set(tested) - {"none", AS_RECORDED}:
-            return "with padding"
-    return f"with {factor} {' or '.join(levels)}"
+def _condition(factor: str, levels: Sequence[str], tested: Sequence[str], family: Family) -> str:
+    known = family.factors.get(factor)
+    said = None if known is None else known.said(levels, [level for level in tested if level != AS_RECORDED])
+    return said or f"with {factor} {' or '.join(levels)}"
 
 
 def _varying(factors: Box) -> list[str]:

@@ -1,19 +1,21 @@
 """Factors: what a sweep varies, and the grid of their levels."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.families.waypoint.variant import PromptMask, Variant
-from waypoint_parity.harness.run.scenario import NoisePolicy
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.variant import Variant
 
 # The attention of an implementation without an option: the formulation that it has by itself.
 OWN = "own"
-AS_RECORDED = "as recorded"
-IMPLEMENTATION, ATTENTION, DTYPE, SCENARIO = "implementation", "attention", "dtype", "scenario"
-SCHEDULE, SEED, POLICY, MASK = "schedule", "seed", "policy", "mask"
-NAMES = (IMPLEMENTATION, DTYPE, ATTENTION, SCENARIO, SCHEDULE, SEED, POLICY, MASK)
+IMPLEMENTATION, DTYPE, ATTENTION, SCENARIO = "implementation", "dtype", "attention", "scenario"
+
+
+def names_of(family: Family) -> tuple[str, ...]:
+    """Every factor of a sweep: the general ones, and those of the family."""
+    return (IMPLEMENTATION, DTYPE, ATTENTION, SCENARIO, *family.factors)
 
 
 @dataclass(frozen=True)
@@ -30,43 +32,31 @@ class Setting:
         """The implementation as the registry takes it, its formulation of attention among its options."""
         return self.implementation if self.attention == OWN else f"{self.implementation}+{self.attention}"
 
-    @property
-    def levels(self) -> dict[str, str]:
-        """The levels by the factor's name."""
-        variant = self.variant
-        return {
-            IMPLEMENTATION: self.implementation,
-            DTYPE: self.dtype,
-            ATTENTION: self.attention,
-            SCHEDULE: variant.schedule,
-            SEED: AS_RECORDED if variant.seed is None else str(variant.seed),
-            POLICY: variant.noise_policy or AS_RECORDED,
-            MASK: variant.prompt_mask or AS_RECORDED,
-        }
+    def levels(self, family: Family, scenario: str) -> dict[str, str]:
+        """The levels by the factor's name, on the scenario called so."""
+        loaded = {IMPLEMENTATION: self.implementation, DTYPE: self.dtype, ATTENTION: self.attention}
+        return {**loaded, SCENARIO: scenario, **self.variant.told(family)}
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The levels of every factor; None as a level keeps what the scenario has."""
+    """The levels of every factor; `varied` are those of the family's. None as a level keeps what the scenario has."""
 
     implementations: Sequence[str]
-    schedules: Sequence[str]
-    seeds: Sequence[int | None]
-    masks: Sequence[PromptMask | None]
-    policies: Sequence[NoisePolicy | None] = (None,)
+    varied: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     dtypes: Sequence[str] = ("fp32",)
     attentions: Sequence[str] = (OWN,)
 
     def grid(self) -> Iterator[Setting]:
         """Every combination; what an implementation is loaded for anew varies slowest."""
-        for implementation, dtype, attention in product(self.implementations, self.dtypes, self.attentions):
-            for variant in product(self.schedules, self.seeds, self.masks, self.policies):
-                yield Setting(implementation, dtype, attention, Variant(*variant))
+        for loaded in product(self.implementations, self.dtypes, self.attentions):
+            for levels in product(*self.varied.values()):
+                yield Setting(*loaded, Variant.of(dict(zip(self.varied, levels, strict=True))))
 
     def as_recorded(self) -> Iterator[Setting]:
         """A scenario as it is, by every implementation, dtype and formulation."""
-        for implementation, dtype, attention in product(self.implementations, self.dtypes, self.attentions):
-            yield Setting(implementation, dtype, attention, Variant())
+        for loaded in product(self.implementations, self.dtypes, self.attentions):
+            yield Setting(*loaded, Variant())
 
 
 @dataclass(frozen=True)
@@ -79,13 +69,15 @@ class Choice:
     only: Sequence[Mapping[str, str]] = ()
     exclude: Sequence[Mapping[str, str]] = ()
 
-    def __post_init__(self) -> None:
-        unknown = sorted({name for levels in (*self.only, *self.exclude) for name in levels} - set(NAMES))
+    def check(self, family: Family) -> None:
+        """Raise UserError for a factor that there is none of."""
+        names = names_of(family)
+        unknown = sorted({name for levels in (*self.only, *self.exclude) for name in levels} - set(names))
         if unknown:
             raise UserError(
                 "a choice of cells names no factor",
                 found=listed(unknown),
-                expected=f"any of {', '.join(NAMES)}",
+                expected=f"any of {', '.join(names)}",
                 do="correct the plan",
             )
 

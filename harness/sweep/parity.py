@@ -126,6 +126,7 @@ def _summary(run: ParityRun, store: Store, tasks: Mapping[str, CellTask], failed
         reference=run.rules.reference,
         candidates=list(dict.fromkeys(task.cell.candidate for task in tasks.values())),
         numerics={key: ", ".join(dict.fromkeys(each[key] for each in numerics)) for key in numerics[0]},
+        family=run.checkpoint.family.name,
         checkpoint=run.checkpoint.origin,
         checkpoint_digest=run.checkpoint.digest,
         seconds=0.0,
@@ -135,7 +136,7 @@ def _summary(run: ParityRun, store: Store, tasks: Mapping[str, CellTask], failed
         failures=[_failure(tasks[name], error) for name, error in failed.items()],
     )
     failing = [name for name in runs if not summary.verdict_of(name).passes]
-    return msgspec.structs.replace(summary, effects=effects(runs, variants, failing))
+    return msgspec.structs.replace(summary, effects=effects(runs, variants, failing, run.checkpoint.family))
 
 
 def _failure(task: CellTask, error: Exception) -> CellFailure:

@@ -2,26 +2,11 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.variant import PromptMask
-from waypoint_parity.harness.run.scenario import NoisePolicy
 from waypoint_parity.harness.sweep.factors import Choice
-
-
-class PlannedFactors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Levels; what is not named is as on the command line."""
-
-    implementation: list[str] | None = None
-    schedule: list[str] | None = None
-    seed: list[int] | None = None
-    policy: list[NoisePolicy] | None = None
-    mask: list[PromptMask] | None = None
-    dtype: list[Literal["fp32", "bf16"]] | None = None
-    attention: list[str] | None = None
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,18 +16,24 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str | None = None
     scenario: str | None = None
     image_scenario: str | None = None
-    factors: PlannedFactors = PlannedFactors()
+    # Levels by factor; what is not named is as on the command line.
+    factors: dict[str, list[str | int]] = {}
     only: list[dict[str, str | int]] = []
     exclude: list[dict[str, str | int]] = []
 
     @property
     def choice(self) -> Choice:
-        """The cells that it takes. Raises UserError for a factor that there is none of."""
+        """The cells that it takes."""
         only, exclude = (
             [{name: str(level) for name, level in levels.items()} for levels in chosen]
             for chosen in (self.only, self.exclude)
         )
         return Choice(only, exclude)
+
+    def levels(self, factor: str) -> list[str] | None:
+        """The levels of a factor that it names; None for another one."""
+        named = self.factors.get(factor)
+        return None if named is None else [str(level) for level in named]
 
 
 def read_plan(path: Path) -> PlanFile:

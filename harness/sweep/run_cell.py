@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
@@ -20,14 +20,12 @@ from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.observer import check_observer
 from waypoint_parity.harness.run.scenario import write_scenario
+from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.identity import Rules
 from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, write_cell
 from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
-
-# Kept of every session as full tensors, which are small: what is decoded across.
-KEPT = ("latent",)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class CellTask:
     @property
     def judgement(self) -> Judgement:
         """How its session is judged."""
-        return self.cell.standards.judgement_of(self.cell.scenario, self.checkpoint.transformer)
+        return self.cell.standards.judgement_of(self.cell.scenario, self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,16 @@ def run_cell(task: CellTask) -> None:
 
 def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     """The free-running session of both, with their dumps."""
+    cell, family = task.cell, task.checkpoint.family
+    # Kept as full tensors, which are small: what is decoded across.
+    latents = family.sites.sites(Kind.LATENT)
 
     def side(role: str, of: _Implementation) -> Side:
-        cell = task.cell
+        variant = cell.variant.name(family)
         manifest = describe_run(
-            of.name, of.adapter, cell.numerics, task.checkpoint, cell.scenario, cell.variant.name, observer=of.observer
+            of.name, of.adapter, cell.numerics, task.checkpoint, cell.scenario, variant, observer=of.observer
         )
-        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=KEPT))
+        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents))
 
     sides = side("reference", pair.reference), side("candidate", pair.candidate)
     comparison = lockstep(*sides, task.checkpoint, task.cell.scenario, task.judgement, truth=pair.truth)
@@ -145,13 +146,13 @@ def _load(task: CellTask) -> _Pair:
     def load(name: str) -> _Implementation:
         adapter = registry.load(name, checkpoint, cell.numerics)
         allow = rules.allow_observer_effect
-        observer = check_observer(adapter, cell.scenario, checkpoint.transformer, adapter.sites(), allow=allow)
+        observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
         return _Implementation(name, adapter, observer)
 
     # One each, also where both have the same name.
     reference, candidate = load(rules.reference), load(cell.candidate)
     if rules.teacher_forced:
-        check_teachable(candidate.adapter.sites(), checkpoint.transformer.n_layers)
+        check_teachable(candidate.adapter.sites(), checkpoint.family.table(checkpoint.geometry, cell.scenario))
     truth = None
     if rules.three_way and cell.numerics.dtype != torch.float32:
         truth = registry.load(rules.reference, checkpoint, replace(cell.numerics, dtype=torch.float32))

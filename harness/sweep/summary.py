@@ -7,7 +7,7 @@ import msgspec
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 
-SUMMARY_SCHEMA = "waypoint-parity/summary/2"
+SUMMARY_SCHEMA = "waypoint-parity/summary/3"
 SUMMARY_NAME = "summary.json"
 TEACHER_FORCED_NAME = "comparison-teacher-forced.json"
 _SEVERITY = (Verdict.IDENTICAL, Verdict.WITHIN_NOISE, Verdict.MISSING, Verdict.DIVERGED, Verdict.INCOMPARABLE)
@@ -73,6 +73,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     candidates: list[str]
     numerics: dict[str, str]
+    family: str
     checkpoint: str
     checkpoint_digest: str
     seconds: float

@@ -14,10 +14,10 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
+from waypoint_parity.harness.run.process_settings import compiler_stance
 from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
 from waypoint_parity.reference.modular_diffusers.watch import Watch
-from waypoint_parity.reference.stance import stance
 
 
 class ModularDiffusersAdapter(FrameByFrame):
@@ -86,7 +86,7 @@ class ModularDiffusersAdapter(FrameByFrame):
             "scroll": controls.scroll.item(),
             "image": self._image,
         }
-        call = PausedCall(lambda: self._call(given), partial(stance, compiled=self._numerics.compiled))
+        call = PausedCall(lambda: self._call(given), partial(compiler_stance, compiled=self._numerics.compiled))
         self._watch.begin(seeding=self._image is not None)
         self._watch.announce = call.pause
         return call.passes()

@@ -11,7 +11,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.hub import PINNED
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.reference.process_settings import preserved_settings
+from waypoint_parity.harness.run.process_settings import preserved_settings
 
 TRUST = "trust-remote-code"
 PATCHED = "patched"

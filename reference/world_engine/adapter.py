@@ -11,7 +11,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
-from waypoint_parity.reference.process_settings import ProcessSettings, preserved_settings
+from waypoint_parity.harness.run.process_settings import ProcessSettings, preserved_settings
 from waypoint_parity.reference.world_engine.engine import build_engine
 from waypoint_parity.reference.world_engine.package import UNTESTED, import_package
 from waypoint_parity.reference.world_engine.session import Session

@@ -15,7 +15,7 @@ import torch
 import torch._dynamo.config
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.reference.process_settings import preserved_settings
+from waypoint_parity.harness.run.process_settings import preserved_settings
 
 TESTED_REVISION = "208c909824d906bf441122b7c40b9b4e1050d7c3"
 TESTED_SOURCES = "a10f9941627d2eabd1c4cb9837df1318b8c62a426785f4298131627b8f6895ba"

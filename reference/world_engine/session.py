@@ -13,8 +13,8 @@ from torch import Tensor
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Pass
+from waypoint_parity.harness.run.process_settings import compiler_stance
 from waypoint_parity.reference.session_rules import check_prompt, running_schedule
-from waypoint_parity.reference.stance import stance
 from waypoint_parity.reference.world_engine.engine import Conditioning
 from waypoint_parity.reference.world_engine.package import Package
 from waypoint_parity.reference.world_engine.taps import CACHE, Taps
@@ -113,7 +113,7 @@ class Session:
     def _in_force(self) -> Iterator[None]:
         """What a call of the engine needs of the process; between calls the process is as its owner left it."""
         compiler = dict(self._package.compiler) if self._compiled else {}
-        with stance(compiled=self._compiled), torch._dynamo.config.patch(compiler):
+        with compiler_stance(compiled=self._compiled), torch._dynamo.config.patch(compiler):
             yield
 
     def _cast(self, x: Tensor) -> Tensor:

@@ -47,16 +47,16 @@ def test_one_product_serves_the_heads_of_all_blocks(config: WaypointConfig) -> N
     products: list[torch.Size] = []
     modulator.cond_proj.register_forward_hook(lambda module, inputs, output: products.append(output.shape))
     cond = torch.randn(1, 1, config.d_model)
-    modulation = modulator(cond)
+    modulations = modulator(cond)
     assert products == [(config.n_layers, 6 * config.d_model)]
-    for layer, head in enumerate(modulation.blocks):
+    for layer, head in enumerate(modulations.blocks):
         assert head.shape == (6, 1, 1, config.d_model)
         for slot, matrix in enumerate(modulator.cond_proj.weight.chunk(6)):
             torch.testing.assert_close(
                 head[slot, 0, 0], matrix @ functional.silu(cond[0, 0] + modulator.bias_in[layer])
             )
     scale_and_bias = modulator.out_norm.weight @ functional.silu(cond[0, 0])
-    torch.testing.assert_close(modulation.out_norm.flatten(), scale_and_bias)
+    torch.testing.assert_close(modulations.out_norm.flatten(), scale_and_bias)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def velocity(session: Session, transformer: Callable[..., Tensor], noise: Tensor
         engine.dilated.at(session.clock),
     )
     rings = tuple(cache.ring.clone() for cache in engine.rings)
-    return transformer(noise, session.memory.modulation(cond), session.prompt, control, rings, plan)
+    return transformer(noise, session.memory.modulations(cond), session.prompt, control, rings, plan)
 
 
 SITES = (

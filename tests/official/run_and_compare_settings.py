@@ -1,7 +1,7 @@
 """A process that reads its settings, imports and runs the official package, and reads them again.
 
 `python -m tests.official.run_and_compare_settings`; ends with status 1 and a list where anything differs. It looks at
-more than `reference.process_settings` keeps, and uses none of it.
+more than `harness.run.process_settings` keeps, and uses none of it.
 """
 
 import locale

@@ -17,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from tests.parity.implementations import Capture
+from waypoint_parity.candidate.fastvideo import source
+from waypoint_parity.candidate.fastvideo.adapter import FastVideoAdapter
+from waypoint_parity.candidate.fastvideo.port import Port, load_port, renamed
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.explain.blame.case import load_case
@@ -29,20 +32,16 @@ from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import recording
-from waypoint_parity.reference.fastvideo import source
-from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter
-from waypoint_parity.reference.fastvideo.port import Port, load_port
-from waypoint_parity.reference.fastvideo.renaming import renamed
-from waypoint_parity.reference.process_settings import ProcessSettings
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fastvideo") is None, reason=f"FastVideo is not importable; {source.PIP_LINE}"
 )
 
-FASTVIDEO = "waypoint_parity.reference.fastvideo.adapter:FastVideoAdapter"
+FASTVIDEO = "waypoint_parity.candidate.fastvideo.adapter:FastVideoAdapter"
 WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 FRAMES = 6
 # One head width is the port's, the other is not.
@@ -274,7 +273,7 @@ def test_loading_imports_none_of_fastvideos_stack(checkpoints: dict[int, Checkpo
         "import sys, torch\n"
         "from waypoint_parity.harness.run.adapter import Numerics\n"
         "from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint\n"
-        "from waypoint_parity.reference.fastvideo.adapter import FastVideoAdapter\n"
+        "from waypoint_parity.candidate.fastvideo.adapter import FastVideoAdapter\n"
         f"FastVideoAdapter(open_checkpoint({checkpoints[64].origin!r}), Numerics(torch.float32, torch.device('cpu')))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )

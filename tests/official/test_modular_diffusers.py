@@ -29,10 +29,10 @@ from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics, Pass
+from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, PIP_LINE, TRUST
-from waypoint_parity.reference.process_settings import ProcessSettings
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("diffusers", "transformers", "accelerate")),

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from waypoint_parity.harness.cli.options import Parity
-from waypoint_parity.harness.cli.options.shared import Swept
-from waypoint_parity.harness.cli.planned import planned
+from waypoint_parity.harness.cli.options import SweepOptions
+from waypoint_parity.harness.cli.parity import ParityCommand
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.lockstep import Side, lockstep
@@ -19,13 +18,13 @@ from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.sweep.cells import Cell
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-SWEPT = Swept(
+SWEPT = SweepOptions(
     checkpoint=str(FIXTURES / "golden" / "base"),
     scenario=FIXTURES / "scenarios" / "walk.safetensors",
     image_scenario=FIXTURES / "golden" / "image" / "scenario.safetensors",
 )
 # One seed will do.
-RUN, PLANNED = planned(Parity(seeds=(11,), swept=SWEPT))
+RUN, PLANNED = ParityCommand(seeds=(11,), swept=SWEPT).prepare()
 CHECKPOINT = RUN.checkpoint
 CELLS = {cell.name: cell for cell in PLANNED}
 

@@ -13,7 +13,6 @@ import torch
 from tests.parity.implementations import IMPLEMENTATIONS, golden_activations, golden_frames, run_pack
 from tests.parity.scaled import ScaledCheckpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
@@ -85,7 +84,7 @@ def bf16(base: Checkpoint) -> Bench:
 
 def bench_of(dtype: str, base: Checkpoint) -> Bench:
     numerics = Numerics(DTYPES[dtype], torch.device("cpu"))
-    judged_by = standards(Judging(), base.family, dtype, folder=base.folder, digest=base.digest)
+    judged_by = standards(base.family, dtype, folder=base.folder, digest=base.digest)
     judgement = judged_by.judgement(base.geometry.transformer.scheduler_sigmas, ["prompt_emb", "prompt_pad_mask"])
     assert isinstance(judgement.bounds, FloorBounds)
     assert judgement.bounds.false_alarm_rate == 1e-3

@@ -12,7 +12,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.reference.process_settings import ProcessSettings
+from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.reference.world_engine.engine import coder_configs, model_config
 from waypoint_parity.reference.world_engine.package import (
     TESTED_REVISION,

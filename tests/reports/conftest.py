@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.sweeps import tiny_cells, tiny_run
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.sweep.parity import run_parity
@@ -38,14 +38,16 @@ def browser() -> "Iterator[Browser]":
 @pytest.fixture(scope="session")
 def walk(tiny: Checkpoint) -> Scenario:
     """Three frames: one more than the local ring of the tiny checkpoint holds."""
-    return make_scenario(tiny.transformer, name="walk", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="walk", units=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="session")
 def diverged(tiny: Checkpoint, walk: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in which one candidate of two diverges and was searched for the cause, with its report."""
     out = tmp_path_factory.mktemp("diverged") / "run"
-    cells = tiny_cells(tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), schedules=("single-step",))
+    cells = tiny_cells(
+        tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), varied={"schedule": ("single-step",)}
+    )
     run_parity(tiny_run(tiny, out, blame=True), cells)
     write_report(out)
     return out
@@ -57,6 +59,6 @@ def holding(
 ) -> Path:
     """The folder of a run in which parity holds, with its report."""
     out = tmp_path_factory.mktemp("holding") / "run"
-    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedules=("single-step",)))
+    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, varied={"schedule": ("single-step",)}))
     write_report(out)
     return out

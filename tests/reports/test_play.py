@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.options import Play
+from waypoint_parity.harness.cli.play import PlayCommand
 from waypoint_parity.harness.families.waypoint.play.server import serving
-from waypoint_parity.harness.families.waypoint.play.stage import PlayStage, staged
+from waypoint_parity.harness.families.waypoint.play.stage import PlayStage
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario, write_scenario
 from waypoint_parity.reports.play import play_page
 
@@ -24,13 +25,13 @@ NAME = "eager"
 def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayStage]:
     scenario = tmp_path_factory.mktemp("scenario") / "short.safetensors"
     write_scenario(tiny_scenario, scenario)
-    with staged(Play(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME)) as stage:
+    with PlayCommand(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME).staged() as stage:
         yield stage
 
 
 @pytest.fixture(scope="module")
 def address(stage: PlayStage) -> Iterator[str]:
-    with serving(stage.play, lambda token: play_page(stage.seen, token)) as address:
+    with serving(stage.play, lambda token: play_page(asdict(stage.seen), token)) as address:
         yield address
 
 
@@ -93,8 +94,8 @@ def test_keys_steer_both(page: "Page", tmp_path: Path, tiny: Checkpoint) -> None
     wait_for(lambda: frame(page) > before + 2)
     page.keyboard.press("p")
     scenario = kept(page, tmp_path)
-    scenario.check(tiny.transformer)
-    steered = (scenario.button[:, 1] == 1) & (scenario.mouse[:, 0] == 0.5)
+    tiny.family.check(scenario, tiny.geometry)
+    steered = (scenario["button"][:, 1] == 1) & (scenario["mouse"][:, 0] == 0.5)
     assert steered.any()
     assert not steered[0]
     assert not steered[-1]
@@ -106,7 +107,7 @@ def test_a_button_on_the_page_steers_as_its_key_does(page: "Page", tmp_path: Pat
     before = frame(page)
     wait_for(lambda: frame(page) > before + 2)
     page.mouse.up()
-    assert (kept(page, tmp_path).button[:, 2] == 1).any()
+    assert (kept(page, tmp_path)["button"][:, 2] == 1).any()
 
 
 def test_it_can_be_paused_and_begun_again(page: "Page", tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side
-from waypoint_parity.harness.explain.blame.flow import Flow, flow
 from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
+from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.judge.lockstep import Side
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import order_of
+from waypoint_parity.harness.run.sites import SiteTable
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,20 @@ class Case:
             **self.numerics.to_json(),
         }
 
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return self.checkpoint.family
+
     @cached_property
-    def wiring(self) -> Flow:
-        """Which sites each site is computed from, in a session of this case."""
-        configs = self.checkpoint.transformer, self.checkpoint.autoencoder
-        return flow(*configs, image=self.scenario.image is not None)
+    def table(self) -> SiteTable:
+        """All that is known of the sites of its sessions."""
+        return self.family.table(self.checkpoint.geometry, self.scenario)
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """Which errors can reach which sites."""
+        return Wiring(self.family.parts, self.table, order_of(self.scenario, self.checkpoint))
 
 
 def load_case(
@@ -65,7 +77,7 @@ def load_case(
 
     Raises UserError for a name that is none and a scenario that does not fit.
     """
-    scenario.check(checkpoint.transformer)
+    checkpoint.family.check(scenario, checkpoint.geometry)
     side = registry.load(candidate, checkpoint, numerics)
     if changed is not None:
         changed(side)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.explain.blame.explanations import explain
 from waypoint_parity.harness.explain.blame.findings import Finding
-from waypoint_parity.harness.explain.blame.parts import Part, part_named, parts_at
 from waypoint_parity.harness.explain.blame.result import Cause, Explanation, LocalError, Share, Signature, SiteErrors
-from waypoint_parity.harness.explain.blame.signature import Control, signature
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.explain.blame.signature import signature
 from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.run.family import Family, part_named
 from waypoint_parity.harness.run.scenario import Scenario
 
 # More parts than these that may be at fault are no help: more sites have to be mapped.
@@ -27,18 +27,20 @@ class Measured:
     necessity: Share | None
     sufficiency: Share | None
     gain: float | None
-    controls: list[Control]
+    controls: list[str]
 
 
-def cause(finding: Finding, measured: Measured, config: TransformerConfig, scenario: Scenario) -> Cause:
+def cause(finding: Finding, measured: Measured, checkpoint: Checkpoint, scenario: Scenario) -> Cause:
     """A finding as a cause."""
-    part = part_named(finding.part)
+    family = checkpoint.family
+    part, before = part_named(finding.part, family), family.sites.parts_at(finding.region)
+    region_parts = [other.name for other in family.parts if other.name in before]
     errors = {seen.key: _error(seen) for seen in finding.errors}
-    shows = msgspec.structs.replace(signature(errors, config, scenario), controls=[*measured.controls])
+    shows = msgspec.structs.replace(signature(errors, checkpoint, scenario), controls=[*measured.controls])
     return Cause(
         name=finding.exchange.name,
         part=part.name,
-        family=part.family,
+        group=part.group,
         blocks=finding.blocks,
         sites=list(dict.fromkeys(seen.site for seen in finding.errors)),
         first=finding.errors[0],
@@ -46,26 +48,27 @@ def cause(finding: Finding, measured: Measured, config: TransformerConfig, scena
         failed=len(finding.errors),
         observed=finding.observed,
         region=finding.region,
+        region_parts=region_parts,
         signature=shows,
-        explanations=_explanations(part, finding.region, shows),
+        explanations=_explanations(part.name, region_parts, shows, family),
         necessity=measured.necessity,
         sufficiency=measured.sufficiency,
         gain=measured.gain,
     )
 
 
-def _explanations(part: Part, region: Sequence[str], shows: Signature) -> list[Explanation]:
+def _explanations(part: str, region: Sequence[str], shows: Signature, family: Family) -> list[Explanation]:
     """What the errors look like in the part itself; and the likeliest in each part before it, where these are few."""
-    before = [other for other in parts_at(region) if other != part]
+    before = [other for other in region if other != part]
     if len(before) > FEW:
         before = []
-    return [*explain(part.name, shows), *(kind for other in before for kind in explain(other.name, shows)[:1])]
+    return [*explain(part, shows, family), *(kind for other in before for kind in explain(other, shows, family)[:1])]
 
 
 def ranked(causes: Sequence[Cause]) -> list[Cause]:
-    """The causes, the one first without which the final frame gains most; then by their local errors.
+    """The causes, the one first without which the final picture gains most; then by their local errors.
 
-    A cause that does not reach the final frame is ranked by all frames.
+    A cause that does not reach the final picture is ranked by all pictures.
     """
     return sorted(causes, key=_weight, reverse=True)
 
@@ -74,16 +77,13 @@ def annotated(
     ladder: Sequence[SiteErrors], comparison: Comparison, gains: Mapping[str, float | None]
 ) -> list[SiteErrors]:
     """The ladder of local errors with those of the free-running session, and with gains by site."""
-    free = {(rung.phase, rung.step, rung.site): rung.rel_l2 for rung in comparison.sites}
-    return [
-        msgspec.structs.replace(rung, inherited=free.get((rung.phase, rung.step, rung.site)), gain=gains.get(rung.site))
-        for rung in ladder
-    ]
+    free = {rung.rung: rung.rel_l2 for rung in comparison.sites}
+    return [msgspec.structs.replace(rung, inherited=free.get(rung.rung), gain=gains.get(rung.site)) for rung in ladder]
 
 
 def _weight(cause: Cause) -> tuple[float, float, float]:
     necessity = cause.necessity
-    shares = (None, None) if necessity is None else (necessity.mean_abs, necessity.all_frames)
+    shares = (None, None) if necessity is None else (necessity.mean_abs, necessity.all_pictures)
     final, every = (-math.inf if value is None else value for value in shares)
     return final, every, _distance(cause.worst)
 

@@ -1,4 +1,4 @@
-"""Gain: how the reference amplifies a small error at one site on its way to the decoded frame."""
+"""Gain: how the reference amplifies a small error at one site on its way to the decoded picture."""
 
 import math
 
@@ -7,39 +7,42 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.explain.blame.pace import Paced, keep_pace
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.family import Decoding
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.taps import Patcher
-
-# Before it is rounded to levels. Of an implementation that does not show that, the frame itself: a coarse figure.
-_SHOWN_AT = ("decoder.conv_out", "frame")
+from waypoint_parity.harness.run.session import Paced, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.taps import Observation, Taps
 
 
 @exact_arithmetic()
 def gain(reference: Adapter, spare: Adapter, checkpoint: Checkpoint, scenario: Scenario, site: str) -> float | None:
-    """The relative change of the final frame for a relative change of 1 at `site`, by linear extrapolation.
+    """The relative change of the final picture for a relative change of 1 at `site`, by linear extrapolation.
 
     The change is Gaussian noise in every pass; relative to the site's root mean square it is the square root of the
     dtype's epsilon, the step of a finite difference that lies farthest from rounding on one side and from curvature on
     the other. `spare` is `reference` once more. None for a site that holds no floating-point values, and where no
-    decoded frame is shown.
+    decoded picture is shown.
     """
-    shown_at = next((name for name in _SHOWN_AT if name in reference.sites()), None)
+    shown_at = _shown_at(checkpoint.family.decoding, reference)
     if shown_at is None or site not in spare.sites():
         return None
     change = _Change()
     exact, changed = _Last(), _Last()
-    watch = Patcher({shown_at: reference.sites()[shown_at]}, exact)
-    # The frame is to be seen as the change leaves it, also where that is where it is made.
-    with watch, Patcher({site: spare.sites()[site]}, change), Patcher({shown_at: spare.sites()[shown_at]}, changed):
-        leading = Paced(passes(reference, scenario, checkpoint.transformer, watch))
-        keep_pace(leading, Paced(passes(spare, scenario, checkpoint.transformer, None)), _never)
+    watch = Taps({shown_at: reference.sites()[shown_at]}, exact)
+    noisy = Taps({site: spare.sites()[site]}, change)
+    # The picture is to be seen as the change leaves it, also where that is where it is made.
+    with watch, noisy, Taps({shown_at: spare.sites()[shown_at]}, changed):
+        sessions = [Paced(passes(adapter, scenario, checkpoint, None)) for adapter in (reference, spare)]
+        keep_pace(sessions, order_of(scenario, checkpoint), _never)
     if change.size is None:
         return None
     return tensor_error(changed.value, exact.value).rel_l2 / change.size
+
+
+def _shown_at(decoding: Decoding | None, reference: Adapter) -> str | None:
+    """What is decoded before it is rounded to levels; where that is not shown, the picture: a coarse figure."""
+    names = () if decoding is None else (decoding.output, decoding.picture)
+    return next((name for name in names if name in reference.sites()), None)
 
 
 class _Change:
@@ -49,7 +52,8 @@ class _Change:
         self.size: float | None = None
         self._draw = torch.Generator().manual_seed(0)
 
-    def __call__(self, key: Key, value: Tensor) -> Tensor | None:
+    def __call__(self, seen: Observation) -> Tensor | None:
+        value = seen.tensor
         if not value.is_floating_point():
             return None
         self.size = math.sqrt(torch.finfo(value.dtype).eps)
@@ -63,9 +67,9 @@ class _Last:
 
     value: Tensor
 
-    def __call__(self, key: Key, value: Tensor) -> None:
-        self.value = value.detach().clone()
+    def __call__(self, seen: Observation) -> None:
+        self.value = seen.tensor.detach().clone()
 
 
-def _never(at: object, side: str) -> None:
-    raise AssertionError(f"one implementation ran a pass that it did not run the other time: {at}")
+def _never(at: object, those: list[int]) -> None:
+    raise AssertionError(f"one implementation ran a step that it did not run the other time: {at}")

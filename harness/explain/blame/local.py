@@ -1,6 +1,6 @@
 """Local errors: what each site does wrong by itself, with the right values at every site before it.
 
-One run for all sites: in every pass each site of the candidate is measured against the reference's, and the reference's
+One run for all sites: in every step each site of the candidate is measured against the reference's, and the reference's
 value then takes its place. Where the candidate's sites can be watched and not patched, the other way round: the
 reference is fed what the candidate shows, and what it makes of that is what the candidate should have made.
 """
@@ -14,12 +14,11 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.explain.blame.pace import At, Paced, keep_pace
 from waypoint_parity.harness.run.adapter import Adapter, Site
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.taps import Patcher, is_patchable
+from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.taps import Observation, Taps, counted
 
 
 @dataclass
@@ -27,7 +26,7 @@ class LocalErrors:
     """What a run with the right values before every site showed.
 
     `errors` of the observations that both sides have, in the order of execution, and the `roundoff` of their dtype, 0
-    where it is exact; `lacking`: what the candidate did not show of a pass that it ran; `alone`: passes that one side
+    where it is exact; `lacking`: what the candidate did not show of a step that it ran; `alone`: steps that one side
     only has, and which; `patched`: the sites whose errors no later site inherits.
     """
 
@@ -56,13 +55,16 @@ def local_errors(
     fed = following.sites()
     both = {name: site for name, site in leading.sites().items() if name in fed}
     found = LocalErrors()
-    _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding).drive(checkpoint, scenario)
+    counts = counting(scenario, checkpoint)
+    _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding, counts=counts).drive(
+        checkpoint, scenario
+    )
     return found
 
 
 def must_be_reversed(candidate: Mapping[str, Site]) -> bool:
     """Whether too little of a candidate can be patched, though it can be watched."""
-    fixed = sum(not is_patchable(site) for site in candidate.values())
+    fixed = sum(not site.is_patchable for site in candidate.values())
     return 2 * fixed > len(candidate)
 
 
@@ -79,11 +81,13 @@ class _Run:
         *,
         reverse: bool,
         feeding: Callable[[Key], bool],
+        counts: Callable[[str], Tensor | None],
     ) -> None:
         self._feeding = feeding
+        self._counts = counts
         self._adapters = leading, following
-        self._watch = Patcher(shown, self._keep)
-        self._feed = Patcher({name: fed[name] for name in shown}, self._measure)
+        self._watch = Taps(shown, self._keep)
+        self._feed = Taps({name: fed[name] for name in shown}, self._measure)
         self._found = found
         self._reverse = reverse
         self._kept: dict[Key, Tensor] = {}
@@ -91,43 +95,46 @@ class _Run:
     @exact_arithmetic()
     def drive(self, checkpoint: Checkpoint, scenario: Scenario) -> None:
         with self._watch, self._feed:
-            leading, following = (
-                Paced(passes(adapter, scenario, checkpoint.transformer, patcher))
-                for adapter, patcher in zip(self._adapters, (self._watch, self._feed), strict=True)
-            )
-            keep_pace(leading, following, self._alone)
+            sessions = [
+                Paced(passes(adapter, scenario, checkpoint, taps))
+                for adapter, taps in zip(self._adapters, (self._watch, self._feed), strict=True)
+            ]
+            keep_pace(sessions, order_of(scenario, checkpoint), self._alone)
         self._forget()
         self._found.patched = {key.site for key in self._found.errors} - self._feed.refused
 
-    def _keep(self, key: Key, value: Tensor) -> None:
-        if self._kept and next(iter(self._kept))[:3] != key[:3]:
+    def _keep(self, seen: Observation) -> None:
+        if self._kept and next(iter(self._kept)).at != seen.key.at:
             self._forget()
         # The implementation may reuse its tensor.
-        self._kept[key] = value.detach().clone()
+        self._kept[seen.key] = seen.tensor.detach().clone()
 
-    def _measure(self, key: Key, value: Tensor) -> Tensor | None:
+    def _measure(self, seen: Observation) -> Tensor | None:
+        key, value = seen.key, seen.tensor
         given = self._kept.pop(key, None)
         if given is not None:
+            # All of a value is handed on, and what counts of it is compared.
+            which = self._counts(key.site)
             pair = (given, value) if self._reverse else (value, given)
-            self._found.errors[key] = tensor_error(*pair)
+            self._found.errors[key] = tensor_error(*(counted(tensor, which) for tensor in pair))
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
         elif self._reverse:
             self._lacks(key)
         return given if self._feeding(key) else None
 
-    def _alone(self, at: At, role: str) -> None:
-        self._found.alone.append((at, "candidate" if (role == "leading") is self._reverse else "reference"))
+    def _alone(self, at: At, those: list[int]) -> None:
+        self._found.alone.append((at, "candidate" if (0 in those) is self._reverse else "reference"))
 
     def _forget(self) -> None:
-        """Once a pass is over, what is kept of it was not shown by the other side."""
+        """Once a step is over, what is kept of it was not shown by the other side."""
         if not self._reverse:
             for key in self._kept:
                 self._lacks(key)
         self._kept.clear()
 
     def _lacks(self, key: Key) -> None:
-        """The candidate did not show `key`: worth telling where it ran that pass."""
-        if all(key[:3] != at for at, _ in self._found.alone):
+        """The candidate did not show `key`: worth telling where it ran that step."""
+        if all(key.at != at for at, _ in self._found.alone):
             self._found.lacking.append(key)
 
 

@@ -1,65 +1,43 @@
-"""Pictures: the decoded frames of a session, how far they are from another session's, and what an exchange mends."""
+"""Pictures: how far the decoded pictures of a session are from another session's, and what an exchange mends."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 import msgspec
-from torch import Tensor, nn
 
-from waypoint_parity.harness.compare.pictures import Pixels, frame_metrics
+from waypoint_parity.harness.compare.pictures import Pixels, picture_metrics
 from waypoint_parity.harness.compare.sharpness import sharpness
 from waypoint_parity.harness.explain.blame.result import Share
-from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.record.records import PictureAt
 
 # A difference counts from this many times the noise on: below, a share of it would be a share of noise.
 COUNTS = 3.0
 
 
 class PictureDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the frames of one session are from another's: the final one, and the mean over all.
+    """How far the pictures of one session are from another's: the final one, and the mean over all.
 
-    `mean_abs` and `all_frames` in levels of 255; `ssim` is 1 - SSIM; `sharpness` the relative difference.
+    `mean_abs` and `all_pictures` in levels of 255; `ssim` is 1 - SSIM; `sharpness` the relative difference.
     """
 
     mean_abs: float
     ssim: float
     sharpness: float
-    all_frames: float
-
-
-@contextmanager
-def pictures_of(adapter: Adapter) -> Iterator[list[Pixels]]:
-    """The frames [height,width,3] uint8 that `adapter` decodes while the context is open, as it goes on with them."""
-    pictures: list[Pixels] = []
-    site = adapter.sites().get("frame")
-    if site is None:
-        yield pictures
-        return
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        official: Tensor = output if site.layout is None else site.layout(output)
-        pictures.append(official.detach().cpu().numpy().copy())
-
-    handle = site.module.register_forward_hook(keep)
-    try:
-        yield pictures
-    finally:
-        handle.remove()
+    all_pictures: float
 
 
 def difference(actual: Sequence[Pixels], expected: Sequence[Pixels]) -> PictureDifference | None:
-    """How far the frames `actual` are from `expected`; None where either has none, or not as many."""
-    if not expected or len(actual) != len(expected):
+    """How far the pictures `actual` are from `expected`; None where either has none, not as many, or of other sizes."""
+    if not expected or [picture.shape for picture in actual] != [picture.shape for picture in expected]:
         return None
-    frames = [frame_metrics(frame, *pair) for frame, pair in enumerate(zip(actual, expected, strict=True))]
+    pairs = zip(actual, expected, strict=True)
+    found = [picture_metrics(PictureAt(place), *pair) for place, pair in enumerate(pairs)]
     sharp = sharpness(expected[-1])
     return PictureDifference(
-        mean_abs=frames[-1].mean_abs,
-        ssim=1 - frames[-1].ssim,
+        mean_abs=found[-1].mean_abs,
+        ssim=1 - found[-1].ssim,
         sharpness=abs(sharpness(actual[-1]) - sharp) / sharp if sharp else 0.0,
-        all_frames=fmean(frame.mean_abs for frame in frames),
+        all_pictures=fmean(metrics.mean_abs for metrics in found),
     )
 
 
@@ -81,4 +59,4 @@ def _gone(
 
 
 # Of fp32, whose noise may happen to be nothing: a level on one pixel in five hundred.
-_LEAST = {"mean_abs": 2e-3, "ssim": 1e-6, "sharpness": 1e-5, "all_frames": 2e-3}
+_LEAST = {"mean_abs": 2e-3, "ssim": 1e-6, "sharpness": 1e-5, "all_pictures": 2e-3}

@@ -6,21 +6,22 @@ from typing import Literal
 import msgspec
 
 from waypoint_parity.harness.files import read_document
-from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.judge.comparison import Comparison, where_in
+from waypoint_parity.harness.run.keys import Key, Rung
 
-BLAME_SCHEMA = "waypoint-parity/blame/1"
+BLAME_SCHEMA = "waypoint-parity/blame/2"
 BLAME_NAME = "blame.json"
 
 
 class LocalError(msgspec.Struct, frozen=True, kw_only=True):
     """A local error: what one site does wrong by itself. `rel_l2` is None where no distance exists, `note` says why."""
 
-    frame: int
-    phase: Phase
+    unit: int
+    phase: str
     step: int
     site: str
-    call: int
+    branch: str = ""
+    call: int = 0
     rel_l2: float | None
     bound: float
     norm_ratio: float | None = None
@@ -29,28 +30,28 @@ class LocalError(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> Key:
         """Identity of the observation."""
-        return Key(self.frame, self.phase, self.step, self.site, self.call)
+        return Key(self.unit, self.phase, self.step, self.site, self.branch, self.call)
 
     def __str__(self) -> str:
-        where = f"{self.site} at frame {self.frame}, {self.phase} step {self.step}"
+        where = f"{self.site} at {where_in(self.key)}"
         return f"{where}: {self.note}" if self.rel_l2 is None else f"{where}: {self.rel_l2:.2e}, bound {self.bound:.1e}"
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the difference between two runs' pictures goes away with an exchange: 1 is all of it.
 
-    Of the final frame: mean absolute difference, lost SSIM, lost sharpness; and the mean absolute difference over all
-    frames. None where the two runs do not differ in it by more than noise.
+    Of the final picture: mean absolute difference, lost SSIM, lost sharpness; and the mean absolute difference over all
+    pictures. None where the two runs do not differ in it by more than noise.
     """
 
     mean_abs: float | None
     ssim: float | None
     sharpness: float | None
-    all_frames: float | None
+    all_pictures: float | None
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """How a cause shows: what kinds of fault can be told by. The words are those of harness.explain.blame.signature."""
+    """How a cause shows: what kinds of fault can be told by. For its words see harness.explain.blame.signature."""
 
     onset: list[str]
     layers: str
@@ -72,7 +73,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     part: str
-    family: str
+    group: str
     blocks: list[int] | None
     sites: list[str]
     first: LocalError
@@ -82,6 +83,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     observed: int
     # Sites that the implementation does not show or does not let be patched: the fault may lie there instead.
     region: list[str]
+    # The parts of those sites, in the order of execution.
+    region_parts: list[str] = []
     signature: Signature
     explanations: list[Explanation]
     # What the candidate is spared with the reference's part, and what the reference suffers with the candidate's.
@@ -100,19 +103,25 @@ class ExchangeShares(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest errors of one site in one step of any frame: its own (`local`), and with what it inherited.
+    """The largest errors of one site in one step of any unit: its own (`local`), and with what it inherited.
 
     None where no distance exists, or where none was measured: `inherited` is of the free-running session, `gain` (see
     Cause) of the sites that it was asked for.
     """
 
-    phase: Phase
+    phase: str
     step: int
     site: str
+    branch: str = ""
     local: float | None
     bound: float
     inherited: float | None = None
     gain: float | None = None
+
+    @property
+    def rung(self) -> Rung:
+        """Which site in which step."""
+        return Rung(self.phase, self.step, self.site, self.branch)
 
 
 class Blame(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,14 +1,12 @@
 """The runs of a search: each drives one or two sessions and returns what it showed, ready to be written down."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from waypoint_parity.harness.compare.contract import accepted_sites
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.exchange import Exchanged
@@ -17,23 +15,22 @@ from waypoint_parity.harness.explain.blame.findings import Finding, findings
 from waypoint_parity.harness.explain.blame.gain import gain
 from waypoint_parity.harness.explain.blame.local import LocalErrors, local_errors, must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise, measure_noise
-from waypoint_parity.harness.explain.blame.pace import At
-from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, pictures_of
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference
 from waypoint_parity.harness.explain.blame.result import SiteErrors
-from waypoint_parity.harness.families.waypoint.variant import Variant
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.tally import finite
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.keys import Key, Phase
-from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.keys import At, Key, Rung
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
 
 PICTURES_NAME = "free.npz"
 
 
 class FreeRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides as they are. Their decoded frames lie beside it, in PICTURES_NAME."""
+    """Both sides as they are. Their decoded pictures lie beside it, in PICTURES_NAME."""
 
     comparison: Comparison
     difference: PictureDifference | None
@@ -44,7 +41,7 @@ class LocalRun(msgspec.Struct, frozen=True, kw_only=True):
 
     findings: list[Finding]
     sites: list[SiteErrors]
-    # What there is nothing to judge at: passes that only one side has, and what the candidate leaves out of others.
+    # What there is nothing to judge at: steps that only one side has, and what the candidate leaves out of others.
     alone: list[At]
     lacking: list[Key]
 
@@ -52,8 +49,8 @@ class LocalRun(msgspec.Struct, frozen=True, kw_only=True):
 class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
     """The candidate with the reference's parts.
 
-    `difference` of its frames from the reference's; `left`: what still diverges and is not exchanged; `refused`: sites
-    that could not be exchanged.
+    `difference` of its pictures from the reference's; `left`: what still diverges and is not exchanged; `refused`:
+    sites that could not be exchanged.
     """
 
     difference: PictureDifference | None
@@ -62,7 +59,7 @@ class MendedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PicturesRun(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the decoded frames of an implementation with parts of another are from that other one's.
+    """How far the decoded pictures of an implementation with parts of another are from that other one's.
 
     `refused`: sites that could not be exchanged.
     """
@@ -78,22 +75,28 @@ class GainRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def free_run(case: Case, folder: Path) -> FreeRun:
-    """Run both sides as they are, and keep their decoded frames in `folder`."""
-    with pictures_of(case.reference.adapter) as right, pictures_of(case.candidate.adapter) as wrong:
+    """Run both sides as they are, and keep their decoded pictures in `folder`."""
+    family = case.family
+    with (
+        decoded_pictures(case.reference.adapter, family) as right,
+        decoded_pictures(case.candidate.adapter, family) as wrong,
+    ):
         comparison = lockstep(case.reference, case.candidate, case.checkpoint, case.scenario, case.judgement)
     with replacing(folder / PICTURES_NAME) as partial, partial.open("wb") as file:
-        np.savez(file, right=np.array(right), wrong=np.array(wrong))
+        # One by one: they need not be of one size.
+        np.savez(file, np.array(len(right)), *right, *wrong)
     return FreeRun(comparison=comparison, difference=difference(wrong, right))
 
 
 def pictures_in(folder: Path) -> tuple[list[Pixels], list[Pixels]]:
-    """The decoded frames that `free_run` kept: the reference's and the candidate's."""
+    """The decoded pictures that `free_run` kept: the reference's and the candidate's."""
     with np.load(folder / PICTURES_NAME) as kept:
-        return list(kept["right"]), list(kept["wrong"])
+        number, *pictures = (kept[f"arr_{place}"] for place in range(len(kept.files)))
+    return pictures[: int(number)], pictures[int(number) :]
 
 
 def noise_run(case: Case, right: Sequence[Pixels]) -> Noise:
-    """The noise of the case; `right` are the reference's decoded frames."""
+    """The noise of the case; `right` are the reference's decoded pictures."""
     return measure_noise(case.reference.adapter, case.rounded(), case.checkpoint, case.scenario, right)
 
 
@@ -102,102 +105,104 @@ def local_run(case: Case, noise: Noise, exchanges: Sequence[Exchange]) -> LocalR
     candidate, reverse = case.candidate.adapter, must_be_reversed(case.candidate.adapter.sites())
     sessions = case.checkpoint, case.scenario
     if exchanges:
-        with Exchanged(candidate, case.spare, exchanges) as mended:
+        with Exchanged(candidate, case.spare, exchanges, case.checkpoint) as mended:
             local = local_errors(case.reference.adapter, mended, *sessions, reverse=reverse)
     else:
         local = local_errors(case.reference.adapter, candidate, *sessions, reverse=reverse)
-    found = findings(local, noise, case.wiring, accepted_sites(case.judgement.accepted_inputs))
+    found = findings(local, noise, case.wiring, accepted_sites(case.judgement.accepted_inputs, case.family))
     return LocalRun(
-        findings=found, sites=_ladder(local, noise), alone=[at for at, _ in local.alone], lacking=local.lacking
+        findings=found, sites=_ladder(local, noise, case), alone=[at for at, _ in local.alone], lacking=local.lacking
     )
 
 
-def _ladder(local: LocalErrors, noise: Noise) -> list[SiteErrors]:
+def _ladder(local: LocalErrors, noise: Noise, case: Case) -> list[SiteErrors]:
     """The largest local error of every site in every step, in the order of execution."""
-    worst: dict[tuple[Phase, int, str], tuple[float, Key]] = {}
+    worst: dict[Rung, tuple[float, Key]] = {}
     for key, error in local.errors.items():
-        rung = key.phase, key.step, key.site
-        if rung not in worst or error.rel_l2 > worst[rung][0]:
-            worst[rung] = error.rel_l2, key
+        if key.rung not in worst or error.rel_l2 > worst[key.rung][0]:
+            worst[key.rung] = error.rel_l2, key
     return [
-        SiteErrors(phase=phase, step=step, site=site, local=finite(error), bound=noise.bound(key, local.roundoff[key]))
-        for (phase, step, site), (error, key) in worst.items()
+        SiteErrors(
+            **rung._asdict(),
+            local=finite(error),
+            bound=noise.bound(key.site, case.table.kind(key.site), local.roundoff[key]),
+        )
+        for rung, (error, key) in worst.items()
     ]
 
 
 def mended_run(
     case: Case, exchanges: Sequence[Exchange], right: Sequence[Pixels], unmatched: Collection[At | Key]
 ) -> MendedRun:
-    """The candidate with the reference's parts, judged at every site but those; `right`: the reference's frames.
+    """The candidate with the reference's parts, judged at every other site; `right`: the reference's pictures.
 
-    `unmatched`: passes and observations that are not both sides', where there is nothing to judge.
+    `unmatched`: steps and observations that are not both sides', where there is nothing to judge.
     """
-    with Exchanged(case.candidate.adapter, case.spare, exchanges) as mended, pictures_of(mended) as pictures:
+    with (
+        Exchanged(case.candidate.adapter, case.spare, exchanges, case.checkpoint) as mended,
+        decoded_pictures(mended, case.family) as pictures,
+    ):
         side = Side(case.candidate.name, mended)
         comparison = lockstep(case.reference, side, case.checkpoint, case.scenario, case.judgement)
-    left = _left(comparison, exchanges, frozenset(unmatched))
+    left = _left(case, comparison, exchanges, frozenset(unmatched))
     return MendedRun(difference=difference(pictures, right), left=left, refused=sorted(mended.refused))
 
 
-def _left(comparison: Comparison, exchanges: Sequence[Exchange], unmatched: Collection[At | Key]) -> str | None:
+def _left(
+    case: Case, comparison: Comparison, exchanges: Sequence[Exchange], unmatched: Collection[At | Key]
+) -> str | None:
     """The first failure of a comparison outside of what was exchanged and of what is unmatched."""
     if comparison.reason is not None:
         return comparison.reason
 
     def counts(key: Key) -> bool:
-        return key[:3] not in unmatched and key not in unmatched and not exchanged(key, exchanges)
+        return key.at not in unmatched and key not in unmatched and not exchanged(key, exchanges, case.table)
 
     first = next((str(failure) for failure in comparison.failures if counts(failure.key)), None)
     # The list of failures is cut off, the ladder of sites is not.
     rungs = (rung for rung in comparison.sites if rung.failed)
-    return first or next(
-        (rung.site for rung in rungs if counts(Key(rung.frame, rung.phase, rung.step, rung.site))), None
-    )
+    return first or next((rung.site for rung in rungs if counts(rung.key)), None)
 
 
 def grafted_run(case: Case, exchanges: Sequence[Exchange], wrong: Sequence[Pixels]) -> MendedRun:
     """The reference with what the candidate shows at `exchanges`: all that a candidate without patches can be asked.
 
-    `left` is then what of the candidate's other sites this does not account for; `wrong` are its decoded frames.
+    `left` is then what of the candidate's other sites this does not account for; `wrong` are its decoded pictures.
     """
     reference, candidate, bounds = case.reference.adapter, case.candidate.adapter, case.judgement.bounds
-    with pictures_of(reference) as pictures:
+
+    def taken(key: Key) -> bool:
+        return exchanged(key, exchanges, case.table)
+
+    with decoded_pictures(reference, case.family) as pictures:
         sessions = reference, candidate, case.checkpoint, case.scenario
-        grafted = local_errors(*sessions, reverse=True, feeding=lambda key: exchanged(key, exchanges))
-    others = ((key, error) for key, error in grafted.errors.items() if not exchanged(key, exchanges))
+        grafted = local_errors(*sessions, reverse=True, feeding=taken)
+    others = ((key, error) for key, error in grafted.errors.items() if not taken(key))
     left = next((f"{key}: {error.rel_l2:.2e}" for key, error in others if error.rel_l2 > bounds.of(key).rel_l2), None)
     return MendedRun(difference=difference(pictures, wrong), left=left, refused=[])
 
 
 def mended_pictures(case: Case, exchanges: Sequence[Exchange], right: Sequence[Pixels]) -> PicturesRun:
-    """The candidate with the reference's parts, against the reference's decoded frames."""
+    """The candidate with the reference's parts, against the reference's decoded pictures."""
     return _exchanged_pictures(case, (case.candidate.adapter, case.spare), exchanges, right)
 
 
 def spoilt_pictures(case: Case, exchanges: Sequence[Exchange], wrong: Sequence[Pixels]) -> PicturesRun:
-    """The reference with the candidate's parts, against the candidate's decoded frames."""
+    """The reference with the candidate's parts, against the candidate's decoded pictures."""
     return _exchanged_pictures(case, (case.reference.adapter, case.candidate.adapter), exchanges, wrong)
 
 
 def _exchanged_pictures(
     case: Case, sides: tuple[Adapter, Adapter], exchanges: Sequence[Exchange], expected: Sequence[Pixels]
 ) -> PicturesRun:
-    with Exchanged(*sides, exchanges) as mixed, pictures_of(mixed) as pictures:
-        run(mixed, case.scenario, case.checkpoint.transformer)
+    with (
+        Exchanged(*sides, exchanges, case.checkpoint) as mixed,
+        decoded_pictures(mixed, case.family) as pictures,
+    ):
+        run(mixed, case.scenario, case.checkpoint)
     return PicturesRun(difference=difference(pictures, expected), refused=sorted(mixed.refused))
 
 
 def gain_run(case: Case, site: str) -> GainRun:
     """How the reference amplifies an error at `site`."""
     return GainRun(gain=gain(case.reference.adapter, case.spare, case.checkpoint, case.scenario, site))
-
-
-def has_padding(scenario: Scenario) -> bool:
-    """Whether the scenario's prompt is padded."""
-    return scenario.prompt_pad_mask is not None and bool(scenario.prompt_pad_mask.any())
-
-
-def unpadded(case: Case) -> Case:
-    """The case with a prompt of the same length and no padding."""
-    scenario = Variant(prompt_mask="none").apply(case.scenario, case.checkpoint.transformer)
-    return replace(case, scenario=scenario)

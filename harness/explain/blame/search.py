@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 
@@ -14,7 +14,6 @@ from waypoint_parity.harness.explain.blame.findings import Finding
 from waypoint_parity.harness.explain.blame.journal import Journal, OutOfBudgetError, Result
 from waypoint_parity.harness.explain.blame.local import must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise
-from waypoint_parity.harness.explain.blame.pace import At
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, share
 from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, ExchangeShares, Share, SiteErrors
 from waypoint_parity.harness.explain.blame.runs import (
@@ -26,26 +25,22 @@ from waypoint_parity.harness.explain.blame.runs import (
     free_run,
     gain_run,
     grafted_run,
-    has_padding,
     local_run,
     mended_pictures,
     mended_run,
     noise_run,
     pictures_in,
     spoilt_pictures,
-    unpadded,
 )
-from waypoint_parity.harness.explain.blame.signature import Control
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.keys import At, Key
 
 # Faults that show only once others are mended. Local errors show all at once: a second round is rare.
 MOST_ROUNDS = 4
-_READ_THE_PROMPT = ("input.prompt", "prompt attention")
 
 
 @dataclass(frozen=True)
 class _Base:
-    """What every later run is compared with: the free-running sessions, their frames and the noise."""
+    """What every later run is compared with: the free-running sessions, their pictures and the noise."""
 
     free: FreeRun
     noise: Noise
@@ -54,7 +49,7 @@ class _Base:
 
     @cached_property
     def from_the_candidate(self) -> PictureDifference | None:
-        """How far the reference's frames are from the candidate's."""
+        """How far the reference's pictures are from the candidate's."""
         return difference(self.right, self.wrong)
 
 
@@ -162,7 +157,7 @@ class Search:
             gain=self._gain(finding.errors[0].site) if self._measures_gains else None,
             controls=self._controls(finding, base),
         )
-        return cause(finding, measured, self._case.checkpoint.transformer, self._case.scenario)
+        return cause(finding, measured, self._case.checkpoint, self._case.scenario)
 
     def _exchange(self, wanted: Exchange, base: _Base) -> ExchangeShares:
         necessity, sufficiency = self._necessity(wanted, base), self._sufficiency(wanted, base)
@@ -201,15 +196,19 @@ class Search:
             self._gains[site] = None if run is None else run.gain
         return self._gains[site]
 
-    def _controls(self, finding: Finding, base: _Base) -> list[Control]:
-        """What a control experiment shows: of a part that reads the prompt, its local error without any padding."""
-        if finding.part not in _READ_THE_PROMPT or not has_padding(self._case.scenario):
+    def _controls(self, finding: Finding, base: _Base) -> list[str]:
+        """What a control experiment shows of the part, where its family has one: its local error there."""
+        case = self._case
+        control = case.family.control(finding.part, case.scenario, case.checkpoint.geometry)
+        if control is None:
             return []
-        run = self._attempt("local without padding", LocalRun, lambda: local_run(unpadded(self._case), base.noise, []))
+        scenario, wrong_there, right_there = control
+        # Parts may have one experiment in common.
+        name = f"local in the control {scenario.digest[:8]}"
+        run = self._attempt(name, LocalRun, lambda: local_run(replace(case, scenario=scenario), base.noise, []))
         if run is None:
             return []
-        remains = any(other.part == finding.part for other in run.findings)
-        return ["unchanged by padding" if remains else "only with padding"]
+        return [wrong_there if any(other.part == finding.part for other in run.findings) else right_there]
 
     def _attempt(self, name: str, kind: type[Result], run: Callable[[], Result]) -> Result | None:
         """The result of a run that the budget may do without."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
-from waypoint_parity.harness.explain.blame.parts import parts_at
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share, SiteErrors
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 
 
 def blame_lines(blame: Blame) -> list[str]:
@@ -41,7 +40,8 @@ def ladder_lines(blame: Blame) -> list[str]:
 def _rung(rung: SiteErrors) -> str:
     wrong = rung.local is None or rung.local > rung.bound
     numbers = " ".join(f"{_number(value):>9}" for value in (rung.local, rung.bound, rung.inherited, rung.gain))
-    return f"{rung.phase:9} {rung.step:4}  {rung.site:46} {numbers}{'  <- by itself' if wrong else ''}"
+    site = f"{rung.site}@{rung.branch}" if rung.branch else rung.site
+    return f"{rung.phase:9} {rung.step:4}  {site:46} {numbers}{'  <- by itself' if wrong else ''}"
 
 
 def _number(value: float | None) -> str:
@@ -57,7 +57,7 @@ def _restored(blame: Blame) -> str:
 
 def _what(cause: Cause) -> str:
     where = "" if cause.blocks is not None or cause.signature.layers == "none" else " of every block that has it"
-    return f"{cause.name}{where} ({cause.family}): {cause.failed} of {cause.observed} observations wrong by themselves"
+    return f"{cause.name}{where} ({cause.group}): {cause.failed} of {cause.observed} observations wrong by themselves"
 
 
 def _cause_lines(cause: Cause) -> Iterator[str]:
@@ -66,10 +66,9 @@ def _cause_lines(cause: Cause) -> Iterator[str]:
         yield f"    worst:          {cause.worst}"
     yield from _share_lines(cause.necessity, cause.sufficiency)
     if cause.gain is not None:
-        yield f"    gain:           a relative error of 1 at {cause.first.site} changes the frame by {cause.gain:.2g}"
-    if cause.region:
-        parts = dict.fromkeys(part.name for part in parts_at(cause.region))
-        yield f"    or before it:   {', '.join(parts)}; map their sites to tell"
+        yield f"    gain:           a relative error of 1 at {cause.first.site} changes the picture by {cause.gain:.2g}"
+    if cause.region_parts:
+        yield f"    or before it:   {', '.join(cause.region_parts)}; map their sites to tell"
     shows = cause.signature
     tags = [*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls]
     yield f"    looks like:     {'; '.join(tags)}"
@@ -86,12 +85,12 @@ def _share_lines(necessity: Share | None, sufficiency: Share | None) -> Iterator
 
 
 def _share(share: Share) -> str:
-    """The shares of the final frame; of all frames where it does not reach that one."""
+    """The shares of the final picture; of all pictures where it does not reach that one."""
     names = {"mean_abs": "mean |d|", "ssim": "SSIM", "sharpness": "sharpness"}
     known = [(label, getattr(share, name)) for name, label in names.items()]
     told = [f"{_percent(value)} ({label})" for label, value in known if value is not None]
-    if not told and share.all_frames is not None:
-        return f"{_percent(share.all_frames)} (mean |d| of all frames; the final one does not differ)"
+    if not told and share.all_pictures is not None:
+        return f"{_percent(share.all_pictures)} (mean |d| of all pictures; the final one does not differ)"
     return ", ".join(told) or "nothing that counts"
 
 

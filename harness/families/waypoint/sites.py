@@ -36,7 +36,7 @@ PARTS = (
     Part("picture", "autoencoder", "after the decoder", whole=True),
 )
 
-_IMAGE, _DENOISE, _CACHE, _DECODE = ("image",), ("denoise",), ("cache",), ("decode",)
+_PROMPT, _IMAGE, _DENOISE, _CACHE, _DECODE = ("prompt",), ("image",), ("denoise",), ("cache",), ("decode",)
 _TRANSFORMER = ("image", "denoise", "cache")
 _CONTROLS = ("input.button", "input.mouse", "input.scroll")
 
@@ -47,16 +47,16 @@ def site_table(geometry: WaypointGeometry, *, image: bool = True) -> SiteTable:
 
 
 def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool) -> Iterator[SiteRow]:
-    for name in ("prompt_emb", "prompt_pad_mask"):
-        yield _input(name, "input.prompt", ("prompt",))
+    yield _input("prompt_emb", "input.prompt", _PROMPT, stands_for=_PROMPT)
+    yield _input("prompt_pad_mask", "input.prompt", _PROMPT)
     yield _input("image", "input.image", _IMAGE)
     yield from _coder("encoder", len(autoencoder.encoder_blocks_per_stage), _IMAGE, "input.image")
     encoded = ("encoder.conv_out",) if image else ()
-    yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=encoded)
+    yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=encoded, stands_for=_IMAGE)
     for name in ("button", "mouse", "scroll"):
         yield _input(name, "input.controls", ("image", "denoise"), once=True, accepted_as=(name, "controls"))
     yield _input("noise", "input.noise", _DENOISE, once=True)
-    yield _input("sigma", "input.schedule", _TRANSFORMER)
+    yield _input("sigma", "input.schedule", _TRANSFORMER, stands_for=_DENOISE)
     yield _input("timestamp", "input.clock", _TRANSFORMER)
     yield SiteRow(name="denoise_step_emb", phases=_TRANSFORMER, part="noise conditioner", reads=("input.sigma",))
     yield SiteRow(name="ctrl_emb", phases=_TRANSFORMER, part="control embedding", reads=_CONTROLS)
@@ -84,10 +84,23 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool
 
 
 def _input(
-    name: str, part: str, phases: tuple[str, ...], *, once: bool = False, accepted_as: tuple[str, ...] = ()
+    name: str,
+    part: str,
+    phases: tuple[str, ...],
+    *,
+    once: bool = False,
+    accepted_as: tuple[str, ...] = (),
+    stands_for: tuple[str, ...] = (),
 ) -> SiteRow:
-    accepted = accepted_as or (name,)
-    return SiteRow(name=f"input.{name}", phases=phases, part=part, kind=Kind.INPUT, once=once, accepted_as=accepted)
+    return SiteRow(
+        name=f"input.{name}",
+        phases=phases,
+        part=part,
+        kind=Kind.INPUT,
+        once=once,
+        accepted_as=accepted_as or (name,),
+        stands_for=stands_for,
+    )
 
 
 def _patchify() -> Iterator[SiteRow]:
@@ -163,6 +176,7 @@ def _ring(config: TransformerConfig, layer: int) -> Iterator[SiteRow]:
         kind=Kind.MASK,
         reads=(clock,),
         around=(clock,),
+        stands_for=() if layer else _CACHE,
         taught=True,
     )
     yield SiteRow(

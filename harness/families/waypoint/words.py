@@ -11,7 +11,7 @@ from torch import Tensor
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.families.waypoint.scenario import planned, schedule
 from waypoint_parity.harness.families.waypoint.sites import site_table
-from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.keys import At, Key, last_name
 from waypoint_parity.harness.run.scenario import Scenario
 
 _SITES: Mapping[frozenset[str], str] = {
@@ -92,11 +92,6 @@ def _extent(keys: Collection[Key], geometry: WaypointGeometry, session: Sequence
     }
     said = [word for word, holds in statements.items() if holds]
     return [*said, _SITES[names]] if names in _SITES else said
-
-
-def last_name(site: str) -> str:
-    """The last part of a site's name that is no number."""
-    return [part for part in site.split(".") if not part.isdigit()][-1]
 
 
 def layer_groups(names: Collection[str], geometry: WaypointGeometry) -> dict[str, list[int]]:

@@ -11,6 +11,7 @@ from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.sweep.baseline.document import BaselineDump, Opened
 from waypoint_parity.harness.sweep.baseline.provenance import (
     Difference,
@@ -125,9 +126,9 @@ def _checked(
     found = differences(entry.provenance, provenance(run.manifest), same_implementation=same)
     lifted = [difference for difference in found if lifts(accepted, difference)]
     stale = [difference for difference in found if difference not in lifted]
-    judgement = judgement_of(run)
-    judgement = replace(judgement, accepted_inputs=(*judgement.accepted_inputs, *accepted_inputs(lifted)))
-    comparison = None if accepted_inputs(stale) else diff_dumps(baseline, run, judgement)
+    judgement, family = judgement_of(run), family_named(run.manifest.family)
+    judgement = replace(judgement, accepted_inputs=(*judgement.accepted_inputs, *accepted_inputs(lifted, family)))
+    comparison = None if accepted_inputs(stale, family) else diff_dumps(baseline, run, judgement)
     return EntryCheck(
         name=name,
         outcome=Outcome.STALE if stale or comparison is None else _outcome(comparison),

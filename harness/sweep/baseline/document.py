@@ -10,7 +10,7 @@ import msgspec
 
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import read_document
-from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, frame_path, frames_of
+from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, kept_pictures, picture_path
 
 BASELINE_SCHEMA = "waypoint-parity/baseline/1"
 BASELINE_NAME = "baseline.json"
@@ -100,7 +100,7 @@ def open_baseline(folder: Path) -> Opened:
 
 def kept_files(dump: Path) -> list[Path]:
     """What a baseline keeps of a dump: all but its full tensors, which no comparison of dumps reads."""
-    return [dump / MANIFEST_NAME, dump / RECORDS_NAME, *(frame_path(dump, frame) for frame in frames_of(dump))]
+    return [dump / MANIFEST_NAME, dump / RECORDS_NAME, *(picture_path(dump, at) for at in kept_pictures(dump))]
 
 
 def digests(folder: Path, paths: Iterable[Path]) -> Mapping[str, str]:

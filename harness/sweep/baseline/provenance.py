@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from waypoint_parity.harness.compare.contract import ACCEPTABLE
+from waypoint_parity.harness.compare.contract import shown_at
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import Manifest
+from waypoint_parity.harness.run.family import Family, family_named
 
 # What can differ, by the name that accepts it; "backend" is the group of all "backend.*".
 GROUPS = (
@@ -65,9 +66,17 @@ def _inputs(manifest: Manifest) -> dict[str, str]:
     """The digests of what was given; of the whole scenario where an engine tells no more."""
     if manifest.inputs is None:
         return {"scenario": manifest.scenario_digest}
-    # The sigmas stand there too, as the schedule.
-    names = {name: "noise" if name == "noise" else f"inputs.{name}" for name in manifest.inputs if name != "sigmas"}
-    return {called: manifest.inputs[name] for name, called in names.items()}
+    family = family_named(manifest.family)
+    # The schedule stands there too, as itself.
+    scheduled = {name for name, field in family.fields.items() if field.schedule}
+    return {_called(name, family): digest for name, digest in manifest.inputs.items() if name not in scheduled}
+
+
+def _called(tensor: str, family: Family) -> str:
+    field = family.fields.get(tensor)
+    if field is None or not field.drawn:
+        return f"inputs.{tensor}"
+    return tensor if tensor in GROUPS else f"noise.{tensor}"
 
 
 def differences(baseline: Mapping[str, str], run: Mapping[str, str], *, same_implementation: bool) -> list[Difference]:
@@ -97,9 +106,14 @@ def check_accepted(names: Collection[str]) -> None:
         )
 
 
-def accepted_inputs(differing: Collection[Difference]) -> tuple[str, ...]:
+def accepted_inputs(differing: Collection[Difference], family: Family) -> tuple[str, ...]:
     """What a comparison must let differ where these differences of the provenance are accepted."""
-    called = [{"schedule": "sigma"}.get(of.name, of.name.removeprefix("inputs.")) for of in differing]
-    if "scenario" in called:
-        called += [name for name, consumed in ACCEPTABLE.items() if consumed and name != "timestamp"]
-    return tuple(name for name in called if name in ACCEPTABLE)
+    names = {of.name for of in differing}
+    fields = [
+        name
+        for name, field in family.fields.items()
+        if "scenario" in names or _called(name, family) in names or (field.schedule and "schedule" in names)
+    ]
+    sites = {shown_at(name, family) for name in fields}
+    of_the_model = [name for name in ("checkpoint", "dtype") if name in names]
+    return (*of_the_model, *(name for name in family.sites.acceptable if family.sites.accepted(name) <= sites))

@@ -7,16 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.harness.observations import FAMILY
 from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
+from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Observation, Recorder
+from waypoint_parity.harness.run.taps import Observation, recording
 
+
+def geometry(**changes: Any) -> WaypointGeometry:
+    """The geometry of the tiny checkpoint, with changes."""
+    config = transformer_config(**changes)
+    return WaypointGeometry(config, autoencoder_config(config))
+
+
+GEOMETRY = geometry()
+# What is known of a checkpoint without its weights.
+CHECKPOINT = Checkpoint("made by hand", FAMILY.name, GEOMETRY, {})
+TABLE = site_table(GEOMETRY)
 # By which the faults here are off.
 FASTER, LOUDER = 1.1, 1.05
 LOUD = "transformer.blocks.1.mlp"
@@ -104,7 +118,7 @@ class LoudLater(Moody):
 
 def sealed(site: Site) -> Site:
     """The same site without a way back."""
-    return Site(site.module, layout=site.layout or (lambda output: output))
+    return Site(site.module, layout=site.layout or (lambda output, inputs: output))
 
 
 def named(implementation: type) -> str:
@@ -124,11 +138,11 @@ class Kept:
         pass
 
 
-def shown(adapter: Adapter, scenario: Scenario, config: TransformerConfig) -> dict[Key, Tensor]:
+def shown(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint) -> dict[Key, Tensor]:
     """What a session of `adapter` shows at every site, as it goes on with it."""
     kept = Kept({})
-    with Recorder(adapter.sites(), kept) as recorder:
-        run(adapter, scenario, config, recorder)
+    with recording(adapter.sites(), kept) as taps:
+        run(adapter, scenario, checkpoint, taps)
     return kept.tensors
 
 

@@ -13,15 +13,15 @@ from waypoint_parity.harness.explain.blame.case import Case, load_case
 from waypoint_parity.harness.explain.blame.exchanges import exchange_called
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.noise import Noise
-from waypoint_parity.harness.explain.blame.pictures import pictures_of
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.blame.runs import noise_run
 from waypoint_parity.harness.explain.blame.search import Search
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 Cases = Callable[..., Case]
@@ -31,7 +31,7 @@ Searching = Callable[..., Blame]
 @pytest.fixture(scope="session")
 def one_frame(tiny: Checkpoint) -> Scenario:
     """A session of one frame on the tiny checkpoint."""
-    return make_scenario(tiny.transformer, name="one", frames=1, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="one", units=1, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +63,8 @@ def case(tiny: Checkpoint, fp32_on_cpu: Numerics, one_frame: Scenario) -> Cases:
 def noise(case: Cases, one_frame: Scenario) -> Noise:
     """The noise of the shortest session."""
     right = case()
-    with pictures_of(right.spare) as pictures:
-        run(right.spare, one_frame, right.checkpoint.transformer)
+    with decoded_pictures(right.spare, right.family) as pictures:
+        run(right.spare, one_frame, right.checkpoint)
     return noise_run(right, pictures)
 
 
@@ -81,7 +81,7 @@ def search(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Searching:
         **kept: Any,
     ) -> Blame:
         journal = Journal(folder or tmp_path_factory.mktemp("search"), case.identity, **kept)
-        exchanges = [exchange_called(name, case.reference.adapter.sites()) for name in wanted]
+        exchanges = [exchange_called(name, case.reference.adapter.sites(), case.family) for name in wanted]
         measured: Any = {"gains": gains is not None, "gain_sites": gains or ()}
         return Search(case, journal, noise=noise, exchanges=exchanges, **measured).run()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.harness.explain.blame import candidates
 from tests.harness.explain.blame.candidates import LOUD, apart, hooks, shown
 from tests.harness.implementations import Interrupted, Reusing
+from tests.harness.observations import FAMILY
 from tests.harness.rollouts import OtherSlot
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.fixtures.faults.inputs import three_steps
@@ -62,9 +63,9 @@ def capture(tiny: Checkpoint, one_frame: Scenario) -> Capture:
         leader: Adapter, shadow: Adapter | None = None, *names: str, scenario: Scenario = one_frame
     ) -> dict[Key, Any]:
         if shadow is None:
-            return shown(leader, scenario, tiny.transformer)
-        with Exchanged(leader, shadow, called(*names)) as mixed:
-            session = shown(mixed, scenario, tiny.transformer)
+            return shown(leader, scenario, tiny)
+        with Exchanged(leader, shadow, called(*names), tiny) as mixed:
+            session = shown(mixed, scenario, tiny)
         assert mixed.refused == set()
         return session
 
@@ -84,7 +85,7 @@ def false(capture: Capture, wrong: CandidateAdapter) -> dict[Key, Any]:
 
 
 def called(*names: str) -> list[Exchange]:
-    return [exchange_called(name, [name]) for name in names]
+    return [exchange_called(name, [name], FAMILY) for name in names]
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -176,9 +177,9 @@ def test_a_part_that_takes_the_latent_of_other_steps_is_exchanged_without_it(
     other = CandidateAdapter(tiny, fp32_on_cpu)
     three_steps(other)
     for leader, shadow in ((other, spare), (spare, other)):
-        own = shown(leader, one_frame, tiny.transformer)
-        with Exchanged(leader, shadow, called(part)) as mixed:
-            session = shown(mixed, one_frame, tiny.transformer)
+        own = shown(leader, one_frame, tiny)
+        with Exchanged(leader, shadow, called(part), tiny) as mixed:
+            session = shown(mixed, one_frame, tiny)
         # The part is innocent, whatever the steps do.
         assert furthest(apart(session, own)) < ROUNDING
         assert mixed.refused == {refused}
@@ -198,23 +199,25 @@ def test_a_site_that_one_side_cannot_give_or_take_is_refused(
 ) -> None:
     leader = Some(wrong, fixed=["velocity"] if changed == "leader" else [])
     shadow = Some(spare, lacks=["velocity"] if changed == "shadow" else [])
-    with Exchanged(leader, shadow, called("velocity")) as mixed:
-        session = shown(mixed, one_frame, tiny.transformer)
+    with Exchanged(leader, shadow, called("velocity"), tiny) as mixed:
+        session = shown(mixed, one_frame, tiny)
     assert mixed.refused == {"velocity"}
-    assert furthest(apart(session, shown(wrong, one_frame, tiny.transformer))) < ROUNDING
+    assert furthest(apart(session, shown(wrong, one_frame, tiny))) < ROUNDING
 
 
 def test_what_a_pass_sees_is_exchanged_only_with_the_attention_that_it_acts_through(
     wrong: CandidateAdapter, spare: EagerAdapter, tiny: Checkpoint, one_frame: Scenario
 ) -> None:
     for name, refused in (("cache", set()), ("kv_cache.layers.1.visible", {"kv_cache.layers.1.visible"})):
-        with Exchanged(wrong, spare, called(name)) as mixed:
-            shown(mixed, one_frame, tiny.transformer)
+        with Exchanged(wrong, spare, called(name), tiny) as mixed:
+            shown(mixed, one_frame, tiny)
         assert mixed.refused == refused
 
 
-def test_it_is_the_leader_for_those_who_drive_it(wrong: CandidateAdapter, spare: EagerAdapter) -> None:
-    mixed = Exchanged(wrong, spare, called("velocity", "mlp"))
+def test_it_is_the_leader_for_those_who_drive_it(
+    wrong: CandidateAdapter, spare: EagerAdapter, tiny: Checkpoint
+) -> None:
+    mixed = Exchanged(wrong, spare, called("velocity", "mlp"), tiny)
     assert mixed.describe() == wrong.describe() | {"exchanged": "velocity; mlp"}
     assert mixed.sites().keys() == wrong.sites().keys()
 
@@ -236,10 +239,10 @@ def test_a_session_left_in_the_middle_does_no_harm_to_the_next_one(
     tiny: Checkpoint,
     one_frame: Scenario,
 ) -> None:
-    with exact_arithmetic(), Exchanged(wrong, spare, called("velocity", "mlp")) as left:
-        for _ in islice(passes(left, one_frame, tiny.transformer, None), 3):
+    with exact_arithmetic(), Exchanged(wrong, spare, called("velocity", "mlp"), tiny) as left:
+        for _ in islice(passes(left, one_frame, tiny, None), 3):
             pass
-        again = shown(left, one_frame, tiny.transformer)
+        again = shown(left, one_frame, tiny)
     for session in (again, capture(wrong, spare, "velocity", "mlp")):
         assert furthest(apart(session, right)) < ROUNDING
 

@@ -1,14 +1,12 @@
 import pytest
 
-from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
+from tests.harness.explain.blame.candidates import TABLE
+from tests.harness.observations import FAMILY
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.blame.exchanges import exchange_called, exchange_of, exchanged
-from waypoint_parity.harness.explain.blame.parts import part_named
-from waypoint_parity.harness.families.waypoint.sites import every_site
 from waypoint_parity.harness.run.keys import Key
 
-CONFIG = transformer_config()
-SITES = every_site(CONFIG, autoencoder_config(CONFIG))
+SITES = frozenset(row.name for row in TABLE.rows)
 
 
 def key(site: str) -> Key:
@@ -17,9 +15,9 @@ def key(site: str) -> Key:
 
 def taken(name: str) -> set[str]:
     """The sites that are exchanged in a denoise pass under a name."""
-    exchange = exchange_called(name, SITES)
+    exchange = exchange_called(name, SITES, FAMILY)
     assert exchange.name == name
-    return {site for site in SITES if key(site) in exchange}
+    return {site for site in SITES if exchange.takes(key(site), TABLE)}
 
 
 def test_a_part_is_called_by_its_name() -> None:
@@ -28,12 +26,12 @@ def test_a_part_is_called_by_its_name() -> None:
     assert taken("rotation") == {f"transformer.blocks.{layer}.attn.{qk}_rope" for layer in range(3) for qk in "qk"}
 
 
-def test_a_family_is_all_its_parts() -> None:
+def test_a_group_is_all_its_parts() -> None:
     assert taken("control") == {"ctrl_emb", *(f"transformer.blocks.{layer}.ctrl_mlpfusion" for layer in (0, 2))}
     assert taken("head") >= {"patchify", "out_norm", "velocity"}
 
 
-def test_a_name_that_a_family_and_a_part_share_is_the_family_s() -> None:
+def test_a_name_that_a_group_and_a_part_share_is_the_group_s() -> None:
     assert taken("attention") >= taken("projections") | {"transformer.blocks.0.attn"}
 
 
@@ -51,7 +49,7 @@ def test_a_glob_is_the_sites_it_matches() -> None:
 @pytest.mark.parametrize("name", ["velocities", "block 7", "block", "transformer.blocks.9.*", ""])
 def test_a_name_that_is_none_is_told_which_there_are(name: str) -> None:
     with pytest.raises(UserError) as refused:
-        exchange_called(name, SITES)
+        exchange_called(name, SITES, FAMILY)
     what, found, expected, do = str(refused.value).splitlines()
     assert what.startswith(f"{name}: nothing that can be exchanged")
     assert name in found
@@ -60,28 +58,27 @@ def test_a_name_that_is_none_is_told_which_there_are(name: str) -> None:
 
 
 def test_a_part_of_some_blocks_is_those_blocks_alone_and_named_by_them() -> None:
-    mlp = part_named("mlp")
-    assert exchange_of(mlp, None).name == "mlp"
-    assert exchange_of(mlp, [1]).name == "mlp of block 1"
-    some = exchange_of(mlp, [2, 0])
+    assert exchange_of("mlp", None).name == "mlp"
+    assert exchange_of("mlp", [1]).name == "mlp of block 1"
+    some = exchange_of("mlp", [2, 0])
     assert some.name == "mlp of blocks 0, 2"
-    assert [layer for layer in range(3) if key(f"transformer.blocks.{layer}.mlp") in some] == [0, 2]
+    assert [layer for layer in range(3) if some.takes(key(f"transformer.blocks.{layer}.mlp"), TABLE)] == [0, 2]
 
 
 def test_what_a_part_acts_through_is_exchanged_with_it() -> None:
-    cache = exchange_of(part_named("cache"), [1])
-    assert key("transformer.blocks.1.attn") in cache
-    assert key("transformer.blocks.0.attn") not in cache
-    assert Key(0, "cache", 0, "patchify") in exchange_of(part_named("input.schedule"), None)
+    cache = exchange_of("cache", [1])
+    assert cache.takes(key("transformer.blocks.1.attn"), TABLE)
+    assert not cache.takes(key("transformer.blocks.0.attn"), TABLE)
+    assert exchange_of("input.schedule", None).takes(Key(0, "cache", 0, "patchify"), TABLE)
 
 
 def test_several_exchanges_take_what_any_of_them_takes() -> None:
-    both = [exchange_called("velocity", SITES), exchange_called("block 0", SITES)]
-    assert exchanged(key("velocity"), both)
-    assert exchanged(key("transformer.blocks.0.mlp"), both)
-    assert not exchanged(key("out_norm"), both)
-    assert not exchanged(key("velocity"), [])
+    both = [exchange_called(name, SITES, FAMILY) for name in ("velocity", "block 0")]
+    assert exchanged(key("velocity"), both, TABLE)
+    assert exchanged(key("transformer.blocks.0.mlp"), both, TABLE)
+    assert not exchanged(key("out_norm"), both, TABLE)
+    assert not exchanged(key("velocity"), [], TABLE)
 
 
-def test_only_observations_are_exchanged() -> None:
-    assert "velocity" not in exchange_called("velocity", SITES)
+def test_stages_of_the_autoencoder_are_no_blocks() -> None:
+    assert not any(site.startswith(("encoder.", "decoder.")) for site in taken("block 1"))

@@ -4,12 +4,15 @@ from typing import NamedTuple, get_args
 
 import pytest
 
+from tests.harness.explain.blame.words import CONTROLS, EXTENT, LAYERS, ONSET
+from tests.harness.observations import FAMILY
 from waypoint_parity.fixtures.faults import SUITE
-from waypoint_parity.harness.explain.blame.explanations import KINDS, MOST, explain
-from waypoint_parity.harness.explain.blame.kinds.kind import FaultKind
-from waypoint_parity.harness.explain.blame.parts import PARTS
+from waypoint_parity.harness.explain.blame.explanations import MOST, explain, kinds_of, rank_of
 from waypoint_parity.harness.explain.blame.result import Signature
-from waypoint_parity.harness.explain.blame.signature import Control, Course, Extent, Layers, Norm, Onset
+from waypoint_parity.harness.explain.blame.signature import Course, Norm
+from waypoint_parity.harness.run.family import FaultKind
+
+KINDS = kinds_of(FAMILY)
 
 
 def seen(
@@ -126,7 +129,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda case: case.fault)
 def test_a_plausible_signature_lists_the_kind_among_the_first_two(case: Case) -> None:
-    kinds = [explanation.kind for explanation in explain(case.part, case.signature)]
+    kinds = [explanation.kind for explanation in explain(case.part, case.signature, FAMILY)]
     assert any(case.words in kind for kind in kinds[:2]), kinds
 
 
@@ -147,21 +150,21 @@ def test_every_kind_can_be_reached(kind: FaultKind) -> None:
         controls=next(iter(kind.controls), None),
     )
     for part in kind.parts:
-        assert kind.kind in [explanation.kind for explanation in explain(part, signature)]
+        assert kind.kind in [explanation.kind for explanation in explain(part, signature, FAMILY)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.parts[0]}: {kind.kind}")
 def test_a_kind_is_of_known_parts_and_says_what_to_check(kind: FaultKind) -> None:
-    assert set(kind.parts) <= {part.name for part in PARTS}
+    assert set(kind.parts) <= {part.name for part in FAMILY.parts}
     assert kind.parts
     assert kind.kind
     assert kind.check
 
 
 def test_conditions_are_words_that_a_signature_can_have() -> None:
-    words = {"onset": Onset, "extent": Extent, "layers": Layers, "controls": Control}
+    words = {"onset": ONSET, "extent": EXTENT, "layers": LAYERS, "controls": CONTROLS}
     used = {name: {word for kind in KINDS for word in getattr(kind, name)} for name in words}
-    assert {name: used[name] - {*get_args(words[name])} for name in words} == {name: set() for name in words}
+    assert {name: used[name] - words[name] for name in words} == {name: set() for name in words}
     assert {kind.norm for kind in KINDS} <= {None, *get_args(Norm)} - {"unknown"}
     assert {kind.course for kind in KINDS} <= {None, *get_args(Course)} - {"unknown"}
 
@@ -172,35 +175,35 @@ def test_no_kind_is_listed_twice() -> None:
 
 
 def test_more_conditions_fulfilled_come_first() -> None:
-    everywhere = explain("residual", seen(*ALWAYS, layers="every", norm="changed"))
+    everywhere = explain("residual", seen(*ALWAYS, layers="every", norm="changed"), FAMILY)
     assert ["slots exchanged" in found.kind for found in everywhere] == [True, False]
-    assert ["slots exchanged" in found.kind for found in explain("residual", seen(*ALWAYS, layers="block 1"))] == [
-        False
-    ]
+    assert [
+        "slots exchanged" in found.kind for found in explain("residual", seen(*ALWAYS, layers="block 1"), FAMILY)
+    ] == [False]
 
 
 def test_a_contradicted_kind_is_not_listed() -> None:
     turned = seen(*ALWAYS, layers="every", norm="kept")
-    assert all(found.kind != "queries and keys not normed" for found in explain("rotation", turned))
+    assert all(found.kind != "queries and keys not normed" for found in explain("rotation", turned, FAMILY))
     outside = seen(*ALWAYS, layers="every", controls="unchanged by padding")
-    assert all("masked out" not in found.kind for found in explain("prompt attention", outside))
+    assert all("masked out" not in found.kind for found in explain("prompt attention", outside, FAMILY))
 
 
 def test_what_is_unknown_contradicts_nothing_and_counts_for_nothing() -> None:
     kind = FaultKind(
         ("mlp",), "a", "b", onset=("clock 0",), norm="kept", course="fades", controls=("only with padding",)
     )
-    assert kind.rank("mlp", seen("clock 0")) == 1
-    assert kind.rank("mlp", seen("clock 0", norm="kept", controls="only with padding")) == 3
-    assert kind.rank("mlp", seen("clock 0", norm="kept", course="grows")) is None
-    assert kind.rank("mlp", seen("clock 1")) is None
-    assert kind.rank("residual", seen("clock 0")) is None
+    assert rank_of(kind, "mlp", seen("clock 0")) == 1
+    assert rank_of(kind, "mlp", seen("clock 0", norm="kept", controls="only with padding")) == 3
+    assert rank_of(kind, "mlp", seen("clock 0", norm="kept", course="grows")) is None
+    assert rank_of(kind, "mlp", seen("clock 1")) is None
+    assert rank_of(kind, "residual", seen("clock 0")) is None
 
 
 def test_there_are_never_more_than_a_few() -> None:
-    listed = [explain(case.part, case.signature) for case in (*CASES, *OTHERS)]
+    listed = [explain(case.part, case.signature, FAMILY) for case in (*CASES, *OTHERS)]
     assert max(map(len, listed)) == MOST
 
 
 def test_what_no_kind_looks_like_is_left_unexplained() -> None:
-    assert explain("input.noise", seen("frame 3")) == []
+    assert explain("input.noise", seen("frame 3"), FAMILY) == []

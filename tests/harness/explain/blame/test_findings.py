@@ -2,20 +2,20 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from tests.harness.observations import SAME, off_by
-from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
+from tests.harness.explain.blame.candidates import TABLE
+from tests.harness.observations import FAMILY, SAME, off_by
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.explain.blame.findings import Finding, findings
-from waypoint_parity.harness.explain.blame.flow import flow
 from waypoint_parity.harness.explain.blame.local import LocalErrors
 from waypoint_parity.harness.explain.blame.noise import Noise
-from waypoint_parity.harness.families.waypoint.sites import every_site
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.explain.blame.wiring import Wiring
+from waypoint_parity.harness.families.waypoint.scenario import session_passes
+from waypoint_parity.harness.run.keys import At, Key, Order
+from waypoint_parity.harness.run.sites import Kind
 
-CONFIG = transformer_config()
-AUTOENCODER = autoencoder_config(CONFIG)
-WIRING = flow(CONFIG, AUTOENCODER, image=True)
-SITES = frozenset(every_site(CONFIG, AUTOENCODER))
+SESSION = [at.at(frame) for frame, at in session_passes(2, 2, prompt=True, image=True)]
+WIRING = Wiring(FAMILY.parts, TABLE, Order(SESSION))
+SITES = frozenset(row.name for row in TABLE.rows)
 NOISE = Noise(levels={}, pictures=None)
 ROUNDOFF = 2.0**-24
 FREE = 3.9 * ROUNDOFF
@@ -23,8 +23,8 @@ WRONG = off_by(0.1)
 BLOCK = "transformer.blocks.{}"
 
 
-def key(site: str, frame: int = 0, phase: Phase = "denoise", step: int = 0) -> Key:
-    return Key(frame, phase, step, site)
+def key(site: str, unit: int = 0, phase: str = "denoise", step: int = 0) -> Key:
+    return Key(unit, phase, step, site)
 
 
 def local(
@@ -50,12 +50,12 @@ def test_only_what_is_more_than_noise_is_found(size: float, parts: set[str]) -> 
 
 
 def test_errors_are_gathered_by_part_and_told_in_the_order_of_execution() -> None:
-    at = [key("velocity"), key("velocity", frame=1), key("decoder.blocks.1", phase="decode")]
+    at = [key("velocity"), key("velocity", unit=1), key("decoder.blocks.1", phase="decode")]
     parts = found(local(dict.fromkeys(reversed(at), WRONG)))
     assert list(parts) == ["velocity", "decoder"]
     assert {seen.key for seen in parts["velocity"].errors} == set(at[:2])
     (seen,) = parts["decoder"].errors
-    assert (seen.rel_l2, seen.bound) == (0.1, NOISE.bound(at[2], ROUNDOFF))
+    assert (seen.rel_l2, seen.bound) == (0.1, NOISE.bound("decoder.blocks.1", Kind.ACTIVATION, ROUNDOFF))
     # Those of the part that are right count as observed.
     assert parts["velocity"].observed == 2
 
@@ -102,7 +102,7 @@ def test_an_error_of_another_pass_excuses_nothing() -> None:
 def test_a_wrong_schedule_excuses_the_latents_of_its_frame() -> None:
     wrong = {key("input.sigma", step=1): WRONG, key("latent"): WRONG}
     assert found(local(wrong)).keys() == {"input.schedule"}
-    assert found(local(wrong | {key("latent", frame=1): WRONG})).keys() == {"input.schedule", "sampler"}
+    assert found(local(wrong | {key("latent", unit=1): WRONG})).keys() == {"input.schedule", "sampler"}
 
 
 def test_the_sites_that_are_not_shown_and_could_be_to_blame_are_the_region() -> None:
@@ -118,10 +118,27 @@ def test_the_sites_that_are_not_shown_and_could_be_to_blame_are_the_region() -> 
 
 def test_a_pass_of_one_side_only_is_the_schedule_s_and_says_whose_it_is() -> None:
     of = local({})
-    of.alone = [((0, "denoise", 2), "candidate")]
+    of.alone = [(At(0, "denoise", 2), "candidate")]
     (seen,) = found(of)["input.schedule"].errors
     assert seen.key == key("input.sigma", step=2)
     assert (seen.rel_l2, seen.note) == (None, "only the candidate has this pass")
+
+
+@pytest.mark.parametrize(
+    ("at", "site"),
+    [
+        (At(0, "prompt", 0), "input.prompt_emb"),
+        (At(0, "image", 0), "latent"),
+        (At(0, "denoise", 2), "input.sigma"),
+        (At(0, "cache", 0), "kv_cache.layers.0.written"),
+        (At(0, "decode", 0), "frame"),
+    ],
+)
+def test_a_pass_of_one_side_only_is_the_error_of_the_site_that_it_is_run_for(at: At, site: str) -> None:
+    of = local({})
+    of.alone = [(at, "reference")]
+    ((finding,),) = [list(found(of).values())]
+    assert [seen.key for seen in finding.errors] == [Key(*at, site)]
 
 
 def test_what_a_cache_pass_does_not_show_is_the_cache_s() -> None:

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,17 +6,18 @@ import torch
 from torch import Tensor
 
 from tests.harness.explain.blame import candidates
-from tests.harness.explain.blame.candidates import LOUD, LOUDER, hooks
+from tests.harness.explain.blame.candidates import LOUD, LOUDER, TABLE, hooks
 from tests.harness.rollouts import OtherSlot
 from tests.parity.faulty import CachePassSkipped
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.fixtures.faults.inputs import three_steps
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.explain.blame.local import LocalErrors, local_errors, must_be_reversed
-from waypoint_parity.harness.record.writer import expected_keys
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE, of_frames
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
-from waypoint_parity.harness.run.keys import Key, is_input, is_mask
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
+from waypoint_parity.harness.run.keys import At, Key, is_input
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 Measured = Callable[..., LocalErrors]
@@ -52,7 +52,7 @@ def candidate(tiny: Checkpoint, fp32_on_cpu: Numerics) -> Callable[..., Candidat
 def longest(tiny_scenario: Scenario) -> Scenario:
     """A session of every phase: a seed image, then two frames."""
     image = torch.randint(0, 256, IMAGE_SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return replace(tiny_scenario, image=image)
+    return tiny_scenario.with_tensors(image=image)
 
 
 def wrong(local: LocalErrors) -> set[str]:
@@ -66,11 +66,11 @@ def test_a_right_candidate_rounds_otherwise_at_every_site_of_every_phase_and_no_
 ) -> None:
     right = candidate()
     local = measure(right, scenario=longest, reverse=reverse)
-    assert local.errors.keys() == set(expected_keys(tiny, longest, optional=right.sites().keys()))
+    assert local.errors.keys() == set(expected_keys(longest, tiny, optional=right.sites().keys()))
     assert not local.lacking
     assert not local.alone
     for key, error in local.errors.items():
-        exact = is_input(key.site) or is_mask(key.site)
+        exact = is_input(key.site) or TABLE.is_mask(key.site)
         assert error.rel_l2 <= (0.0 if exact else 1e-3 if key.site == "frame" else ROUNDING), str(key)
     latent = Key(1, "denoise", 1, "latent")
     assert (local.roundoff[latent], local.roundoff[latent._replace(site="input.timestamp")]) == (2**-24, 0.0)
@@ -92,9 +92,8 @@ def test_what_a_frame_leaves_behind_does_not_reach_the_next_one(
     measure: Measured, tiny: Checkpoint, fp32_on_cpu: Numerics, tiny_scenario: Scenario
 ) -> None:
     # In frame 1 its local ring has its slots exchanged: frame 2 would attend to the wrong one.
-    given = {name: getattr(tiny_scenario, name)[[0, 1, 0]] for name in ("noise", "button", "mouse", "scroll")}
-    local = measure(OtherSlot(tiny, fp32_on_cpu), scenario=replace(tiny_scenario, **given))
-    found = {(key.frame, key.phase, key.site) for key, error in local.errors.items() if not error.identical}
+    local = measure(OtherSlot(tiny, fp32_on_cpu), scenario=of_frames(tiny_scenario, [0, 1, 0]))
+    found = {(key.unit, key.phase, key.site) for key, error in local.errors.items() if not error.identical}
     assert found == {(1, "cache", "kv_cache.layers.1.kv")}
 
 
@@ -127,7 +126,7 @@ def test_a_pass_of_one_side_only_is_told_with_its_side(
     measure: Measured, candidate: Callable[..., CandidateAdapter], one_frame: Scenario, reverse: bool
 ) -> None:
     local = measure(candidate(three_steps), reverse=reverse)
-    assert local.alone == [((0, "denoise", 2), "candidate")]
+    assert local.alone == [(At(0, "denoise", 2), "candidate")]
     assert local.lacking == []
     assert {key.step for key in local.errors if key.phase == "denoise"} == {0, 1}
 
@@ -135,7 +134,7 @@ def test_a_pass_of_one_side_only_is_told_with_its_side(
     start = shorter.start
     shorter.start = lambda prompt, sigmas: start(prompt, sigmas[1:])  # type: ignore[method-assign]
     local = measure(shorter, reverse=reverse)
-    assert local.alone == [((0, "denoise", 1), "reference")]
+    assert local.alone == [(At(0, "denoise", 1), "reference")]
     assert local.lacking == []
 
 

@@ -3,25 +3,25 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from tests.harness.explain.blame.candidates import apart, shown
+from tests.harness.explain.blame.candidates import TABLE, apart, shown
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.explain.blame.local import local_errors
-from waypoint_parity.harness.explain.blame.noise import FRAME_BOUND, MARGIN, Noise, kind_of, rounded_otherwise
-from waypoint_parity.harness.families.waypoint.sites import every_site
+from waypoint_parity.harness.explain.blame.noise import MARGIN, PICTURE_BOUND, Noise, rounded_otherwise
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.harness.run.keys import Key, is_input, is_mask
+from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sites import kind_of
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 ROUNDOFF = 2.0**-24
 
 
-def key(site: str) -> Key:
-    return Key(7, "denoise", 1, site)
+def bound(noise: Noise, site: str, roundoff: float = ROUNDOFF) -> float:
+    return noise.bound(site, TABLE.kind(site), roundoff)
 
 
 def computed(sites: Iterable[str]) -> set[str]:
-    return {kind_of(site) for site in sites if not is_input(site) and not is_mask(site)}
+    return {kind_of(site) for site in sites if not is_input(site) and not TABLE.is_mask(site)}
 
 
 @pytest.mark.parametrize(
@@ -38,25 +38,25 @@ def test_the_same_site_of_all_blocks_is_of_one_kind(site: str, kind: str) -> Non
 
 def test_a_bound_is_a_margin_over_the_level_of_the_kind_of_site_or_over_a_single_rounding() -> None:
     noise = Noise(levels={"transformer.blocks.*.mlp": 1e-5, "velocity": 1e-12}, pictures=None)
-    assert noise.bound(key("transformer.blocks.3.mlp"), ROUNDOFF) == MARGIN * 1e-5
-    assert noise.bound(key("velocity"), ROUNDOFF) == MARGIN * ROUNDOFF
-    assert noise.bound(key("out_norm"), ROUNDOFF) == MARGIN * ROUNDOFF
+    assert bound(noise, "transformer.blocks.3.mlp") == MARGIN * 1e-5
+    assert bound(noise, "velocity") == MARGIN * ROUNDOFF
+    assert bound(noise, "out_norm") == MARGIN * ROUNDOFF
 
 
 @pytest.mark.parametrize(
     "site", ["input.noise", "input.sigma", "kv_cache.layers.2.visible", "kv_cache.layers.2.written"]
 )
 def test_inputs_and_masks_have_no_noise(site: str) -> None:
-    assert Noise(levels={kind_of(site): 1.0}, pictures=None).bound(key(site), ROUNDOFF) == 0.0
+    assert bound(Noise(levels={kind_of(site): 1.0}, pictures=None), site) == 0.0
 
 
-def test_a_frame_may_have_a_few_pixels_on_the_other_side_of_an_edge_whatever_was_measured() -> None:
-    assert Noise(levels={"frame": 0.5}, pictures=None).bound(key("frame"), 0.0) == FRAME_BOUND
+def test_a_picture_may_have_a_few_pixels_on_the_other_side_of_an_edge_whatever_was_measured() -> None:
+    assert bound(Noise(levels={"frame": 0.5}, pictures=None), "frame", 0.0) == PICTURE_BOUND
 
 
-def test_every_kind_of_site_that_is_computed_has_a_level_of_a_few_roundings(noise: Noise, tiny: Checkpoint) -> None:
+def test_every_kind_of_site_that_is_computed_has_a_level_of_a_few_roundings(noise: Noise) -> None:
     levels = noise.levels
-    without_image = {site for site in every_site(tiny.transformer, tiny.autoencoder) if not site.startswith("encoder")}
+    without_image = {row.name for row in TABLE.rows if not row.name.startswith("encoder")}
     assert computed(levels) == computed(without_image)
     loudest = {site: level for site, level in levels.items() if site != "frame"}
     assert 1e-8 < max(loudest.values()) < 2e-6
@@ -76,16 +76,16 @@ def test_a_right_candidate_stays_well_below_the_bounds(
     other = rounded_otherwise("eager", tiny, fp32_on_cpu)
     local = local_errors(eager, other, tiny, tiny_scenario)
     for at, error in local.errors.items():
-        assert error.rel_l2 <= 0.75 * noise.bound(at, local.roundoff[at]), str(at)
+        assert error.rel_l2 <= 0.75 * bound(noise, at.site, local.roundoff[at]), str(at)
 
 
 def test_the_reference_rounded_otherwise_differs_by_rounding_in_all_that_it_computes(
     eager: EagerAdapter, tiny: Checkpoint, fp32_on_cpu: Numerics, one_frame: Scenario
 ) -> None:
     rounded = rounded_otherwise("eager", tiny, fp32_on_cpu)
-    sessions = [shown(adapter, one_frame, tiny.transformer) for adapter in (rounded, eager)]
+    sessions = [shown(adapter, one_frame, tiny) for adapter in (rounded, eager)]
     found = apart(*sessions)
-    assert not any(is_input(at.site) or is_mask(at.site) for at in found)
+    assert not any(is_input(at.site) or TABLE.is_mask(at.site) for at in found)
     assert {at.site for at in found} >= {"denoise_step_emb", "velocity", "latent", "decoder.conv_out"}
     assert max(error for at, error in found.items() if at.site != "frame") < 1e-5
 

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 
 from tests.harness.explain.blame.candidates import hooks
+from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.pictures import Pixels
-from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, pictures_of, share
+from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, share
 from waypoint_parity.harness.explain.blame.result import Share
 from waypoint_parity.harness.run.adapter import Numerics, Site
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
-NAMES = ("mean_abs", "ssim", "sharpness", "all_frames")
-NOTHING = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=0.0)
-WRONG = PictureDifference(mean_abs=10.0, ssim=0.2, sharpness=0.5, all_frames=8.0)
+NAMES = ("mean_abs", "ssim", "sharpness", "all_pictures")
+NOTHING = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_pictures=0.0)
+WRONG = PictureDifference(mean_abs=10.0, ssim=0.2, sharpness=0.5, all_pictures=8.0)
 
 
 class Sightless(EagerAdapter):
@@ -30,7 +32,7 @@ class Upright(EagerAdapter):
 
     def sites(self) -> Mapping[str, Site]:
         sites = dict(super().sites())
-        return sites | {"frame": Site(sites["frame"].module, layout=lambda frame: frame.flip(0))}
+        return sites | {"frame": Site(sites["frame"].module, layout=lambda frame, inputs: frame.flip(0))}
 
 
 def times(factor: float, of: PictureDifference = WRONG) -> PictureDifference:
@@ -62,7 +64,7 @@ def test_the_noise_is_no_part_of_what_could_go() -> None:
 def test_there_is_no_share_of_what_is_noise_itself() -> None:
     assert values(share(WRONG, NOTHING, times(0.5))) == [None] * 4
     assert values(share(times(1e-7), NOTHING, None)) == [None] * 4
-    only_early = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_frames=3.0)
+    only_early = PictureDifference(mean_abs=0.0, ssim=0.0, sharpness=0.0, all_pictures=3.0)
     assert values(share(only_early, NOTHING, None)) == [None, None, None, 1.0]
 
 
@@ -75,10 +77,10 @@ def test_equal_frames_do_not_differ() -> None:
     assert difference([pixels(0), pixels(1)], [pixels(0), pixels(1)]) == NOTHING
 
 
-def test_a_difference_is_that_of_the_final_frame_and_the_mean_of_all() -> None:
+def test_a_difference_is_that_of_the_final_picture_and_the_mean_of_all() -> None:
     found = difference([pixels(0), pixels(1, level=4)], [pixels(0), pixels(1)])
     assert found is not None
-    assert (found.mean_abs, found.all_frames) == (4.0, 2.0)
+    assert (found.mean_abs, found.all_pictures) == (4.0, 2.0)
     assert 0 < found.ssim < 0.1
     assert found.sharpness == pytest.approx(0.0, abs=1e-5)
 
@@ -103,13 +105,17 @@ def test_sessions_of_unlike_many_frames_have_no_difference() -> None:
     assert difference([], []) is None
 
 
+def test_pictures_of_other_sizes_have_no_difference() -> None:
+    assert difference([pixels(0)], [pixels(0)[:16]]) is None
+
+
 def test_the_decoded_frames_are_kept_in_the_official_layout_while_they_are_watched(
     tiny: Checkpoint, fp32_on_cpu: Numerics, eager: EagerAdapter, tiny_scenario: Scenario
 ) -> None:
     upright = Upright(tiny, fp32_on_cpu)
-    with pictures_of(eager) as pictures, pictures_of(upright) as turned:
+    with decoded_pictures(eager, FAMILY) as pictures, decoded_pictures(upright, FAMILY) as turned:
         for adapter in (eager, upright):
-            run(adapter, tiny_scenario, tiny.transformer)
+            run(adapter, tiny_scenario, tiny)
     assert [frame.shape for frame in pictures] == [(360, 640, 3)] * 2
     assert difference([frame[::-1] for frame in turned], pictures) == NOTHING
     assert not np.array_equal(pictures[0], pictures[1])
@@ -120,6 +126,6 @@ def test_an_implementation_without_a_frame_shows_no_pictures(
     tiny: Checkpoint, fp32_on_cpu: Numerics, one_frame: Scenario
 ) -> None:
     sightless = Sightless(tiny, fp32_on_cpu)
-    with pictures_of(sightless) as pictures:
-        run(sightless, one_frame, tiny.transformer)
+    with decoded_pictures(sightless, FAMILY) as pictures:
+        run(sightless, one_frame, tiny)
     assert pictures == []

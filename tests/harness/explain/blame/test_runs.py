@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,6 +7,7 @@ import pytest
 from tests.harness.explain.blame import candidates
 from tests.harness.explain.blame.candidates import LOUD
 from tests.harness.explain.blame.conftest import Cases
+from tests.harness.observations import FAMILY, JUDGEMENT
 from waypoint_parity.fixtures.faults.inputs import three_steps
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.explain.blame.case import Case
@@ -17,22 +17,21 @@ from waypoint_parity.harness.explain.blame.pictures import difference
 from waypoint_parity.harness.explain.blame.runs import (
     free_run,
     gain_run,
-    has_padding,
     local_run,
     mended_pictures,
     mended_run,
     pictures_in,
     spoilt_pictures,
-    unpadded,
 )
 from waypoint_parity.harness.judge.comparison import Verdict
-from waypoint_parity.harness.judge.judgement import Judgement, Tolerance
+from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.run.keys import At
 
 Frames = tuple[list[Pixels], list[Pixels]]
 
 
 def called(*names: str) -> list[Exchange]:
-    return [exchange_called(name, [name]) for name in names]
+    return [exchange_called(name, [name], FAMILY) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +85,14 @@ def test_a_mended_session_tells_what_is_left(faulty: Case, frames: Frames) -> No
     assert whole.difference is not None
     assert whole.difference.mean_abs < 0.05
     half = mended_run(faulty, called("velocity"), frames[0], [])
-    assert str(half.left).startswith(f"{LOUD} at frame 0, denoise step 0")
+    assert str(half.left).startswith(f"{LOUD} at unit 0, denoise step 0")
 
 
 def test_passes_that_are_not_both_sides_are_not_left(case: Cases, frames: Frames) -> None:
     # The schedule is an input, and there is no score where an input differs unless it is accepted.
-    accepted = Judgement(Tolerance(activations=1e-5, frame=1e-3), accepted_inputs=("sigma",))
+    accepted = Judgement(JUDGEMENT.bounds, accepted_inputs=("sigma",))
     longer = case(three_steps, judgement=accepted)
-    assert mended_run(longer, called("input.schedule"), frames[0], [(0, "denoise", 2)]).left is None
+    assert mended_run(longer, called("input.schedule"), frames[0], [At(0, "denoise", 2)]).left is None
     assert mended_run(longer, called("input.schedule"), frames[0], []).left is not None
 
 
@@ -120,15 +119,3 @@ def test_a_gain_is_the_reference_s(faulty: Case, case: Cases) -> None:
 def test_what_a_run_showed_comes_back_from_its_json(faulty: Case, noise: Noise) -> None:
     found = local_run(faulty, noise, [])
     assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
-
-
-def test_a_case_without_padding_has_a_prompt_of_the_same_length_and_nothing_else_changed(faulty: Case) -> None:
-    given, plain = faulty.scenario, unpadded(faulty).scenario
-    assert has_padding(given)
-    assert not has_padding(plain)
-    assert given.prompt_emb is not None
-    assert plain.prompt_emb is not None
-    assert plain.prompt_emb.shape == given.prompt_emb.shape
-    assert plain.prompt_emb.abs().sum(-1).all()
-    assert np.array_equal(plain.noise, given.noise)
-    assert not has_padding(replace(given, prompt_emb=None, prompt_pad_mask=None))

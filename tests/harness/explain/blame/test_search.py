@@ -71,8 +71,8 @@ def test_what_a_pass_leaves_out_is_wrong_by_itself_and_not_held_against_the_exch
 def test_a_single_fault_is_the_one_cause_and_explains_everything(of_velocity: Blame) -> None:
     assert not of_velocity
     (cause,) = of_velocity.causes
-    assert (cause.part, cause.family, cause.sites) == ("velocity", "head", ["velocity"])
-    assert (cause.first.frame, cause.first.phase, cause.first.step) == (0, "denoise", 0)
+    assert (cause.part, cause.group, cause.sites) == ("velocity", "head", ["velocity"])
+    assert (cause.first.unit, cause.first.phase, cause.first.step) == (0, "denoise", 0)
     assert cause.first.rel_l2 == pytest.approx(candidates.FASTER - 1, rel=1e-3)
     assert (cause.failed, cause.observed, cause.region) == (2, 2, [])
     assert explains(cause.necessity) > WHOLE
@@ -199,7 +199,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_ends_with_the_same_cause
 
 
 def test_the_search_of_another_case_is_not_resumed(case: Cases, search: Searching, tmp_path: Path) -> None:
-    stricter = case(judgement=Judgement(Tolerance(activations=1e-6, frame=1e-4)))
+    stricter = case(judgement=Judgement(Tolerance(1e-6, 1e-4)))
     Journal(tmp_path, case().identity)
     with pytest.raises(UserError, match=r"holds another search[\s\S]*bounds"):
         search(stricter, tmp_path, resume=True)

@@ -3,38 +3,38 @@
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 
-from waypoint_parity.fixtures import tiny
+from tests.harness.explain.blame.candidates import CHECKPOINT, GEOMETRY, geometry
+from tests.harness.explain.blame.words import EXTENT, ONSET
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.explain.blame.result import Signature
-from waypoint_parity.harness.explain.blame.signature import Extent, Onset, signature
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
-from waypoint_parity.harness.run.keys import Key, Phase
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
+from waypoint_parity.harness.explain.blame.signature import signature
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE
+from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.scenario import Scenario
 
 # Two steps; layers 0 and 2 global with every second frame in 4 / 2 slots, layer 1 local with 2 slots.
-CONFIG = tiny.transformer_config()
-IDLE = make_scenario(CONFIG, name="idle", frames=6, seed=0, controls="idle")
-WITH_IMAGE = replace(IDLE, image=torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))
+IDLE = make_scenario(GEOMETRY, name="idle", units=6, seed=0, controls="idle")
+WITH_IMAGE = IDLE.with_tensors(image=torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))
 TURNED = Error(identical=False, rel_l2=1.4, norm_ratio=1.01)
-FRAMES = range(IDLE.frames)
+FRAMES = range(IDLE.units)
 STEPS = range(2)
-PASSES: list[tuple[Phase, int]] = [("denoise", 0), ("denoise", 1), ("cache", 0)]
+PASSES: list[tuple[str, int]] = [("denoise", 0), ("denoise", 1), ("cache", 0)]
 
 
 def told(*keys: Key, scenario: Scenario = IDLE, error: Error = TURNED) -> Signature:
-    return signature(dict.fromkeys(keys, error), CONFIG, scenario)
+    return signature(dict.fromkeys(keys, error), CHECKPOINT, scenario)
 
 
 def words(*keys: Key, scenario: Scenario = IDLE) -> set[str]:
     return set(told(*keys, scenario=scenario).onset)
 
 
-def every(site: str, passes: Iterable[tuple[Phase, int]] = PASSES) -> list[Key]:
+def every(site: str, passes: Iterable[tuple[str, int]] = PASSES) -> list[Key]:
     return [Key(frame, phase, step, site) for frame in FRAMES for phase, step in passes]
 
 
@@ -44,9 +44,9 @@ def of_blocks(site: str, *blocks: int) -> str:
 
 def moving(frame: int, *, scroll: int) -> Scenario:
     """Nothing moves before the mouse does in `frame`, and the wheel in frame `scroll`."""
-    scenario = make_scenario(CONFIG, name="moving", frames=6, seed=0, controls="idle")
-    scenario.mouse[frame:, 1] = 0.5
-    scenario.scroll[scroll] = -1.0
+    scenario = make_scenario(GEOMETRY, name="moving", units=6, seed=0, controls="idle")
+    scenario["mouse"][frame:, 1] = 0.5
+    scenario["scroll"][scroll] = -1.0
     return scenario
 
 
@@ -71,7 +71,7 @@ def test_no_errors_say_nothing() -> None:
     ],
 )
 def test_the_onset_is_all_that_is_true_of_the_first_error(first: Key, expected: set[str]) -> None:
-    assert words(first, Key(5, "cache", 0, first.site)) & {*get_args(Onset)} == expected
+    assert words(first, Key(5, "cache", 0, first.site)) & ONSET == expected
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_the_onset_is_all_that_is_true_of_the_first_error(first: Key, expected: 
     ],
 )
 def test_a_seed_image_is_clock_0(first: Key, expected: set[str]) -> None:
-    assert words(first, Key(5, "cache", 0, first.site), scenario=WITH_IMAGE) & {*get_args(Onset)} == expected
+    assert words(first, Key(5, "cache", 0, first.site), scenario=WITH_IMAGE) & ONSET == expected
 
 
 def test_no_frame_is_skipped_without_dilation() -> None:
-    config = tiny.transformer_config(global_pinned_dilation=1)
-    found = signature({Key(1, "denoise", 0, "latent"): TURNED}, config, IDLE)
+    checkpoint = replace(CHECKPOINT, geometry=geometry(global_pinned_dilation=1))
+    found = signature({Key(1, "denoise", 0, "latent"): TURNED}, checkpoint, IDLE)
     assert "clock 1" in found.onset
     assert "first skipped frame" not in found.onset
 
@@ -118,11 +118,11 @@ def test_a_step_that_the_schedule_does_not_have_is_named() -> None:
 
 
 def test_a_scenario_s_own_schedule_counts() -> None:
-    longer = replace(IDLE, sigmas=torch.tensor([1.0, 0.7, 0.3, 0.0]))
+    longer = IDLE.with_tensors(sigmas=torch.tensor([1.0, 0.7, 0.3, 0.0]))
     assert "step beyond the schedule" not in words(Key(0, "denoise", 2, "input.sigma"), scenario=longer)
 
 
-PER_STEP: list[tuple[Phase, int]] = [("denoise", 0), ("denoise", 1)]
+PER_STEP: list[tuple[str, int]] = [("denoise", 0), ("denoise", 1)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ PER_STEP: list[tuple[Phase, int]] = [("denoise", 0), ("denoise", 1)]
     ],
 )
 def test_the_extent_is_all_that_is_true_of_the_passes_with_errors(keys: list[Key], expected: set[str]) -> None:
-    assert words(*keys) & {*get_args(Extent)} == expected
+    assert words(*keys) & EXTENT == expected
 
 
 def test_an_image_alone_does_not_tell_what_is_right_at_sigma_0() -> None:
@@ -173,7 +173,7 @@ def test_an_image_alone_does_not_tell_what_is_right_at_sigma_0() -> None:
 )
 def test_the_extent_names_the_sites_where_they_are_not_all(sites: list[str], expected: set[str]) -> None:
     passes = {"every pass", "right at sigma 0"}
-    assert words(*(Key(3, "denoise", 0, site) for site in sites)) & {*get_args(Extent)} - passes == expected
+    assert words(*(Key(3, "denoise", 0, site) for site in sites)) & EXTENT - passes == expected
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_course_is_that_of_the_same_observation_from_frame_to_frame(growth: 
         for frame in FRAMES
         for step in STEPS
     }
-    assert signature(faults, CONFIG, IDLE).course == expected
+    assert signature(faults, CHECKPOINT, IDLE).course == expected
 
 
 def test_one_frame_has_no_course() -> None:
@@ -256,5 +256,4 @@ def test_errors_as_small_as_a_rounding_are_named(rel_l2: float, expected: bool) 
 
 
 def test_every_word_of_a_list_is_one_of_those_defined() -> None:
-    defined = {*get_args(Onset), *get_args(Extent)}
-    assert words(*every("transformer.blocks.0.attn.k_rope"), scenario=WITH_IMAGE) <= defined
+    assert words(*every("transformer.blocks.0.attn.k_rope"), scenario=WITH_IMAGE) <= ONSET | EXTENT

@@ -1,0 +1,1 @@
+"""The adapter of FastVideo's Waypoint port, which runs unmodified: transformer, ring cache and autoencoder."""

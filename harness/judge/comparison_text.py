@@ -1,0 +1,61 @@
+"""A comparison as lines for a terminal."""
+
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite
+from waypoint_parity.harness.judge.ledger import ALLOWED_MISSING
+from waypoint_parity.harness.run.family import family_named
+from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.harness.run.sites import Kind, SiteTable
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A comparison in a few lines, the verdict first."""
+    rollout = f", {TEACHER_FORCED}" if comparison.rollout == TEACHER_FORCED else ""
+    lines = [f"{comparison.verdict}: {comparison.candidate} against {comparison.reference}{rollout}"]
+    if comparison.reason is not None:
+        return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
+    if comparison.first is not None:
+        lines.append(f"  first divergence: {comparison.first}")
+    if comparison.slots:
+        lines.append(f"  first wrong slot: {comparison.slots[0].message}")
+    if comparison.worst is not None:
+        lines.append(f"  worst site:       {comparison.worst}")
+    if comparison.horizon is not None:
+        lines.append(f"  horizon:          unit {comparison.horizon}, the first with a latent off by more than noise")
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
+    lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
+    bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
+    lines.append(f"  judged by:        {comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}")
+    lines += [*_sensitivity(comparison), *_distances_from_truth(comparison)]
+    return [*lines, *(f"  note:             {note}" for note in comparison.notes)]
+
+
+def _sensitivity(comparison: Comparison) -> list[str]:
+    """The smallest errors that would have been caught, at the most and at the least sensitive site."""
+    rungs = [rung for rung in comparison.sites if rung.tolerance and not is_input(rung.site)]
+    if not rungs:
+        return []
+    least, most = (choose(rungs, key=lambda rung: rung.tolerance) for choose in (min, max))
+    return [f"  caught from:      relative L2 {_limit(least)} to {_limit(most)}"]
+
+
+def _limit(rung: WorstAtSite) -> str:
+    return f"{rung.tolerance:.1e} ({rung.site}, {rung.phase} step {rung.step})"
+
+
+def _distances_from_truth(comparison: Comparison) -> list[str]:
+    """How far both sides are from an fp32 run of the reference: the final latents, and the pictures."""
+    sites = family_named(comparison.family).sites if comparison.family else SiteTable(())
+    kinds = (Kind.LATENT, Kind.PICTURE)
+    last = {rung.site: rung for rung in comparison.sites if sites.kind(rung.site) in kinds}
+    return [
+        f"  from fp32:        {site} {rung.reference_to_truth:.1e} of the reference, {rung.candidate_to_truth:.1e}"
+        for site, rung in last.items()
+        if rung.reference_to_truth is not None and rung.candidate_to_truth is not None
+    ]
+
+
+def _coverage(comparison: Comparison) -> str:
+    allowed = comparison.counts.get(ALLOWED_MISSING, 0)
+    return f"{comparison.compared} of {comparison.expected} expected ones compared" + (
+        f", {allowed} allowed to be missing" if allowed else ""
+    )

@@ -1,1 +1,0 @@
-"""FastVideo's Waypoint port, driven as it stands: its transformer, its ring cache and its autoencoder."""
