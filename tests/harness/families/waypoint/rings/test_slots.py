@@ -57,7 +57,7 @@ def test_a_slot_has_the_digest_of_the_keys_that_its_frame_has_rotated(
     with writer, recording(adapter.sites(), writer) as recorder:
         run(adapter, tiny_scenario, tiny, recorder)
     records: dict[tuple[str, str, int], Record] = {
-        (seen.site, seen.phase, seen.frame): seen for seen in read_records(folder)
+        (seen.site, seen.phase, seen.unit): seen for seen in read_records(folder)
     }
     for layer, slots in enumerate([(0, EMPTY, EMPTY, EMPTY, 1), (0, 1, 1), (0, EMPTY, EMPTY, EMPTY, 1)]):
         rotated = [records[f"transformer.blocks.{layer}.attn.k_rope", "cache", frame].digest for frame in range(2)]
