@@ -72,14 +72,14 @@ class Site:
     """Where to watch: the module whose output is the site, and how that output becomes the official layout.
 
     `layout(output, inputs)` gets what the module returned and its positional inputs. `restore(official, output)` is the
-    way back: the output that the implementation is to go on with. Without a `layout` the output itself is the tensor;
-    with one and no `restore` nothing can be put in the output's place. What a hook on `module` returns must be what the
-    implementation goes on with.
+    way back from what `layout` gives, in the same form: the output that the implementation is to go on with. Without a
+    `layout` the output itself is the tensor; with one and no `restore` nothing can be put in the output's place. What a
+    hook on `module` returns must be what the implementation goes on with.
     """
 
     module: nn.Module
     layout: Callable[[Any, tuple[Any, ...]], Shown] | None = None
-    restore: Callable[[Tensor, Any], Any] | None = None
+    restore: Callable[[Any, Any], Any] | None = None
 
     def shown(self, output: Any, inputs: tuple[Any, ...]) -> Shown:
         """What the site shows of an output."""
@@ -90,9 +90,11 @@ class Site:
         """Whether another value can be put in the place of the one that the site shows."""
         return self.layout is None or self.restore is not None
 
-    def replacement(self, official: Tensor, output: Any) -> Any:
+    def replacement(self, official: Shown, output: Any) -> Any:
         """What the implementation is to go on with so that the site, whose `output` is given, shows `official`."""
-        return official.to(output) if self.restore is None else self.restore(official, output)
+        if self.restore is not None:
+            return self.restore(official, output)
+        return official.to(output) if isinstance(official, Tensor) else output
 
 
 class Adapter(Protocol):

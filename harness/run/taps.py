@@ -110,24 +110,32 @@ class Taps:
             shown = {name: site.shown(output, inputs) for name, site in sites.items()}
             changed = None
             for name, value in shown.items():
-                for seen in self._seen(name, value):
-                    given = self._observe(seen)
-                    if given is not None:
-                        changed = self._replaced(
-                            name, sites[name], given, output if changed is None else changed, inputs
-                        )
+                given = self._handed_on(name, value)
+                if given is not None:
+                    changed = self._replaced(name, sites[name], given, output if changed is None else changed, inputs)
             return changed
 
         return tap
 
-    def _seen(self, name: str, value: Shown) -> Iterator[Observation]:
-        """The observations that a site's value makes, of those that are selected."""
-        for branch, tensor in self._branches(value):
-            call = self._calls[name, branch]
-            self._calls[name, branch] += 1
-            key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
-            if self._selection is None or self._selection.takes(key):
-                yield Observation(key, self._pass.sigma, self._counted(name, tensor))
+    def _handed_on(self, name: str, value: Shown) -> Shown | None:
+        """Hand on what a site shows. Returns what takes its place, in the same form; None where nothing does."""
+        tensors = list(self._branches(value))
+        given = [self._observed(name, branch, tensor) for branch, tensor in tensors]
+        if all(instead is None for instead in given):
+            return None
+        put = [own if instead is None else instead for (_, own), instead in zip(tensors, given, strict=True)]
+        if isinstance(value, Mapping):
+            return dict(zip(value, put, strict=True))
+        return put[0] if isinstance(value, Tensor) else put
+
+    def _observed(self, name: str, branch: str, tensor: Tensor) -> Tensor | None:
+        """Hand on one tensor, if it is selected. Returns what takes its place, if anything."""
+        call = self._calls[name, branch]
+        self._calls[name, branch] += 1
+        key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
+        if self._selection is not None and not self._selection.takes(key):
+            return None
+        return self._observe(Observation(key, self._pass.sigma, self._counted(name, tensor)))
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
         """(branch, tensor). One tensor belongs to the only branch of its pass, or else to all of them in common."""
@@ -141,15 +149,21 @@ class Taps:
         which = None if self._counts is None else self._counts(name)
         return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
 
-    def _replaced(self, name: str, site: Site, given: Tensor, output: Any, inputs: Any) -> Any:
+    def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
         if not site.is_patchable:
             self.refused.add(name)
             return output
         replaced = site.replacement(given, output)
-        if site.layout is not None and not _shows(site.layout(replaced, inputs), given):
+        if site.layout is not None and not self._shows(site.layout(replaced, inputs), given):
             self.refused.add(name)
         return replaced
+
+    def _shows(self, shown: Shown, given: Shown) -> bool:
+        """Whether a site shows what was given in the place of its value."""
+        here, wanted = list(self._branches(shown)), list(self._branches(given))
+        same = [branch for branch, _ in here] == [branch for branch, _ in wanted]
+        return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
 
 
 def recording(
@@ -176,8 +190,8 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
         yield pictures
 
 
-def _shows(shown: Shown, given: Tensor) -> bool:
-    if not isinstance(shown, Tensor) or shown.shape != given.shape:
+def _equal(shown: Tensor, given: Tensor) -> bool:
+    if shown.shape != given.shape:
         return False
     given = given.to(shown)
     return bool(((shown == given) | (shown.isnan() & given.isnan())).all())

@@ -57,7 +57,11 @@ def test_every_change_is_run_a_few_times_and_everything_at_once_in_every_session
 def test_the_floor_says_what_it_was_measured_on(floor: NoiseFloor, tiny: Checkpoint, sessions: list[Scenario]) -> None:
     (session,) = floor.sessions
     assert (floor.reference, floor.numerics["dtype"], floor.checkpoint_digest) == ("eager", "fp32", tiny.digest)
-    assert (session.sigmas, session.image, session.frames) == (list(tiny.geometry.transformer.scheduler_sigmas), False, 1)
+    assert (session.sigmas, session.image, session.frames) == (
+        list(tiny.geometry.transformer.scheduler_sigmas),
+        False,
+        1,
+    )
 
 
 def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: NoiseFloor) -> None:
