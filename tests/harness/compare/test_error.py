@@ -140,6 +140,7 @@ def test_tensors_of_any_size_and_kind_can_be_compared(error: Measure, tensor: Te
 
 def test_the_layout_in_memory_makes_no_difference() -> None:
     assert tensor_error(normal(4, 6).T.contiguous().T, normal(4, 6)).identical
+    assert tensor_error(torch.ones(1).expand(6), torch.ones(6)).identical
 
 
 def without_digest(found: Record) -> Record:
