@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Self
 
@@ -111,7 +112,7 @@ def _numbers(metadata: Mapping[str, str]) -> tuple[list[str], dict[str, float]]:
         numbers = {str(name): float(value) for name, value in json.loads(metadata.get("numbers", "{}")).items()}
     except (ValueError, TypeError, AttributeError):
         return [*problems, "numbers are no JSON object of numbers"], {}
-    return problems, numbers
+    return [*problems, *(f"{name} is not finite" for name, value in numbers.items() if not isfinite(value))], numbers
 
 
 def _problems(tensors: Mapping[str, Tensor], family: Family) -> list[str]:

@@ -1,7 +1,7 @@
 """Driving one implementation through a scenario, pass by pass."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,20 +67,22 @@ class Paced:
         self.at = None if announced is None else announced[1].at(announced[0])
 
 
-def keep_pace(sessions: Collection[Paced], order: Order, alone: Callable[[At, list[int]], None] | None = None) -> None:
+def keep_pace(sessions: Sequence[Paced], order: Order, alone: Callable[[At, list[int]], None] | None = None) -> None:
     """Run all to the end, each step of one just before the same step of the next.
 
     So any of them may answer from another process: the others wait for it at the end of a step. `alone` is told of
     every step that only some of them have, with their indices.
     """
-    while waiting := [session.at for session in sessions if session.at is not None]:
-        first = min(waiting, key=order.rank)
-        those = [index for index, session in enumerate(sessions) if session.at == first]
+    behind: dict[int, At] = {}
+    while waiting := {index: session.at for index, session in enumerate(sessions) if session.at is not None}:
+        first = waiting[min(waiting, key=lambda index: order.rank(waiting[index], behind.get(index)))]
+        those = [index for index, at in waiting.items() if at == first]
         if alone is not None and len(those) < len(sessions):
             alone(first, those)
-        for session in sessions:
-            if session.at == first:
-                session.run()
+        for index in those:
+            sessions[index].run()
+            if first in order:
+                behind[index] = first
 
 
 def steps(scenario: Scenario, checkpoint: "Checkpoint") -> list[At]:

@@ -38,7 +38,9 @@ def table(geometry: Geometry) -> SiteTable:
     rows = [
         SiteRow(name="input.ids", phases=("prepare",), part="ids", kind=Kind.INPUT, accepted_as=("ids",)),
         SiteRow(name="embedding", phases=("prepare",), part="embedding", reads=("input.ids",)),
-        SiteRow(name="input.start", phases=("refine",), part="start", kind=Kind.INPUT, once=True, accepted_as=("start",)),
+        SiteRow(
+            name="input.start", phases=("refine",), part="start", kind=Kind.INPUT, once=True, accepted_as=("start",)
+        ),
     ]
     entering = ("input.start", "sample", "embedding")
     for layer in range(geometry.layers):
@@ -137,7 +139,6 @@ class Toy(Plain):
 
     def layer_groups(self, names: Any, geometry: Geometry) -> dict[str, list[int]]:
         return {"every": list(range(geometry.layers))}
-
 
 
 FAMILY = Toy()
