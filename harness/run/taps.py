@@ -146,8 +146,7 @@ class Taps:
         yield from ((branch, tensor) for tensor in ([value] if isinstance(value, Tensor) else value))
 
     def _counted(self, name: str, tensor: Tensor) -> Tensor:
-        which = None if self._counts is None else self._counts(name)
-        return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+        return tensor if self._counts is None else counted(tensor, self._counts(name))
 
     def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
@@ -164,6 +163,11 @@ class Taps:
         here, wanted = list(self._branches(shown)), list(self._branches(given))
         same = [branch for branch, _ in here] == [branch for branch, _ in wanted]
         return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
+
+
+def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
+    """The tensor with 0 at positions that do not count; `which` is None where all do."""
+    return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
 
 
 def recording(

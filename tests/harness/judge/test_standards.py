@@ -86,7 +86,7 @@ def test_what_may_differ_or_lack_goes_into_the_judgement() -> None:
 
 
 def test_a_session_of_other_fields_than_any_of_the_floor_is_judged_by_the_fixed_tolerance(checkpoint: Path) -> None:
-    bounds = judged(Judging(), checkpoint).judgement(SIGMAS, ["image", "prompt_emb"]).bounds
+    bounds = judged(checkpoint).judgement(SIGMAS, ["image", "prompt_emb"]).bounds
     assert isinstance(bounds, Tolerance)
     assert "no session with image, prompt_emb under these sigmas" in bounds.reason
 
