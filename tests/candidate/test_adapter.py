@@ -54,15 +54,26 @@ def test_each_pass_shows_exactly_its_sites(checkpoint: Checkpoint) -> None:
         assert sorted(names) == sorted(expected), phase
 
 
-def test_bf16_conditioning_and_rotation_equal_the_official_ones_bit_for_bit(checkpoint: Checkpoint) -> None:
-    """Sites that come before any sum whose order an implementation may choose."""
+def test_bf16_conditioning_and_controls_are_the_official_ones_to_a_rounding(checkpoint: Checkpoint) -> None:
+    """Sites that come before any sum whose order an implementation may choose; a processor may choose one too.
+
+    With AVX-512, with AVX2 and with neither no value differs; one of another processor's may round to its neighbour.
+    """
     golden = load_file(GOLDEN / "bf16" / "activations.safetensors")
     adapter = CandidateAdapter(checkpoint, Numerics(torch.bfloat16, CPU))
     scenario = read_scenario(GOLDEN / "bf16" / "scenario.safetensors")
     seen = watch(adapter, scenario, checkpoint, Pass("cache")).tensors
     for at in ("denoise0", "denoise1", "denoise2", "denoise3", "cache0"):
-        assert torch.equal(seen[f"f0/{at}/denoise_step_emb"], golden[f"f0/{at}/denoise_step_emb"])
-        assert torch.equal(seen[f"f0/{at}/ctrl_emb"], golden[f"f0/{at}/ctrl_emb"])
+        for site in ("denoise_step_emb", "ctrl_emb"):
+            steps = steps_apart(seen[f"f0/{at}/{site}"], golden[f"f0/{at}/{site}"])
+            assert steps.max() <= 1, (at, site)
+            assert (steps > 0).double().mean() <= 0.01, (at, site)
+
+
+def steps_apart(one: Tensor, other: Tensor) -> Tensor:
+    """How many numbers of bf16 further each value is than that of the other tensor, of one sign."""
+    assert one.dtype == other.dtype == torch.bfloat16
+    return (one.view(torch.int16).int() - other.view(torch.int16).int()).abs()
 
 
 def test_a_prompt_where_none_belongs_or_none_where_one_does_is_refused(checkpoint: Checkpoint) -> None:

@@ -77,6 +77,7 @@ def run(*arguments: object, **settings: Any) -> Outcome:
     with TemporaryDirectory() as folder:
         process = start(Path(folder), *arguments)
         process.join(timeout=120)
+        process.kill()
         return Outcome(process.exitcode, (Path(folder) / "out").read_text(), (Path(folder) / "err").read_text())
 
 

@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_gives_no_verdict_and_can_be_made_again(dump: Dump
     while not (out / RECORDS_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    process.join()
+    process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL
     assert (out / RECORDS_NAME).exists()
     for sides in ([out, dumps / "candidate"], [dumps / "reference", out]):

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.cli.conftest import COMMAND, ROOT, refused
+from tests.processes import beside
 
 ENDLESS = "tests/harness/play/implementations.py:Loading"
 
@@ -19,16 +20,10 @@ ENDLESS = "tests/harness/play/implementations.py:Loading"
 def playing(
     tiny_folder: Path, scenario_file: Path, candidate: str = "eager"
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command in a process group of its own, as a terminal starts it, and the first word that it prints."""
+    """The command, and the first word that it prints."""
     inputs = ["--checkpoint", str(tiny_folder), "--scenario", str(scenario_file), "--candidate", candidate]
-    with subprocess.Popen(
-        [*COMMAND, "play", *inputs],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    ) as process:
+    command = [*COMMAND, "play", *inputs]
+    with beside(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().split()[0]
 

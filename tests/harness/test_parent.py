@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import beside
+
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 30.0
 # A pool whose worker has nothing to do: it says who it is, and waits.
@@ -50,7 +52,7 @@ def test_an_idle_worker_ends_with_a_killed_parent(way: str, tmp_path: Path) -> N
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(imports=WAYS[way][0], begin=WAYS[way][1]), "utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as it:
+    with beside([sys.executable, script], stdout=subprocess.PIPE, cwd=ROOT, env=environment) as it:
         assert it.stdout is not None
         worker = int(it.stdout.readline())
         assert is_running(worker)
@@ -58,7 +60,4 @@ def test_an_idle_worker_ends_with_a_killed_parent(way: str, tmp_path: Path) -> N
         end = time.monotonic() + MOST_SECONDS
         while is_running(worker) and time.monotonic() < end:
             time.sleep(0.05)
-    left = is_running(worker)
-    if left:
-        os.kill(worker, signal.SIGKILL)
-    assert not left
+        assert not is_running(worker)

@@ -39,8 +39,12 @@ pytestmark = pytest.mark.skipif(
 
 WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 # fp32 as recorded on another machine. In bf16 a sum that another processor adds up in another order rounds to the
-# neighbouring value now and then, and a session feeds that back.
-GOLDEN_BOUND = {"fp32": 1e-6, "bf16": 1.3e-2}
+# neighbouring value now and then, and a session feeds that back. With AVX-512, AVX2 and neither the package is 6.2e-7
+# to 9.2e-7 and 1.1e-2 from the packs; in bf16 one instruction set is 1.3e-2 from another.
+GOLDEN_BOUND = {"fp32": 2e-6, "bf16": 2e-2}
+# A few values of a tensor that round to their neighbour: 4.7e-6 in block 0's q_proj with AVX-512. Another order of
+# operations rounds everywhere: the candidate is 3e-3 and more from the pack in that block.
+ROUNDED_BOUND = 3e-4
 PARITY_BOUND = 3e-6
 
 Capturing = Callable[..., dict[str, Tensor]]
@@ -76,7 +80,7 @@ def test_in_bf16_it_starts_as_the_golden_session_does(capture: Capturing, golden
     golden = golden_activations("bf16")
     block = [name for name in seen if name in golden and name.startswith("f0/denoise0/transformer.blocks.0.")]
     for name in ["f0/denoise0/denoise_step_emb", "f0/denoise0/ctrl_emb", *block]:
-        assert tensor_error(seen[name], golden[name]).rel_l2 <= 1e-6, name
+        assert tensor_error(seen[name], golden[name]).rel_l2 <= ROUNDED_BOUND, name
 
 
 @pytest.fixture(scope="module")

@@ -173,6 +173,10 @@ class Waypoint:
 
         return layer_groups(names, geometry)
 
+    def upgraded(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A manifest of the first schema in the names of this one."""
+        return upgraded(manifest)
+
     def control(
         self, part: str, scenario: "Scenario", geometry: WaypointGeometry
     ) -> "tuple[Scenario, str, str] | None":

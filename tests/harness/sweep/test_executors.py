@@ -14,6 +14,7 @@ import pytest
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.sweep.dispatch import dispatched
 from waypoint_parity.harness.sweep.executors import dask, in_process, processes
+from tests.processes import beside
 
 distributed = pytest.importorskip("distributed")
 SLOW = 0.4
@@ -55,20 +56,17 @@ def test_no_process_outlives_the_one_that_began_it(tmp_path: Path) -> None:
         "        print(executor.submit(os.getpid).result(), flush=True)\n"
         "        time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    for _ in range(100):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker goes on without its parent")
+    with beside([sys.executable, script], stdout=subprocess.PIPE, cwd=Path.cwd()) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        for _ in range(100):
+            try:
+                os.kill(worker, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.1)
+        pytest.fail("the worker goes on without its parent")
 
 
 def test_a_cluster_whose_worker_is_killed_loses_nothing(cluster: str) -> None:

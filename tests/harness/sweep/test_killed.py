@@ -91,8 +91,13 @@ def kill(sweep: BaseProcess, out: Path, more: int, moment: float) -> None:
     while sweep.is_alive() and not (any((out / CELLS).glob(f".making-*-{sweep.pid}-*")) and len(cells(out)) >= enough):
         time.sleep(0.01)
     sweep.join(timeout=moment)
+    end(sweep)
+
+
+def end(sweep: BaseProcess) -> None:
     sweep.kill()
-    sweep.join()
+    sweep.join(timeout=60)
+    assert not sweep.is_alive()
 
 
 def test_a_sweep_killed_ten_times_ends_as_an_undisturbed_one(
@@ -117,8 +122,7 @@ def test_a_sweep_whose_workers_were_left_alone_ends_as_an_undisturbed_one(
     sweep = begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4, jobs=2)
     while sweep.is_alive() and not cells(tmp_path / "run"):
         time.sleep(0.01)
-    sweep.kill()
-    sweep.join()
+    end(sweep)
     finish(begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4, jobs=2))
     assert results(tmp_path / "run") == results(undisturbed.out)
 

@@ -87,7 +87,8 @@ def test_a_broken_cell_is_refused_by_name(tmp_path: Path) -> None:
 def test_only_what_nobody_works_at_is_cleared(tmp_path: Path) -> None:
     gone = multiprocessing.get_context("spawn").Process(target=len, args=("",))
     gone.start()
-    gone.join()
+    gone.join(timeout=60)
+    assert gone.exitcode == 0
     host = socket.gethostname()
     ours, theirs, left = (
         tmp_path / CELLS / f".making-{name}-12345678"

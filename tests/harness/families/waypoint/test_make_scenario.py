@@ -8,14 +8,9 @@ from safetensors.torch import load_file
 
 from waypoint_parity.fixtures.tiny import transformer_config
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.draws import (
-    draw_controls,
-    draw_noise,
-    draw_prompt,
-    make_scenario,
-    read_image,
-)
+from waypoint_parity.harness.families.waypoint.draws import draw_controls, draw_noise, draw_prompt, make_scenario, read_image
 from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy
+from tests.conftest import assert_same_draw
 
 SHAPE = (4, 2, 2)
 
@@ -23,7 +18,7 @@ SHAPE = (4, 2, 2)
 def test_noise_per_frame_is_the_official_scripts(golden: Path) -> None:
     official = load_file(golden / "base" / "scenario.safetensors")["noise"]
     frames, *_, channels, height, width = official.shape
-    assert draw_noise((channels, height, width), frames, seed=11, policy="per-frame").equal(official)
+    assert_same_draw(draw_noise((channels, height, width), frames, seed=11, policy="per-frame"), official)
 
 
 def test_a_seed_gives_another_noise_under_every_policy_and_one_shape() -> None:

@@ -130,7 +130,7 @@ def test_a_page_that_is_closed_while_a_frame_is_in_work_does_no_harm(
     request = (
         f"POST /frame HTTP/1.1\r\nHost: {LOOPBACK}\r\n{TOKEN_HEADER}: {asking.token}\r\nContent-Length: 2\r\n\r\n{{}}"
     )
-    with socket.create_connection((LOOPBACK, int(asking.port))) as connection:
+    with socket.create_connection((LOOPBACK, int(asking.port)), timeout=60) as connection:
         connection.sendall(request.encode())
         # No waiting for what is under way: the other end is told at once.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
