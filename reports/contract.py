@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import Manifest, Record, records_mentioning
-from waypoint_parity.harness.run.keys import is_input
-from waypoint_parity.reports.geometry import read_geometry
+from waypoint_parity.harness.record.records import Record, records_mentioning
+from waypoint_parity.harness.run.family import Family, Field
+from waypoint_parity.harness.run.keys import block_of, is_input
+from waypoint_parity.harness.run.sites import kind_of
 from waypoint_parity.reports.given import Given
 from waypoint_parity.reports.run import SIDES, CellReport
 from waypoint_parity.reports.table import Table
@@ -23,6 +24,7 @@ class Contract:
 
     def __init__(self, cell: CellReport, given: Given | None) -> None:
         """`given`: the scenario of the cell, None where its file is not there."""
+        self._family = cell.family
         self._manifests = cell.manifests
         self._given = given
         self._consumed = {side: _inputs(cell.folder / side) for side in cell.manifests}
@@ -43,21 +45,25 @@ class Contract:
                 marks |= {(number, side): "own" if name in own else "differs" for side in SIDES}
         return Table.of(rows, marks=marks)
 
-    def controls(self) -> Table:
-        """The controls of every frame as given; a frame in which the two sides consumed others is marked."""
-        if self._given is None:
-            return Table.of([])
+    def by_unit(self) -> Table:
+        """What every unit was given; where the two sides consumed something else, that is marked."""
+        fields = {} if self._given is None else {name: texts for name, texts in self._given.of_units.items() if texts}
+        rows: list[dict[str, Any]] = [
+            {self._family.unit_name: unit} | dict(zip(fields, texts, strict=True))
+            for unit, texts in enumerate(zip(*fields.values(), strict=True))
+        ]
+        digests = {name: [self._digests(side, name) for side in self._manifests] for name in fields}
         marks = {
-            (frame, name): "differs"
-            for frame in range(len(self._given.controls))
-            for name, site in (("buttons", "button"), ("mouse", "mouse"), ("scroll", "scroll"))
-            if len({self._digests(side, f"input.{site}").get(frame) for side in self._manifests}) > 1
+            (unit, name): "differs"
+            for unit in range(len(rows))
+            for name, sides in digests.items()
+            if len({side.get(unit) for side in sides}) > 1
         }
-        rows: list[dict[str, Any]] = [{"frame": frame} | at for frame, at in enumerate(self._given.controls)]
         return Table.of(rows, marks=marks)
 
-    def _digests(self, side: str, site: str) -> dict[int, str | None]:
-        return {record.frame: record.digest for record in self._consumed[side].get(site, [])}
+    def _digests(self, side: str, field: str) -> dict[int, str | None]:
+        """What a side consumed of a field in every unit."""
+        return {record.unit: record.digest for record in self._consumed[side].get(_site_of(field, self._family), [])}
 
     def _facts(self, side: str) -> dict[str, str]:
         manifest, consumed = self._manifests[side], self._consumed[side]
@@ -69,14 +75,18 @@ class Contract:
             "source revision": manifest.source_revision or _UNTOLD,
             "observer": manifest.observer or _UNTOLD,
             "checkpoint": f"{manifest.checkpoint_origin}, digest {manifest.checkpoint_digest[:12]}",
-            "latent scale and shift": _scale_and_shift(Path(manifest.checkpoint_origin)),
-            "schedule": ", ".join(f"{sigma:.6g}" for sigma in manifest.sigmas),
-            "sigmas consumed": _sigmas(consumed.get("input.sigma", [])),
         }
+        facts |= self._family.facts(Path(manifest.checkpoint_origin))
+        if manifest.sigmas:
+            facts["schedule"] = ", ".join(f"{sigma:.6g}" for sigma in manifest.sigmas)
+        for name, field in self._family.fields.items():
+            if field.schedule:
+                facts[f"{name} consumed"] = _levels(consumed.get(_site_of(name, self._family), []))
         facts |= {f"{name}, digest": digest[:12] for name, digest in (manifest.inputs or {}).items()}
         facts |= {} if self._given is None else self._given.facts
-        facts |= {f"{site} consumed": _statistics(records) for site, records in consumed.items() if _has_values(site)}
-        return facts | {"cache": _geometry(manifest)}
+        sites = [_site_of(name, self._family) for name, field in self._family.fields.items() if _has_values(field)]
+        facts |= {f"{site} consumed": _statistics(consumed[site]) for site in sites if site in consumed}
+        return facts | ({"caches": "; ".join(_alike(manifest.caches))} if manifest.caches else {})
 
 
 def _inputs(dump: Path) -> dict[str, list[Record]]:
@@ -91,52 +101,47 @@ def _inputs(dump: Path) -> dict[str, list[Record]]:
     return found
 
 
-def _has_values(site: str) -> bool:
-    return site in ("input.noise", "input.prompt_emb", "input.prompt_pad_mask", "input.image")
+def _site_of(name: str, family: Family) -> str:
+    """The site that shows a field as it was consumed."""
+    return family.fields[name].site or f"input.{name}"
+
+
+def _has_values(field: Field) -> bool:
+    """Whether the statistics of a field are of use: it is told neither unit by unit nor as a schedule."""
+    return not field.schedule and not (field.of_units and field.told is not None)
 
 
 def _statistics(records: list[Record]) -> str:
     """Mean and spread of the first observation, and one digest of all of them."""
     first = records[0]
     digest = hashlib.sha256("".join(record.digest or record.sketch for record in records).encode()).hexdigest()
-    frames = f"{len(records)} x " if len(records) > 1 else ""
+    number = f"{len(records)} x " if len(records) > 1 else ""
     shape = "x".join(map(str, first.shape))
     spread = f"mean {first.mean:.6g}, std {first.std:.6g}" if first.mean is not None and first.std is not None else ""
-    return f"{frames}{shape} {first.dtype}, {spread}, digest {digest[:12]}"
+    return f"{number}{shape} {first.dtype}, {spread}, digest {digest[:12]}"
 
 
-def _sigmas(records: list[Record]) -> str:
-    """The sigma of every pass of the first frame, and whether every frame had the same."""
-    frames = [
-        [f"{record.phase} {record.mean:.6g}" for record in passes if record.mean is not None]
-        for _, passes in groupby((record for record in records if record.phase != "image"), lambda record: record.frame)
+def _levels(records: list[Record]) -> str:
+    """The level of every pass of the first unit, of the phases that all have; and whether every unit had the same."""
+    units = [list(passes) for _, passes in groupby(records, lambda record: record.unit)]
+    if not units:
+        return _UNTOLD
+    shared = set.intersection(*({record.phase for record in passes} for passes in units))
+    levels = [
+        [f"{record.phase} {record.mean:.6g}" for record in passes if record.phase in shared and record.mean is not None]
+        for passes in units
     ]
-    if not frames:
-        return _UNTOLD
-    others = "" if all(frame == frames[0] for frame in frames) else "; other ones in later frames"
-    return f"{', '.join(frames[0])}{others}"
+    others = "" if all(each == levels[0] for each in levels) else "; others later on"
+    return f"{', '.join(levels[0])}{others}"
 
 
-def _geometry(manifest: Manifest) -> str:
-    if manifest.rings is None:
-        return _UNTOLD
-    return "; ".join(_alike(manifest))
-
-
-def _alike(manifest: Manifest) -> Iterator[str]:
-    layers: defaultdict[Any, list[str]] = defaultdict(list)
-    for layer, ring in enumerate(manifest.rings or []):
-        layers[ring].append(str(layer))
-    for ring, numbers in layers.items():
-        yield (
-            f"{ring.kind} layers {' '.join(numbers)}: {ring.slots} slots, one frame in {ring.dilation}, "
-            f"{ring.tokens} tokens"
-        )
-
-
-def _scale_and_shift(checkpoint: Path) -> str:
-    """What the autoencoder's config says, where the checkpoint is a folder in reach."""
-    geometry = read_geometry(checkpoint)
-    if geometry is None:
-        return "1, 0 (there are no others; the checkpoint's config is not in reach)"
-    return f"{geometry.autoencoder.scale_factor:g}, {geometry.autoencoder.shift_factor:g}"
+def _alike(caches: list[dict[str, Any]]) -> Iterator[str]:
+    """The caches that a manifest describes, those of one kind together."""
+    blocks: defaultdict[str, list[str]] = defaultdict(list)
+    for cache in caches:
+        name = str(cache.get("name"))
+        said = ", ".join(f"{key} {value}" for key, value in cache.items() if key != "name")
+        blocks[f"{kind_of(name)}: {said}"].append(str(block_of(name)))
+    for said, numbers in blocks.items():
+        name, _, rest = said.partition(": ")
+        yield f"{name} {' '.join(numbers)}: {rest}" if "*" in name else said

@@ -1,58 +1,43 @@
-"""What a scenario gave to both sides, as text: its noise policy, its prompt, its controls. Read without torch."""
+"""What a scenario gave to both sides, as text. Read without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+
+from waypoint_parity.harness.run.family import Family
+
+# Of the metadata of a scenario file, what a report says elsewhere.
+_SAID = ("schema", "family", "name", "units")
+# What NumPy has no type for.
+_NO_ARRAYS = ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 @dataclass(frozen=True)
 class Given:
-    """`facts` by name, and the controls of every frame."""
+    """`facts` by name; and texts for every unit, by the name of the field."""
 
     facts: dict[str, str]
-    controls: list[dict[str, str]]
+    of_units: dict[str, list[str]]
 
 
-def read_given(scenario: Path) -> Given | None:
+def read_given(scenario: Path, family: Family) -> Given | None:
     """What a scenario file gives; None where it cannot be read."""
     try:
         with safe_open(scenario, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name != "image"}  # noqa: SIM118
+            names = [name for name in file.keys() if file.get_slice(name).get_dtype() not in _NO_ARRAYS]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return None
-    facts = {
-        "noise seed": metadata.get("seed", "not told"),
-        "noise policy": metadata.get("noise_policy", "not told"),
-        "prompt given": _prompt(tensors),
-    }
-    return Given(facts, _controls(tensors))
-
-
-def _prompt(tensors: dict[str, npt.NDArray[Any]]) -> str:
-    if "prompt_emb" not in tensors or "prompt_pad_mask" not in tensors:
-        return "none"
-    padding, embedding = tensors["prompt_pad_mask"][0], tensors["prompt_emb"][0]
-    text = f"{len(padding)} tokens, {int(padding.sum())} of them padding"
-    for name, tokens in (("real", embedding[~padding]), ("padding", embedding[padding])):
-        if tokens.size:
-            text += f"; {name}: mean {tokens.mean():.4g}, std {tokens.std():.4g}"
-    return text
-
-
-def _controls(tensors: dict[str, npt.NDArray[Any]]) -> list[dict[str, str]]:
-    names = ("button", "mouse", "scroll")
-    if any(name not in tensors for name in names):
-        return []
-    return [
-        {
-            "buttons": ", ".join(map(str, np.flatnonzero(button))) or "none",
-            "mouse": ", ".join(f"{value:+.3f}" for value in mouse),
-            "scroll": ", ".join(f"{value:+.3f}" for value in scroll),
-        }
-        for button, mouse, scroll in zip(*(tensors[name] for name in names), strict=True)
-    ]
+    facts = {name.replace("_", " "): value for name, value in metadata.items() if name not in _SAID}
+    of_units = dict[str, list[str]]()
+    for name, field in family.fields.items():
+        if field.told is None:
+            continue
+        texts = field.told(tensors) if name in tensors else []
+        if field.of_units:
+            of_units[name] = texts
+        else:
+            facts[f"{name} given"] = "; ".join(texts) or "none"
+    return Given(facts, of_units)

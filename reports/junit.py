@@ -1,13 +1,21 @@
-"""A parity run as JUnit XML, which CI hosts show: a suite for every cell, a case for every part and decoded frame."""
+"""A parity run as JUnit XML, which CI hosts show: a suite for every cell, a case for every part and unit."""
 
 import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
 from waypoint_parity.harness.cli.text_comparison import comparison_lines
-from waypoint_parity.harness.explain.blame.parts import PARTS, part_of
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, Verdict, WorstAtSite
+from waypoint_parity.harness.judge.comparison import (
+    TEACHER_FORCED,
+    Comparison,
+    SiteResult,
+    Verdict,
+    WorstAtSite,
+    where_in,
+)
+from waypoint_parity.harness.run.family import Family, family_named
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.sweep.summary import CellFailure, Summary
 
 # What no XML 1.0 document may hold, not even escaped: https://www.w3.org/TR/xml/#charsets
@@ -22,13 +30,14 @@ def junit_xml(summary: Summary) -> str:
     The first case of a suite is the verdict on its cell, which fails with it and says where the first divergence is; a
     cell that cannot be compared, and one that did not run, is an error.
     """
-    suites = []
+    suites, family = [], family_named(summary.family)
     for name, comparison in summary.variants.items():
         cell = summary.cells[name]
-        suites.append(_suite(name, comparison, cell.seconds, cell.factors))
+        suites.append(_suite(name, comparison, cell.seconds, cell.factors, family))
         if name in summary.teacher_forced:
             # The time of a cell is that of both its rollouts, and is told once.
-            suites.append(_suite(f"{name} ({TEACHER_FORCED})", summary.teacher_forced[name], 0.0, cell.factors))
+            forced = summary.teacher_forced[name]
+            suites.append(_suite(f"{name} ({TEACHER_FORCED})", forced, 0.0, cell.factors, family))
     suites += [_failed(failure) for failure in summary.failures]
     title = f"{', '.join(summary.candidates)} against {summary.reference}"
     root = _element("testsuites", name=title, **_totals(suites, "tests", "failures", "errors"))
@@ -38,55 +47,59 @@ def junit_xml(summary: Summary) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
 
 
-def _suite(name: str, comparison: Comparison, seconds: float, factors: dict[str, str]) -> ElementTree.Element:
+def _suite(
+    name: str, comparison: Comparison, seconds: float, factors: dict[str, str], family: Family
+) -> ElementTree.Element:
     verdict, lines = _case(name, "verdict", seconds), "\n".join(comparison_lines(comparison))
     if comparison.verdict is Verdict.INCOMPARABLE:
         verdict.append(_told("error", comparison.verdict, str(comparison.reason), lines))
     elif not comparison:
         first = f"first divergence: {_first_of(comparison)}"
         verdict.append(_told("failure", comparison.verdict, first, lines))
-    cases = [verdict, *_part_cases(name, comparison), *_frame_cases(name, comparison)]
+    cases = [verdict, *_part_cases(name, comparison, family), *_unit_cases(name, comparison, family)]
     return _closed(name, cases, seconds, factors)
 
 
-def _part_cases(name: str, comparison: Comparison) -> Iterable[ElementTree.Element]:
+def _part_cases(name: str, comparison: Comparison, family: Family) -> Iterable[ElementTree.Element]:
     """A case for every part of the model, in execution order: it fails where one of the part's sites does."""
-    rungs: dict[str, list[WorstAtSite]] = {part.name: [] for part in PARTS}
+    rungs: dict[str, list[WorstAtSite]] = {part.name: [] for part in family.parts}
     for rung in comparison.sites:
-        rungs.setdefault(_part(Key(rung.frame, rung.phase, rung.step, rung.site)), []).append(rung)
+        rungs.setdefault(_part(rung.key, family), []).append(rung)
     for part, of in rungs.items():
         case = _case(f"{name}.parts", part)
         if not of:
             ElementTree.SubElement(case, "skipped", message="no observation")
         elif any(rung.failed for rung in of):
-            here = [failure for failure in comparison.failures if _part(failure.key) == part]
+            here = [failure for failure in comparison.failures if _part(failure.key, family) == part]
             _fail(case, comparison, str(here[0]) if here else _worst(of))
         yield case
 
 
-def _frame_cases(name: str, comparison: Comparison) -> Iterable[ElementTree.Element]:
-    """A case for every decoded frame: it fails where its picture does, or its latent is off by more than noise."""
-    decoded = {at.frame for at in comparison.frames} | {at.frame for at in comparison.growth}
-    for frame in sorted(decoded | {failure.frame for failure in comparison.failures if failure.site == "frame"}):
-        case = _case(f"{name}.frames", f"frame {frame}")
-        if not comparison and (wrong := _wrong_in(frame, comparison)):
+def _unit_cases(name: str, comparison: Comparison, family: Family) -> Iterable[ElementTree.Element]:
+    """A case for every unit that was decoded: it fails where a picture does, or where its latent is off."""
+    decoded = {picture.at.unit for picture in comparison.pictures} | {latent.unit for latent in comparison.growth}
+    failed = [failure for failure in comparison.failures if family.sites.kind(failure.site) is Kind.PICTURE]
+    for unit in sorted(decoded | {failure.unit for failure in failed}):
+        called = f"{family.unit_name} {unit}"
+        case = _case(f"{name}.{family.unit_name}s", called)
+        if not comparison and (wrong := _wrong_in(unit, called, comparison, failed)):
             _fail(case, comparison, wrong)
         yield case
 
 
-def _wrong_in(frame: int, comparison: Comparison) -> str | None:
-    """What is wrong with a decoded frame, its latent first; None where nothing is."""
+def _wrong_in(unit: int, called: str, comparison: Comparison, failed: Iterable[SiteResult]) -> str | None:
+    """What is wrong with a unit, its latent first; None where nothing is. `failed`: pictures of whatever unit."""
     for latent in comparison.growth:
-        if latent.frame == frame and (latent.rel_l2 is None or latent.rel_l2 > latent.tolerance):
+        if latent.unit == unit and (latent.rel_l2 is None or latent.rel_l2 > latent.tolerance):
             error = "has no distance" if latent.rel_l2 is None else f"relative L2 {latent.rel_l2:.2e}"
-            return f"the final latent of frame {frame}: {error}, of noise at most {latent.tolerance:.2e}"
-    for failure in comparison.failures:
-        if failure.frame == frame and failure.site == "frame":
+            return f"the final latent of {called}: {error}, of noise at most {latent.tolerance:.2e}"
+    for failure in failed:
+        if failure.unit == unit:
             return str(failure)
-    # Only the first failures are kept; the metrics of every frame are.
-    for picture in comparison.frames:
-        if picture.frame == frame and picture.bound is not None and not picture.within_noise:
-            return f"frame {frame}: relative L2 {picture.rel_l2}, of noise at most {picture.bound:.2e}"
+    # Only the first failures are kept; the metrics of every picture are.
+    for picture in comparison.pictures:
+        if picture.at.unit == unit and picture.bound is not None and not picture.within_noise:
+            return f"picture {picture.at}: relative L2 {picture.rel_l2}, of noise at most {picture.bound:.2e}"
     return None
 
 
@@ -143,11 +156,9 @@ def _allowed(text: str) -> str:
     return _FORBIDDEN.sub("", text)
 
 
-def _part(key: Key) -> str:
-    try:
-        return part_of(key).name
-    except ValueError:
-        return _OTHER
+def _part(key: Key, family: Family) -> str:
+    row = family.sites.of(key.site, key.phase) or family.sites.of(key.site)
+    return _OTHER if row is None else row.part
 
 
 def _first_of(comparison: Comparison) -> str:
@@ -158,5 +169,5 @@ def _worst(rungs: list[WorstAtSite]) -> str:
     """The worst of some rungs, where the first failure was not kept."""
     worst = max((rung for rung in rungs if rung.failed), key=lambda rung: rung.distance)
     error = "no distance" if worst.rel_l2 is None else f"relative L2 {worst.rel_l2:.2e}"
-    where = f"{worst.site} at frame {worst.frame}, {worst.phase} step {worst.step}"
-    return f"{where}: {error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"
+    judged = f"{error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"
+    return f"{worst.site} at {where_in(worst.key)}: {judged}"

@@ -1,16 +1,16 @@
 """The layer ladder: the error of every site in the order of execution, over what was allowed there."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waypoint_parity.harness.explain.blame.result import SiteErrors
 from waypoint_parity.harness.judge.comparison import WorstAtSite
-from waypoint_parity.harness.run.keys import Phase
+from waypoint_parity.harness.run.keys import Rung, site_name
 from waypoint_parity.reports.plots import LadderPoint, ladder_plot
 from waypoint_parity.reports.run import CellReport
 from waypoint_parity.reports.table import Table, scientific
 
-Rung = tuple[Phase, int, str]
 _ERRORS = ("error", "bound", "local", "reference to fp32", "candidate to fp32")
 _FORMATS: dict[str, Callable[[Any], str]] = {"over bound": "{:.2g}".format} | dict.fromkeys(_ERRORS, scientific)
 
@@ -21,17 +21,17 @@ def ladder_table(cell: CellReport, most_passing: int | None = None) -> Table:
     `local` is what the site does wrong by itself, where a blame measured it; the rest of its error is inherited.
     """
     kept = _closest(cell.comparison.sites, most_passing)
-    local, first = _local(cell), first_rung(cell)
+    local, first, names = _local(cell), first_rung(cell), _step_names(cell.comparison.sites)
     rows, marks = list[dict[str, Any]](), dict[tuple[int, str], str]()
     for order, rung in enumerate(cell.comparison.sites):
         if order not in kept:
             continue
-        alone = local.get(_place(rung))
         if rung.failed:
             marks[len(rows), "error"] = "bad"
         if order == first:
             marks[len(rows), "site"] = "first"
-        rows.append({"order": order} | _row(rung, alone))
+        step = {"order": order, "step": names[rung.phase, rung.step]}
+        rows.append(step | _row(rung, local.get(rung.rung), f"at {cell.family.unit_name}"))
     if not local:
         rows = [{name: value for name, value in row.items() if name not in ("local", "is")} for row in rows]
     return Table.of([_without_truth(row, cell) for row in rows], _FORMATS, marks)
@@ -41,13 +41,13 @@ def ladder_svg(cell: CellReport, prefix: str) -> str | None:
     """The ladder as a plot; None where nothing was compared."""
     if not cell.comparison.sites:
         return None
-    local = _local(cell)
+    local, names = _local(cell), _step_names(cell.comparison.sites)
     points = [
         LadderPoint(
-            section=rung.phase if rung.phase != "denoise" else f"denoise {rung.step}",
+            section=names[rung.phase, rung.step],
             error=rung.rel_l2,
             bound=rung.tolerance,
-            local=own.local if (own := local.get(_place(rung))) is not None else None,
+            local=own.local if (own := local.get(rung.rung)) is not None else None,
             failed=rung.failed > 0,
         )
         for rung in cell.comparison.sites
@@ -60,8 +60,8 @@ def first_rung(cell: CellReport) -> int | None:
     first = cell.comparison.first
     if first is None:
         return None
-    places = [_place(rung) for rung in cell.comparison.sites]
-    return places.index(at) if (at := (first.phase, first.step, first.site)) in places else None
+    places = [rung.rung for rung in cell.comparison.sites]
+    return places.index(first.key.rung) if first.key.rung in places else None
 
 
 def over_bound(rung: WorstAtSite) -> float:
@@ -71,12 +71,21 @@ def over_bound(rung: WorstAtSite) -> float:
     return rung.distance / rung.tolerance if rung.tolerance else float("inf")
 
 
-def _place(rung: WorstAtSite | SiteErrors) -> Rung:
-    return rung.phase, rung.step, rung.site
+def _step_names(rungs: Iterable[WorstAtSite]) -> dict[tuple[str, int], str]:
+    """What every step is called: by its phase, and by its number where the phase has several."""
+    steps: defaultdict[str, set[int]] = defaultdict(set)
+    for rung in rungs:
+        steps[rung.phase].add(rung.step)
+    return {
+        (phase, step): f"{phase} {step}" if len(several) > 1 else phase
+        for phase, several in steps.items()
+        for step in several
+    }
 
 
 def _local(cell: CellReport) -> dict[Rung, SiteErrors]:
-    return {} if cell.blame is None else {_place(rung): rung for rung in cell.blame.sites}
+    errors = [] if cell.blame is None else cell.blame.sites
+    return {Rung(each.phase, each.step, each.site, each.branch): each for each in errors}
 
 
 def _closest(rungs: list[WorstAtSite], most_passing: int | None) -> set[int]:
@@ -86,16 +95,15 @@ def _closest(rungs: list[WorstAtSite], most_passing: int | None) -> set[int]:
     return failing | set(near if most_passing is None else near[:most_passing])
 
 
-def _row(rung: WorstAtSite, alone: SiteErrors | None) -> dict[str, Any]:
+def _row(rung: WorstAtSite, alone: SiteErrors | None, at_unit: str) -> dict[str, Any]:
     wrong_alone = alone is not None and (alone.local is None or alone.local > alone.bound)
     inherited = "inherited" if rung.failed else None
     return {
-        "pass": rung.phase if rung.phase != "denoise" else f"denoise {rung.step}",
-        "site": rung.site,
+        "site": site_name(rung.site, rung.branch),
         "error": rung.rel_l2,
         "bound": rung.tolerance,
         "over bound": over_bound(rung),
-        "at frame": rung.frame,
+        at_unit: rung.unit,
         "failed": f"{rung.failed}/{rung.observations}",
         "local": None if alone is None else alone.local,
         "is": "by itself" if wrong_alone else inherited,

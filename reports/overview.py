@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waypoint_parity.harness.judge.comparison import WorstAtSite
-from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.harness.run.keys import is_input, site_name
 from waypoint_parity.reports.ladder import over_bound
 from waypoint_parity.reports.pictures import decisions, pictures_of
 from waypoint_parity.reports.run import CellReport, FinishedRun
@@ -25,7 +25,7 @@ class Nearest:
 
 
 def variants_table(run: FinishedRun) -> Table:
-    """Every variant that ran: its verdict, where it diverged first, its worst site and its worst frame."""
+    """Every variant that ran: its verdict, where it diverged first, its worst site and its worst picture."""
     rows = [_row(cell) for cell in run.cells]
     told = {name for row in rows for name, value in row.items() if value is not None}
     rows = [{name: value for name, value in row.items() if name in told} for row in rows]
@@ -81,16 +81,15 @@ def _row(cell: CellReport) -> dict[str, Any]:
     first, worst = comparison.first, comparison.worst
     metrics = [picture.metrics for picture in pictures]
     sharp = [picture.sharpness for picture in pictures if picture.sharpness is not None]
-    causes = decisions(cell)
     birth = None if cell.investigation is None else cell.investigation.birth
     row: dict[str, Any] = {
         "variant": cell.name,
         "verdict": str(cell.verdict),
-        "first divergence": comparison.reason or (None if first is None else first.site),
-        "at": None if first is None else f"f{first.frame} {first.phase}{first.step}",
+        "first divergence": comparison.reason or (None if first is None else site_name(first.site, first.branch)),
+        "at": None if first is None else f"u{first.unit} {first.phase}{first.step}",
         "error there": None if first is None else first.rel_l2,
         "born in": None if birth is None else birth.place,
-        "worst site": None if worst is None else worst.site,
+        "worst site": None if worst is None else site_name(worst.site, worst.branch),
         "worst error": None if worst is None else worst.rel_l2,
         "over bound": max(map(over_bound, comparison.sites), default=None),
         "coverage": f"{comparison.compared}/{comparison.expected}",
@@ -98,12 +97,19 @@ def _row(cell: CellReport) -> dict[str, Any]:
         "max mean |d|": max((at.mean_abs for at in metrics), default=None),
         "min PSNR dB": min((at.psnr for at in metrics if at.psnr is not None), default=None),
         "sharpness": min(sharp, key=lambda ratio: -abs(ratio - 1), default=None),
-        "frames differ by": ", ".join(f"{cause} in {len(frames)}" for cause, frames in causes.items())
-        or "no more than noise",
+        "pictures differ by": _differ_by(cell),
         "seconds": cell.ran.seconds,
     }
     if comparison.growth:
-        row["horizon"] = "none" if comparison.horizon is None else f"frame {comparison.horizon}"
+        row["horizon"] = "none" if comparison.horizon is None else f"{cell.family.unit_name} {comparison.horizon}"
     if cell.forced is not None:
         row["teacher-forced"] = str(cell.forced.verdict)
     return row
+
+
+def _differ_by(cell: CellReport) -> str | None:
+    """What tells the two sides' pictures apart; None where there are none."""
+    if not pictures_of(cell):
+        return None
+    causes = ", ".join(f"{cause} in {len(pictures)}" for cause, pictures in decisions(cell).items())
+    return causes or "no more than noise"

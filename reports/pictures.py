@@ -1,13 +1,15 @@
-"""What became of the decoded frames of a cell: measures of every frame, their floor, and what tells them apart."""
+"""What became of the decoded pictures of a cell: measures of each, their floor, and what tells them apart."""
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from waypoint_parity.harness.compare.pictures import FrameMetrics
-from waypoint_parity.harness.explain.investigation.result import Investigation, Picture, PictureFloor
+from waypoint_parity.harness.compare.pictures import PictureMetrics
+from waypoint_parity.harness.explain.investigation.result import LatentStep, Picture, PictureFloor
+from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.reports.plots import CurvePlot, trajectory_plot
 from waypoint_parity.reports.run import CellReport
-from waypoint_parity.reports.table import Table, fixed, scientific
+from waypoint_parity.reports.table import Format, Table, fixed, scientific
 
 _MEASURES: dict[str, Callable[[Any], str]] = {
     "SSIM": fixed(6),
@@ -42,88 +44,104 @@ def pictures_of(cell: CellReport) -> list[Picture]:
     """The pictures of an investigation; without one what the comparison measured: no sharpness and no floor."""
     if cell.investigation is not None:
         return cell.investigation.pictures
-    return [Picture(metrics=metrics, sharpness=None) for metrics in cell.comparison.frames]
+    return [Picture(metrics=metrics, sharpness=None) for metrics in cell.comparison.pictures]
 
 
 def pictures_table(cell: CellReport) -> Table:
-    """Every frame: its measures, and the blur decision with what it rests on."""
-    return Table.of([_row(picture) for picture in pictures_of(cell)], _MEASURES, _blurred(cell))
+    """Every picture: its measures, and the blur decision with what it rests on."""
+    return Table.of([_row(cell, picture) for picture in pictures_of(cell)], _MEASURES, _blurred(cell))
 
 
 class Curves:
-    """The curves of a cell's frames: lost SSIM, mean difference, PSNR and sharpness, with the floor of each."""
+    """The curves of a cell's pictures: lost SSIM, mean difference, PSNR and sharpness, with the floor of each."""
 
     def __init__(self) -> None:
         self._plots = [(CurvePlot(at.label, logarithmic=at.logarithmic), at) for at in _CURVES]
 
     def draw(self, cell: CellReport, prefix: str) -> list[str]:
-        """The plots of a cell as SVG, of the measures that its frames have. `prefix`: see CurvePlot.svg."""
+        """The plots of a cell as SVG, of the measures that its pictures have. `prefix`: see CurvePlot.svg."""
         pictures = pictures_of(cell)
-        frames = [picture.metrics.frame for picture in pictures]
+        names = [str(cell.label(picture.metrics.at)) for picture in pictures]
         drawn = []
         for number, (plot, measure) in enumerate(self._plots):
             values = [measure.of(picture) for picture in pictures]
             floor = [None if picture.floor is None else measure.of_floor(picture.floor) for picture in pictures]
             if any(value is not None for value in values):
-                drawn.append(plot.svg(frames, values, floor, f"{prefix}-{number}"))
+                drawn.append(plot.svg(names, values, floor, f"{prefix}-{number}"))
         return drawn
 
 
-def trajectory_of(investigation: Investigation, prefix: str) -> str | None:
-    """The plot of the high-band share after every denoise step; None where no latent was kept."""
-    steps = investigation.trajectory
-    if not steps:
-        return None
-    names = [f"{at.frame}.{at.step}" for at in steps]
-    return trajectory_plot(names, [at.reference for at in steps], [at.candidate for at in steps], prefix)
+def trajectory_plots(cell: CellReport, prefix: str) -> list[str]:
+    """A plot for every site of latents: the high-band share after every step; none where no latent was kept."""
+    steps = sorted(_trajectory(cell), key=lambda at: (at.site, at.branch))
+    plots = []
+    for number, ((site, branch), of_site) in enumerate(groupby(steps, lambda at: (at.site, at.branch))):
+        shown = list(of_site)
+        single = len({at.phase for at in shown}) == 1
+        plots.append(
+            trajectory_plot(
+                f"high-band share of {site_name(site, branch)}, by {cell.family.unit_name}.step",
+                [f"{at.unit}.{'' if single else at.phase}{at.step}" for at in shown],
+                [at.reference for at in shown],
+                [at.candidate for at in shown],
+                f"{prefix}-{number}",
+            )
+        )
+    return plots
 
 
-def trajectory_table(investigation: Investigation) -> Table:
-    """The high-band share of the latent after every denoise step, of both sides."""
+def trajectory_table(cell: CellReport) -> Table:
+    """The high-band share of the latents after every step, of both sides."""
     rows = [
         {
-            "frame": at.frame,
-            "step": at.step,
+            cell.family.unit_name: at.unit,
+            "step": f"{at.phase} {at.step}",
+            "site": site_name(at.site, at.branch),
             "sigma": at.sigma,
             "reference": at.reference,
             "candidate": at.candidate,
             "ratio": at.candidate / at.reference if at.reference and at.candidate is not None else None,
         }
-        for at in investigation.trajectory
+        for at in _trajectory(cell)
     ]
     shares = {"sigma": "{:.4g}".format, "reference": fixed(6), "candidate": fixed(6), "ratio": fixed(6)}
     return Table.of(rows, shares)
 
 
-def crossing_table(investigation: Investigation) -> Table:
-    """Each decoder on the other side's latent, against the reference's own frame."""
-    rows = [
-        {"frame": at.frame}
+def crossing_table(cell: CellReport) -> Table:
+    """Each decoder on the other side's latent, against the reference's own picture."""
+    rows: list[dict[str, Any]] = [
+        {cell.picture_name: cell.label(at.at)}
         | _measured("reference's decoder, candidate's latent", at.reference_decoder)
         | _measured("candidate's decoder, reference's latent", at.candidate_decoder)
-        for at in investigation.crossing
+        for at in ([] if cell.investigation is None else cell.investigation.crossing)
     ]
-    formats = {name: fixed(6) if name.endswith("SSIM") else fixed(4) for row in rows[:1] for name in row}
-    return Table.of(rows, formats | {"frame": str})
+    names = [name for row in rows[:1] for name in row]
+    formats: dict[str, Format] = {name: fixed(6) if name.endswith("SSIM") else fixed(4) for name in names}
+    return Table.of(rows, formats | {cell.picture_name: str})
 
 
-def decisions(cell: CellReport) -> dict[str, list[int]]:
-    """The frames that differ by more than noise, by what tells them from the reference's."""
-    found: dict[str, list[int]] = {}
+def decisions(cell: CellReport) -> dict[str, list[int | str]]:
+    """The pictures that differ by more than noise, by what tells them from the reference's."""
+    found: dict[str, list[int | str]] = {}
     for picture in pictures_of(cell):
         if picture.decision is not None and picture.decision.cause != "none":
-            found.setdefault(picture.decision.cause, []).append(picture.metrics.frame)
+            found.setdefault(picture.decision.cause, []).append(cell.label(picture.metrics.at))
     return found
 
 
-def _measured(of: str, metrics: FrameMetrics) -> dict[str, float]:
+def _trajectory(cell: CellReport) -> list[LatentStep]:
+    return [] if cell.investigation is None else cell.investigation.trajectory
+
+
+def _measured(of: str, metrics: PictureMetrics) -> dict[str, float]:
     return {f"{of}: SSIM": metrics.ssim, f"{of}: mean |d|": metrics.mean_abs}
 
 
-def _row(picture: Picture) -> dict[str, Any]:
+def _row(cell: CellReport, picture: Picture) -> dict[str, Any]:
     metrics, decision, floor = picture.metrics, picture.decision, picture.floor
     row = {
-        "frame": metrics.frame,
+        cell.picture_name: cell.label(metrics.at),
         "SSIM": metrics.ssim,
         "mean |d|": metrics.mean_abs,
         "max |d|": metrics.max_abs,

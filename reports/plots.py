@@ -37,7 +37,7 @@ _NO_ERROR = 1e-9
 
 
 class CurvePlot:
-    """One measure of every frame, with its noise floor: drawn for one cell after another on the same axes.
+    """One measure of every picture, with its noise floor: drawn for one cell after another on the same axes.
 
     To make axes takes longer than to draw on them.
     """
@@ -54,20 +54,21 @@ class CurvePlot:
             (self._line,) = self._axes.plot([], [], color=CANDIDATE, linewidth=1.4, marker="o", markersize=3)
 
     def svg(
-        self, frames: Sequence[int], values: Sequence[float | None], floor: Sequence[float | None], prefix: str
+        self, names: Sequence[str], values: Sequence[float | None], floor: Sequence[float | None], prefix: str
     ) -> str:
-        """The measure over the frames; None is a value that does not exist: two equal frames have no PSNR.
+        """The measure over the pictures; None is a value that does not exist: two equal pictures have no PSNR.
 
         `prefix` keeps the ids of one plot apart from those of another in the same page.
         """
         with mpl.rc_context(_SETTINGS):
             heights = [_drawn(numbers, self._logarithmic) for numbers in (values, floor)]
             for line, drawn in zip((self._line, self._floor), heights, strict=True):
-                line.set_data(list(frames), drawn)
-            self._axes.set_xticks(list(frames)[:: max(1, len(frames) // 4)])
+                line.set_data(list(range(len(names))), drawn)
+            every = max(1, len(names) // 4)
+            self._axes.set_xticks(list(range(len(names)))[::every], list(names)[::every])
             self._axes.set_ylim(*_limits(heights[0] + heights[1], self._logarithmic))
-            self._axes.set_xlim(frames[0] - 0.3, frames[-1] + 0.3)
-            return _svg(self._figure, prefix, f"{self._label} of every frame")
+            self._axes.set_xlim(-0.3, len(names) - 0.7)
+            return _svg(self._figure, prefix, f"{self._label} of every picture")
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,21 @@ def ladder_plot(points: Sequence[LadderPoint], first: int | None, prefix: str) -
 
 
 def trajectory_plot(
-    steps: Sequence[str], reference: Sequence[float | None], candidate: Sequence[float | None], prefix: str
+    name: str,
+    steps: Sequence[str],
+    reference: Sequence[float | None],
+    candidate: Sequence[float | None],
+    prefix: str,
 ) -> str:
-    """Share of the latent's energy in the high band after every denoise step, of both sides."""
+    """Share of a latent's energy in the high band after every step, of both sides; `name`: what is shown over what."""
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _figure(1080, 190, "high-band share, by frame.step")
+        figure, axes = _figure(1080, 190, name)
         places = range(len(steps))
         axes.plot(places, _drawn(reference, False), color=REFERENCE, linewidth=2.4, marker="o", markersize=4)
         axes.plot(places, _drawn(candidate, False), color=CANDIDATE, linewidth=1.2, marker="o", markersize=2.2)
         every = max(1, len(steps) // 8)
         axes.set_xticks(list(places)[::every], list(steps)[::every])
-        return _svg(figure, prefix, "high-band share of the latent's energy after every denoise step")
+        return _svg(figure, prefix, "high-band share of the latent's energy after every step")
 
 
 def _scale_by_logarithm(axes: Axes) -> None:

@@ -5,10 +5,9 @@ from typing import Any
 
 from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
-from waypoint_parity.harness.families.waypoint.rings.map import LEGEND
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.reports.frames import Gallery
+from waypoint_parity.reports.gallery import Gallery
 from waypoint_parity.reports.overview import effects_table, nearest, variants_table
 from waypoint_parity.reports.page import rendered
 from waypoint_parity.reports.pictures import Curves
@@ -51,8 +50,11 @@ def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
         "nearest": nearest(run),
         "lines": _comparison_text,
         "ssim_variant": SSIM_VARIANT,
-        "ring_legend": LEGEND,
-        "frames": [each.to_json() for each in views],
+        "unit_name": run.family.unit_name,
+        "cache_legend": run.family.caches.legend,
+        "has_pictures": any(each.pictures or each.shown for each in views),
+        "has_caches": any(each.caches for each in views),
+        "shown": [each.to_json() for each in views],
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,7 +10,8 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.blame.result import BLAME_NAME, Blame, read_blame
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME, Investigation, read_investigation
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
-from waypoint_parity.harness.record.records import Manifest, frame_path, frames_of, read_manifest
+from waypoint_parity.harness.record.records import Manifest, PictureAt, kept_pictures, picture_path, read_manifest
+from waypoint_parity.harness.run.family import Family, family_named
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, CellRun, Summary, read_summary
 
 SIDES = ("reference", "candidate")
@@ -22,6 +24,7 @@ class CellReport:
     """One cell that ran. What its folder lacks is None, and `absent` says what and why."""
 
     name: str
+    family: Family
     folder: Path
     ran: CellRun
     verdict: Verdict
@@ -34,14 +37,24 @@ class CellReport:
     absent: list[str]
 
     @property
-    def frames(self) -> list[int]:
-        """The frames that both sides keep as PNG."""
-        kept = [set(frames_of(self.folder / side)) for side in SIDES]
+    def pictures(self) -> list[PictureAt]:
+        """The pictures that both sides keep as PNG."""
+        kept = [set(kept_pictures(self.folder / side)) for side in SIDES]
         return sorted(kept[0] & kept[1])
 
-    def picture(self, side: str, frame: int) -> Path:
-        """Where a side keeps a decoded frame."""
-        return frame_path(self.folder / side, frame)
+    def picture(self, side: str, at: PictureAt) -> Path:
+        """Where a side keeps a decoded picture."""
+        return picture_path(self.folder / side, at)
+
+    @cached_property
+    def picture_name(self) -> str:
+        """What a picture is called: as its unit, where no unit has several."""
+        shown = [metrics.at for metrics in self.comparison.pictures] or self.pictures
+        return self.family.unit_name if all(at == PictureAt(at.unit) for at in shown) else "picture"
+
+    def label(self, at: PictureAt) -> int | str:
+        """The number of a picture; of its unit, where no unit has several."""
+        return str(at) if self.picture_name == "picture" else at.unit
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,11 @@ class FinishedRun:
     folder: Path
     summary: Summary
     cells: list[CellReport]
+
+    @property
+    def family(self) -> Family:
+        """The family of the model that all cells ran."""
+        return family_named(self.summary.family)
 
     @property
     def focus(self) -> CellReport | None:
@@ -91,6 +109,7 @@ def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:
     manifests = {side: read(side, read_manifest) for side in SIDES}
     return CellReport(
         name=name,
+        family=family_named(summary.family),
         folder=at,
         ran=ran,
         verdict=summary.verdict_of(name),

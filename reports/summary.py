@@ -5,6 +5,9 @@ import pandas as pd
 from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.family import family_named
+from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.harness.sweep.summary import Effects, Summary
 from waypoint_parity.reports.markdown import escaped, markdown_table
 
@@ -110,66 +113,69 @@ def _cut(text: str, budget: int) -> str:
 
 def _cell_row(summary: Summary, name: str) -> dict[str, str]:
     comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
-    worst = comparison.worst
-    frames = _frames(comparison)
+    worst, unit_name = comparison.worst, family_named(summary.family).unit_name
+    pictures = _measured(comparison)
     row = {
         "variant": escaped(name),
         "verdict": summary.verdict_of(name),
         "first diverging site": _first(comparison),
         "worst site error": _scientific(worst.rel_l2) if worst else "",
         "at": _where(worst),
-        "horizon": _horizon(comparison),
+        "horizon": _horizon(comparison, unit_name),
         "coverage": f"{comparison.compared}/{comparison.expected}",
-        "min SSIM": f"{frames['ssim'].min():.6f}" if len(frames) else "",
-        "max mean abs d": f"{frames['mean_abs'].max():.4f}" if len(frames) else "",
+        "min SSIM": f"{pictures['ssim'].min():.6f}" if len(pictures) else "",
+        "max mean abs d": f"{pictures['mean_abs'].max():.4f}" if len(pictures) else "",
     }
     if forced is None:
         return row
     first = f"{forced.verdict}, first {_first(forced)}"
-    return row | {"teacher-forced": first, "its horizon": _horizon(forced)}
+    return row | {"teacher-forced": first, "its horizon": _horizon(forced, unit_name)}
 
 
 def _cell_details(summary: Summary, name: str) -> str:
     comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
     lines = comparison_lines(comparison) + (comparison_lines(forced) if forced else [])
     section = "\n".join([f"## {name}\n\n```text", *lines, "```\n"])
-    tables = [table for table in (_growth_table(comparison, forced), _frames_table(comparison)) if table is not None]
+    unit_name = family_named(summary.family).unit_name
+    both = _growth_table(comparison, forced, unit_name), _pictures_table(comparison, unit_name)
+    tables = [table for table in both if table is not None]
     return "\n".join([section, *(f"{markdown_table(table)}\n" for table in tables)])
 
 
-def _growth_table(comparison: Comparison, forced: Comparison | None) -> pd.DataFrame | None:
-    """The error of every frame's final latent, of either rollout, and the most that noise alone grows to by then."""
+def _growth_table(comparison: Comparison, forced: Comparison | None, unit_name: str) -> pd.DataFrame | None:
+    """The error of every unit's final latent, of either rollout, and the most that noise alone grows to by then."""
     if not comparison.growth:
         return None
     columns = {
-        "frame": [str(at.frame) for at in comparison.growth],
+        unit_name: [str(at.unit) for at in comparison.growth],
         "latent error": [_scientific(at.rel_l2) for at in comparison.growth],
         "of noise, at most": [_scientific(at.tolerance) for at in comparison.growth],
     }
     if forced is not None:
-        errors = {at.frame: _scientific(at.rel_l2) for at in forced.growth}
-        columns["teacher-forced"] = [errors.get(at.frame, "") for at in comparison.growth]
+        errors = {at.unit: _scientific(at.rel_l2) for at in forced.growth}
+        columns["teacher-forced"] = [errors.get(at.unit, "") for at in comparison.growth]
     return pd.DataFrame(columns)
 
 
-def _frames_table(comparison: Comparison) -> pd.DataFrame | None:
-    frames = _frames(comparison)
-    if frames.empty:
+def _pictures_table(comparison: Comparison, unit_name: str) -> pd.DataFrame | None:
+    measured = _measured(comparison)
+    if measured.empty:
         return None
+    single = all(metrics.at == PictureAt(metrics.at.unit) for metrics in comparison.pictures)
     return pd.DataFrame(
         {
-            "frame": frames["frame"].astype(str),
-            "SSIM": frames["ssim"].map("{:.6f}".format),
-            "mean abs d /255": frames["mean_abs"].map("{:.4f}".format),
-            "max abs d /255": frames["max_abs"].astype(str),
-            "PSNR dB": ["equal" if pd.isna(psnr) else f"{psnr:.1f}" for psnr in frames["psnr"]],
+            unit_name if single else "picture": [str(metrics.at) for metrics in comparison.pictures],
+            "SSIM": measured["ssim"].map("{:.6f}".format),
+            "mean abs d /255": measured["mean_abs"].map("{:.4f}".format),
+            "max abs d /255": measured["max_abs"].astype(str),
+            "PSNR dB": ["equal" if pd.isna(psnr) else f"{psnr:.1f}" for psnr in measured["psnr"]],
         }
     )
 
 
-def _frames(comparison: Comparison) -> pd.DataFrame:
-    columns = ("frame", "ssim", "mean_abs", "max_abs", "psnr")
-    rows = [[getattr(metrics, column) for column in columns] for metrics in comparison.frames]
+def _measured(comparison: Comparison) -> pd.DataFrame:
+    columns = ("ssim", "mean_abs", "max_abs", "psnr")
+    rows = [[getattr(metrics, column) for column in columns] for metrics in comparison.pictures]
     return pd.DataFrame(rows, columns=list(columns))
 
 
@@ -178,15 +184,15 @@ def _first(comparison: Comparison) -> str:
     return escaped(comparison.reason or "") or _where(comparison.first) or "none"
 
 
-def _horizon(comparison: Comparison) -> str:
-    """The first frame whose error exceeds what noise grows to, where errors were measured frame by frame."""
+def _horizon(comparison: Comparison, unit_name: str) -> str:
+    """The first unit whose error exceeds what noise grows to, where errors were measured unit by unit."""
     if not comparison.growth:
         return ""
-    return "none" if comparison.horizon is None else f"frame {comparison.horizon}"
+    return "none" if comparison.horizon is None else f"{unit_name} {comparison.horizon}"
 
 
 def _where(result: SiteResult | None) -> str:
-    return f"{result.site} (f{result.frame} {result.phase}{result.step})" if result else ""
+    return f"{site_name(result.site, result.branch)} (u{result.unit} {result.phase}{result.step})" if result else ""
 
 
 def _scientific(value: float | None) -> str:

@@ -2,13 +2,12 @@
 
 import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from waypoint_parity.harness.explain.blame.flow import flow
-from waypoint_parity.harness.explain.blame.parts import Part, part_of, parts_at
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share
+from waypoint_parity.harness.judge.comparison import SiteResult
+from waypoint_parity.harness.run.family import Part
+from waypoint_parity.harness.run.sites import kind_of
 from waypoint_parity.harness.sweep.summary import Summary
-from waypoint_parity.reports.geometry import read_geometry
 from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
 
 
@@ -28,34 +27,39 @@ def suspects(cell: CellReport) -> list[Suspect]:
     first = cell.comparison.first
     if first is None:
         return []
-    part = part_of(first.key)
+    row = cell.family.sites.of(first.site, first.phase) or cell.family.sites.of(first.site)
+    if row is None:
+        return [Suspect(first.site, [f"first divergence: {first}"], ["what computes it, which is of no part"])]
+    part = next(known for known in cell.family.parts if known.name == row.part)
     checks = [f"the code of {part.name}, and how its weights are loaded"]
     found = [Suspect(_name(part), [f"first divergence: {first}"], checks)]
-    if cell.comparison.ring:
-        found[0].checks.append(cell.comparison.ring[0].message)
+    if cell.comparison.slots:
+        found[0].checks.append(cell.comparison.slots[0].message)
+    unit = cell.family.unit_name
     return found + [
         Suspect(
             _name(other),
             [f"{part.name} is computed from it; it agreed where it was observed"],
-            ["whether what is handed on is what was observed: dtype, layout, frame and step"],
+            [f"whether what is handed on is what was observed: dtype, layout, {unit} and step"],
         )
-        for other in _read_by(cell, first.site)
+        for other in _read_by(cell, first)
         if other is not part
     ]
 
 
-def _read_by(cell: CellReport, site: str) -> list[Part]:
-    """The parts that a site is computed from, by the wiring of the model; none where its config is not in reach."""
-    reference = cell.manifests.get("reference")
-    geometry = None if reference is None else read_geometry(Path(reference.checkpoint_origin))
-    if geometry is None:
-        return []
-    wiring = flow(*geometry, image="image0" in (reference.passes or {}) if reference else False)
-    return parts_at(wiring.reads.get(site, ()))
+def _read_by(cell: CellReport, first: SiteResult) -> list[Part]:
+    """The parts that a site is computed from, of those that this session has; in the order of execution."""
+    family = cell.family
+    row = family.sites.of(first.site, first.phase) or family.sites.of(first.site)
+    passes = [kind for manifest in cell.manifests.values() for kind in manifest.passes or []]
+    shown = {kind_of(name.partition("@")[0]) for kind in passes for name in kind.sites}
+    reads = [name for name in (() if row is None else row.reads) if not shown or kind_of(name) in shown]
+    named = family.sites.parts_at(reads)
+    return [part for part in family.parts if part.name in named]
 
 
 def _name(part: Part) -> str:
-    return f"{part.name} ({part.family})"
+    return f"{part.name} ({part.group})"
 
 
 def blame_command(cell: CellReport, summary: Summary) -> str:
@@ -70,7 +74,7 @@ def blame_command(cell: CellReport, summary: Summary) -> str:
 
 def shares(share: Share | None) -> dict[str, float | None]:
     """The shares by what of the picture they are of; None where one was not measured."""
-    names = {"mean |d|": "mean_abs", "SSIM": "ssim", "sharpness": "sharpness", "mean |d| of all frames": "all_frames"}
+    names = {"mean |d|": "mean_abs", "SSIM": "ssim", "sharpness": "sharpness", "mean |d| of all": "all_frames"}
     return {label: getattr(share, name, None) for label, name in names.items()}
 
 
@@ -88,5 +92,5 @@ def _blamed(cause: Cause) -> Suspect:
     because += [f"looks like: {looks}"]
     because += [f"or the fault lies before it: {', '.join(cause.region)}"] if cause.region else []
     return Suspect(
-        f"{cause.name} ({cause.family})", because, [f"{each.kind}: {each.check}" for each in cause.explanations]
+        f"{cause.name} ({cause.group})", because, [f"{each.kind}: {each.check}" for each in cause.explanations]
     )

@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
+from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.harness.sweep.summary import Summary
+from waypoint_parity.reports.caches import CacheMap, cache_maps
 from waypoint_parity.reports.contract import Contract
-from waypoint_parity.reports.frames import Gallery, ShownFrame
+from waypoint_parity.reports.gallery import Gallery, ShownPicture
 from waypoint_parity.reports.given import read_given
 from waypoint_parity.reports.ladder import ladder_svg, ladder_table
 from waypoint_parity.reports.pictures import (
@@ -15,10 +17,9 @@ from waypoint_parity.reports.pictures import (
     crossing_table,
     decisions,
     pictures_table,
-    trajectory_of,
+    trajectory_plots,
     trajectory_table,
 )
-from waypoint_parity.reports.rings import RingMap, ring_maps
 from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
 from waypoint_parity.reports.suspects import Suspect, blame_command, caveats, shares, suspects
 from waypoint_parity.reports.table import Table, fixed, percent, scientific
@@ -36,61 +37,63 @@ class CellView:
     first: Table
     pictures: Table
     curves: list[str]
-    frames: list[ShownFrame]
+    shown: list[ShownPicture]
     ladder_plot: str | None
     ladder: Table
-    rings: list[RingMap]
-    trajectory_plot: str | None
+    caches: list[CacheMap]
+    trajectory_plots: list[str]
     trajectory: Table
     crossing: Table
     contract: Table
-    controls: Table
+    given: Table
     causes: Table
     suspects: list[Suspect]
     caveats: list[str]
     blame_command: str
-    differs_by: dict[str, list[int]]
+    differs_by: dict[str, list[int | str]]
 
     def to_json(self) -> dict[str, Any]:
-        """What the page's script shows of the frames."""
-        says: dict[int, Any] = {entry["frame"]: entry for entry in self.pictures.frame.to_dict("records")}
-        differing = {frame for frames in self.differs_by.values() for frame in frames}
+        """What the page's script shows of the pictures."""
+        name, labels = self.cell.picture_name, [self.cell.label(shown.at) for shown in self.shown]
+        says: dict[int | str, Any] = {entry[name]: entry for entry in self.pictures.frame.to_dict("records")}
+        differing = {label for those in self.differs_by.values() for label in those}
         return {
             "name": self.cell.name,
-            "worst": min(range(len(self.frames)), key=lambda at: _ssim(says.get(self.frames[at].frame)), default=0),
-            "frames": [
+            "worst": min(range(len(labels)), key=lambda place: _ssim(says.get(labels[place])), default=0),
+            "shown": [
                 {
-                    "frame": shown.frame,
+                    "label": str(label),
+                    "name": f"{name} {label}",
                     "gain": shown.gain,
                     "links": shown.links,
                     "pictures": shown.pictures,
-                    "says": _says(says.get(shown.frame, {})),
-                    "differs": shown.frame in differing,
+                    "says": _says(says.get(label, {})),
+                    "differs": label in differing,
                 }
-                for shown in self.frames
+                for label, shown in zip(labels, self.shown, strict=True)
             ],
         }
 
 
 def view(number: int, cell: CellReport, summary: Summary, gallery: Gallery, curves: Curves, *, focus: bool) -> CellView:
     """Everything of a cell. The cell in focus has the whole ladder, and its plots: of every cell they take too long."""
-    prefix, investigation = f"c{number}", cell.investigation
-    contract = Contract(cell, read_given(cell.folder / SCENARIO_NAME))
+    prefix = f"c{number}"
+    contract = Contract(cell, read_given(cell.folder / SCENARIO_NAME, cell.family))
     return CellView(
         number=number,
         cell=cell,
         first=first_divergence(cell),
         pictures=pictures_table(cell),
         curves=curves.draw(cell, prefix),
-        frames=gallery.frames(cell),
+        shown=gallery.shown(cell),
         ladder_plot=ladder_svg(cell, f"{prefix}-ladder") if focus else None,
         ladder=ladder_table(cell, None if focus else _MOST_PASSING),
-        rings=ring_maps(cell),
-        trajectory_plot=trajectory_of(investigation, f"{prefix}-trajectory") if focus and investigation else None,
-        trajectory=Table.of([]) if investigation is None else trajectory_table(investigation),
-        crossing=Table.of([]) if investigation is None else crossing_table(investigation),
+        caches=cache_maps(cell),
+        trajectory_plots=trajectory_plots(cell, f"{prefix}-trajectory") if focus else [],
+        trajectory=trajectory_table(cell),
+        crossing=crossing_table(cell),
         contract=contract.table(),
-        controls=contract.controls(),
+        given=contract.by_unit(),
         causes=_causes(cell),
         suspects=suspects(cell),
         caveats=[] if cell.blame is None else caveats(cell.blame),
@@ -104,7 +107,8 @@ def first_divergence(cell: CellReport) -> Table:
     first = cell.comparison.first
     if first is None:
         return Table.of([])
-    names = ("frame", "phase", "step", "site", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs", "order")
+    names = ["unit", "phase", "step", "site", *(["branch"] if first.branch else [])]
+    names += ["rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs", "order"]
     values = msgspec.structs.asdict(first)
     formats = dict.fromkeys(("rel_l2", "tolerance", "max_abs"), scientific)
     return Table.of(
@@ -119,8 +123,8 @@ def _causes(cell: CellReport) -> Table:
         return Table.of([])
     rows: list[dict[str, Any]] = [
         {
-            "cause": f"{cause.name} ({cause.family})",
-            "first": cause.first.site,
+            "cause": f"{cause.name} ({cause.group})",
+            "first": site_name(cause.first.site, cause.first.branch),
             "local error": cause.first.rel_l2,
             "bound": cause.first.bound,
             "wrong by itself": f"{cause.failed}/{cause.observed}",
@@ -138,7 +142,7 @@ def _ssim(row: dict[str, Any] | None) -> float:
 
 
 def _says(row: dict[str, Any]) -> str:
-    """The measures of one frame in a line."""
+    """The measures of one picture in a line."""
     if not row:
         return ""
     psnr = row["PSNR dB"]

@@ -6,6 +6,7 @@
 import sys
 import traceback
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial, singledispatch
 from pathlib import Path
 from threading import Event
@@ -131,7 +132,10 @@ def _play(command: arguments.Play) -> int:
     from waypoint_parity.harness.families.waypoint.play.stage import staged
     from waypoint_parity.reports.play import play_page
 
-    with staged(command) as stage, serving(stage.play, partial(play_page, stage.seen), command.port) as address:
+    with (
+        staged(command) as stage,
+        serving(stage.play, partial(play_page, asdict(stage.seen)), command.port) as address,
+    ):
         print(f"{address} (Ctrl-C ends it, after the frame in work)", flush=True)
         with suppress(KeyboardInterrupt):
             Event().wait()

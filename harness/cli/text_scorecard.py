@@ -46,8 +46,8 @@ def _alarm(row: CleanRow) -> str:
 def _sums(card: Scorecard) -> list[str]:
     return [
         f"faults           {card.faults}: {card.detected} detected, {card.first_site_right} at the right first site, "
-        f"{card.family_right} in the right family, {card.blame_top1} with the true part blamed first",
-        f"frame error      explained to 90 % and more, both ways, in {card.explained} of {card.explainable}",
+        f"{card.group_right} in the right group, {card.blame_top1} with the true part blamed first",
+        f"picture error    explained to 90 % and more, both ways, in {card.explained} of {card.explainable}",
         f"several at once  {card.stacked}: all named in {card.stacked_named}",
         f"without fault    {card.clean_runs}: {card.false_alarms} false alarms",
         *(f"FALLS SHORT      {shortfall}" for shortfall in card.shortfalls),

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -38,7 +40,7 @@ from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.family import family_named
-from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.keys import At, Key, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
@@ -182,7 +184,7 @@ def _passes(keys: Sequence[Key]) -> list[PassSites]:
     """The sites of every kind of step, and the units that have it."""
     sites: dict[At, list[str]] = {}
     for key in keys:
-        sites.setdefault(key.at, []).append(f"{key.site}@{key.branch}" if key.branch else key.site)
+        sites.setdefault(key.at, []).append(site_name(key.site, key.branch))
     units: dict[tuple[str, int, tuple[str, ...]], list[tuple[int, int]]] = {}
     for at, names in sites.items():
         ranges = units.setdefault((at.phase, at.step, tuple(names)), [])
@@ -203,10 +205,18 @@ def write_pictures(folder: Path, key: Key, pixels: Tensor) -> None:
 
     Pictures of several calls follow each other; a site shows as many in each.
     """
-    each = pixels.cpu().numpy().reshape(-1, *pixels.shape[-3:])
-    for index, picture in enumerate(each, start=key.call * len(each)):
+    for at, picture in pictures_shown(key, pixels).items():
         # Level 1: pictures of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
-        Image.fromarray(picture).save(picture_path(folder, PictureAt(key.unit, key.step, index)), compress_level=1)
+        Image.fromarray(picture).save(picture_path(folder, at), compress_level=1)
+
+
+def pictures_shown(key: Key, pixels: Tensor) -> dict[PictureAt, npt.NDArray[np.uint8]]:
+    """The pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, one by one."""
+    each = pixels.detach().cpu().numpy().reshape(-1, *pixels.shape[-3:])
+    return {
+        PictureAt(key.unit, key.step, number): picture.copy()
+        for number, picture in enumerate(each, start=key.call * len(each))
+    }
 
 
 def _record(header: _Header, summary: Statistics) -> Record:

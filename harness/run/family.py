@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from waypoint_parity.harness.errors import UserError, listed
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from waypoint_parity.harness.run.sites import SiteTable
 
 GROUP = "waypoint_parity.families"
+
+# Where in the pipeline a part lies.
+Place = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
 
 
 class Geometry(Protocol):
@@ -42,7 +46,8 @@ class Field:
     """A tensor that a scenario records: its dtype as torch spells it, and its axes.
 
     Axes that are called "unit" have one entry for each unit. `site` shows it as it was consumed; else `input.` and its
-    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels.
+    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels. `told` makes texts for a
+    report of the tensors of a scenario, this one among them: one for each unit, or one for all.
     """
 
     dtype: str
@@ -51,19 +56,25 @@ class Field:
     site: str | None = None
     drawn: bool = False
     schedule: bool = False
+    told: "Callable[[Mapping[str, npt.NDArray[Any]]], list[str]] | None" = None
+
+    @property
+    def of_units(self) -> bool:
+        """Whether it has one entry for each unit."""
+        return self.axes[:1] == ("unit",)
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of the model, or an input: what can be to blame, and be exchanged.
 
-    `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies: "input", "sampler",
-    "transformer", "cache", "decoder" or "after the decoder". `whole`: its numbered sites are no blocks of their own.
+    `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies. `whole`: its numbered
+    sites are no blocks of their own.
     """
 
     name: str
     group: str
-    place: str
+    place: Place
     whole: bool = False
 
 
@@ -97,6 +108,18 @@ class SlotFault(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class CacheTable(NamedTuple):
+    """Caches of one side that hold the same, slot by slot: a row for every time that they were written.
+
+    `marks` are the (row, column) of wrong slots. `title` says which caches they are.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    marks: set[tuple[int, str]]
+
+
 class CacheComparison(Protocol):
     """Follows the caches of two sides, each side's observations in its order, and keeps the first faults."""
 
@@ -120,6 +143,9 @@ class Caches(Protocol):
     `described` is what `describe` gave, as a manifest holds it: None or empty of a model without such state.
     """
 
+    # What the signs in the tables mean.
+    legend: str
+
     def describe(self, geometry: Any) -> list[dict[str, Any]]:
         """Every cache of a model, as plain values for the manifest."""
         ...
@@ -140,9 +166,21 @@ class Caches(Protocol):
         """A new comparison; `teacher_forced`: the candidate is given the reference's caches after every unit."""
         ...
 
+    def tables(
+        self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None
+    ) -> list[CacheTable] | None:
+        """What the caches of a dump held, of all blocks or one, with the slots of `faults` marked.
+
+        None of a family without such state.
+        Raises UserError for a dump that is broken or incomplete, or that does not tell what its slots hold.
+        """
+        ...
+
 
 class NoCaches:
     """Of a family that keeps nothing between steps that could be told slot by slot."""
+
+    legend = ""
 
     def describe(self, geometry: Any) -> list[dict[str, Any]]:
         """No cache."""
@@ -163,6 +201,10 @@ class NoCaches:
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
         """A comparison that finds nothing."""
         return _NoFaults()
+
+    def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> None:
+        """No table."""
+        return
 
 
 class _NoFaults:
@@ -219,6 +261,8 @@ class Family(Protocol):
     """What is particular to a family of models. `scenario` always fits, `geometry` is what `open` gave."""
 
     name: str
+    # What a unit is called, such as "frame".
+    unit_name: str
     # Components of a checkpoint, such as "transformer" and "vae", in the order that its digest takes them.
     components: tuple[str, ...]
     fields: Mapping[str, Field]
@@ -286,6 +330,10 @@ class Family(Protocol):
 
     def table(self, geometry: Any, scenario: "Scenario") -> "SiteTable":
         """All that is known of the sites of a session."""
+        ...
+
+    def facts(self, checkpoint: Path) -> Mapping[str, str]:
+        """What a report says of a checkpoint, of what its configs hold; by name. The folder may be gone."""
         ...
 
     def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":

@@ -1,7 +1,11 @@
 """Keys: the identity of one observation. Nothing here needs torch."""
 
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+# Dumps of the first schema have an f for the u.
+_NAME = re.compile(r"[uf](\d+)/([^/]*[^/\d])(\d+)/([^@#]+)(?:@([^#]+))?(?:#(\d+))?")
 
 
 class At(NamedTuple):
@@ -47,8 +51,17 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         """The name of its tensor in a file: u{unit}/{phase}{step}/{site}, perhaps @{branch} and #{call} behind it."""
-        branch, call = f"@{self.branch}" if self.branch else "", f"#{self.call}" if self.call else ""
-        return f"u{self.unit}/{self.phase}{self.step}/{self.site}{branch}{call}"
+        call = f"#{self.call}" if self.call else ""
+        return f"u{self.unit}/{self.phase}{self.step}/{site_name(self.site, self.branch)}{call}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """The key whose name this is; None where it is none. No phase ends in a digit."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        unit, phase, step, site, branch, call = found.groups(default="")
+        return cls(int(unit), phase, int(step), site, branch, int(call or 0))
 
 
 class Order:
@@ -74,6 +87,11 @@ class Order:
             return last, 1, 0, "", at.step
         end = max((end for unit, end in self._ends.items() if unit <= at.unit), default=-1)
         return end, 2, at.unit, at.phase, at.step
+
+
+def site_name(site: str, branch: str) -> str:
+    """A site of one branch has @ and the branch behind its name."""
+    return f"{site}@{branch}" if branch else site
 
 
 def is_input(site: str) -> bool:

@@ -38,7 +38,8 @@ def find_culprit(
         blame = _searched(tasks[name], store, announce)
     except UserError as error:
         return msgspec.structs.replace(summary, not_blamed=f"{name}: {error.what} ({error.found})")
-    investigation = with_blame(read_investigation(folder / INVESTIGATION_NAME), blame)
+    family = tasks[name].checkpoint.family
+    investigation = with_blame(read_investigation(folder / INVESTIGATION_NAME), blame, family)
     with replacing(folder / INVESTIGATION_NAME) as partial:
         partial.write_bytes(to_json(investigation))
     born = None if investigation.birth is None else investigation.birth.place

@@ -1,17 +1,17 @@
 "use strict";
-// Shows the frames of one variant, and that variant's panels. Everything shown is in the page.
+// Shows the pictures of one variant, and that variant's panels. Everything shown is in the page.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const [stage, slider, variant] = ["stage", "slider", "variant"].map(byId);
 const MODES = { s: "swipe", o: "onion", b: "blink", d: "difference", a: "all" };
 const SLIDER_SAYS = {
-  swipe: "Swipe: how much of the frame is the reference's",
-  onion: "Onion skin: how opaque the candidate's frame is",
+  swipe: "Swipe: how much of the picture is the reference's",
+  onion: "Onion skin: how opaque the candidate's picture is",
 };
 const BLINK_MS = 600;
-const state = { cell: data.focus, frame: 0, mode: "swipe", onTop: true };
+const state = { cell: data.focus, at: 0, mode: "swipe", onTop: true };
 
-const frames = () => data.cells[state.cell].frames;
+const shownOf = () => data.cells[state.cell].shown;
 
 function placeOverlay() {
   const candidate = byId("candidate");
@@ -39,44 +39,45 @@ function linkTo(side, shown) {
   return link;
 }
 
-function showFrame(index) {
-  const shown = frames()[index];
+function showPicture(index) {
+  const shown = shownOf()[index];
   const strip = byId("strip").children;
   for (const button of strip) button.setAttribute("aria-pressed", String(button === strip[index]));
-  state.frame = index;
+  state.at = index;
   stage.hidden = slider.hidden = !shown || !shown.pictures.reference;
   byId("links").replaceChildren();
   if (!shown) {
-    byId("says").textContent = "No frames are kept of this variant.";
+    byId("says").textContent = "No pictures are kept of this variant.";
     return;
   }
   const lossy = shown.pictures.reference ? `difference shown x${shown.gain}` : "too many pictures for one page: follow the links";
-  byId("says").textContent = `frame ${shown.frame}: ${[shown.says, lossy].filter(Boolean).join(" · ")}`;
+  byId("says").textContent = `${shown.name}: ${[shown.says, lossy].filter(Boolean).join(" · ")}`;
   for (const [name, picture] of Object.entries(shown.pictures)) byId(name).src = picture;
   byId("links").append(linkTo("reference", shown), " · ", linkTo("candidate", shown));
 }
 
 function step(by) {
-  const count = frames().length;
-  if (count) showFrame((state.frame + by + count) % count);
+  const count = shownOf().length;
+  if (count) showPicture((state.at + by + count) % count);
 }
 
 function showCell(number) {
   state.cell = number;
   variant.value = String(number);
   for (const panel of document.querySelectorAll("[data-cell]")) panel.hidden = panel.dataset.cell !== String(number);
+  if (!stage) return;
   byId("strip").replaceChildren(
-    ...frames().map((shown, index) => {
+    ...shownOf().map((shown, index) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = shown.frame;
+      button.textContent = shown.label;
       button.className = shown.differs ? "bad" : "";
-      button.setAttribute("aria-label", `frame ${shown.frame}`);
-      button.addEventListener("click", () => showFrame(index));
+      button.setAttribute("aria-label", shown.name);
+      button.addEventListener("click", () => showPicture(index));
       return button;
     }),
   );
-  showFrame(data.cells[number].worst);
+  showPicture(data.cells[number].worst);
 }
 
 function drag(event) {
@@ -92,37 +93,41 @@ function press(event) {
   const key = event.key;
   // A slider and a box that scrolls have the arrows for themselves.
   const arrows = target.tagName !== "INPUT" && !target.classList.contains("box");
-  if (key in MODES) setMode(MODES[key]);
+  if (key === "v") variant.focus();
+  else if (!stage) return;
+  else if (key in MODES) setMode(MODES[key]);
   else if (key === "j" || (arrows && key === "ArrowRight")) step(1);
   else if (key === "k" || (arrows && key === "ArrowLeft")) step(-1);
-  else if (key === "v") variant.focus();
   else return;
   event.preventDefault();
 }
 
-if (variant) {
+// A model without pictures has no viewer.
+if (stage) {
   slider.addEventListener("input", placeOverlay);
   stage.addEventListener("pointerdown", (event) => {
     stage.setPointerCapture(event.pointerId);
     drag(event);
   });
   stage.addEventListener("pointermove", drag);
-  document.addEventListener("keydown", press);
-  variant.addEventListener("change", () => showCell(Number(variant.value)));
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   for (const button of document.querySelectorAll("[data-mode]"))
     button.addEventListener("click", () => setMode(button.dataset.mode));
-  for (const name of document.querySelectorAll("[data-select]"))
-    name.addEventListener("click", () => {
-      showCell(Number(name.dataset.select));
-      byId("cell").scrollIntoView();
-    });
   setInterval(() => {
     if (state.mode !== "blink") return;
     state.onTop = !state.onTop;
     placeOverlay();
   }, BLINK_MS);
   setMode("swipe");
+}
+if (variant) {
+  document.addEventListener("keydown", press);
+  variant.addEventListener("change", () => showCell(Number(variant.value)));
+  for (const name of document.querySelectorAll("[data-select]"))
+    name.addEventListener("click", () => {
+      showCell(Number(name.dataset.select));
+      byId("cell").scrollIntoView();
+    });
   showCell(state.cell);
 }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.sweeps import tiny_cells, tiny_run
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.sweep.parity import run_parity
@@ -38,7 +38,7 @@ def browser() -> "Iterator[Browser]":
 @pytest.fixture(scope="session")
 def walk(tiny: Checkpoint) -> Scenario:
     """Three frames: one more than the local ring of the tiny checkpoint holds."""
-    return make_scenario(tiny.transformer, name="walk", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="walk", units=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="session")

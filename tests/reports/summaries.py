@@ -3,25 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tests.harness.observations import JUDGEMENT, SAME, key, off_by
-from waypoint_parity.harness.compare.pictures import FrameMetrics
+from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.ledger import Ledger, incomparable
+from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.sweep.summary import SUMMARY_SCHEMA, CellRun, Summary
 
-FRAMES = [
-    FrameMetrics(frame=0, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None, rel_l2=0.0),
-    FrameMetrics(frame=1, ssim=0.9991, mean_abs=0.25, max_abs=3, psnr=41.5, rel_l2=5e-4),
+PICTURES = [
+    PictureMetrics(at=PictureAt(0), ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None, rel_l2=0.0),
+    PictureMetrics(at=PictureAt(1), ssim=0.9991, mean_abs=0.25, max_abs=3, psnr=41.5, rel_l2=5e-4),
 ]
 UNFIT = incomparable("eager", "candidate", "input.noise differs", bounds=JUDGEMENT.bounds, evidence="tensors")
 
 
-def comparison(error: float, frames: list[FrameMetrics] = FRAMES) -> Comparison:
-    """Of a `patchify` that is equal, and of a block's output at frame 4 with this relative L2 error."""
-    ledger = Ledger(JUDGEMENT)
+def comparison(error: float, pictures: list[PictureMetrics] = PICTURES) -> Comparison:
+    """Of a `patchify` that is equal, and of a block's output at unit 4 with this relative L2 error."""
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, key("patchify"), SAME)
-    ledger.pair(1, key("transformer.blocks.2", frame=4), off_by(error))
-    return ledger.close("eager", "candidate", evidence="tensors", expected=2, frames=frames)
+    ledger.pair(1, key("transformer.blocks.2", unit=4), off_by(error))
+    return ledger.close("eager", "candidate", evidence="tensors", expected=2, pictures=pictures)
 
 
 def summary_of(variants: Mapping[str, Comparison], **changes: Any) -> Summary:
@@ -35,6 +36,7 @@ def summary_of(variants: Mapping[str, Comparison], **changes: Any) -> Summary:
         "reference": "eager",
         "candidates": ["candidate"],
         "numerics": {"dtype": "fp32", "device": "cpu", "compiled": "false"},
+        "family": FAMILY.name,
         "checkpoint": "fixtures/golden/base",
         "checkpoint_digest": "0123456789abcdef",
         "seconds": 61.4,

@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from tests.harness import implementations
-from tests.reports.summaries import FRAMES, UNFIT, comparison, summary_of
+from tests.harness.observations import FAMILY
+from tests.reports.summaries import PICTURES, UNFIT, comparison, summary_of
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
-from waypoint_parity.harness.explain.blame.parts import PARTS
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, FrameGrowth
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
@@ -90,7 +91,7 @@ def test_a_cell_that_passes_has_a_case_for_every_part_and_frame_and_says_where_n
     assert suite.get("name") == "walk_seed11"
     assert suite.get("time") == "1.500"
     found = cases(suite)
-    assert list(found) == ["verdict", *(part.name for part in PARTS), "frame 0", "frame 1"]
+    assert list(found) == ["verdict", *(part.name for part in FAMILY.parts), "frame 0", "frame 1"]
     seen = {"verdict", "patchify", "residual", "frame 0", "frame 1"}
     assert found == {name: "passed" if name in seen else "skipped" for name in found}
     assert [of.attrib for of in suite.iter("property")] == [{"name": "seed", "value": "11"}]
@@ -113,28 +114,26 @@ def test_a_part_that_fails_says_where_first_and_where_the_cell_did() -> None:
 def test_a_part_whose_failures_were_not_kept_tells_its_worst() -> None:
     cut = msgspec.structs.replace(comparison(0.02), failures=[])
     (suite,) = parsed(junit_xml(summary_of({"walk": cut})))
-    assert message(suite, "residual").startswith(
-        "transformer.blocks.2 at frame 4, denoise step 0: relative L2 2.00e-02"
-    )
+    assert message(suite, "residual").startswith("transformer.blocks.2 at unit 4, denoise step 0: relative L2 2.00e-02")
     assert "1 of 1 failed" in message(suite, "residual")
 
 
 def test_a_frame_fails_by_its_latent_and_by_its_picture() -> None:
-    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate((1e-7, 4e-5, 1e-7))]
+    growth = [LatentError(unit=unit, rel_l2=error, tolerance=1e-5) for unit, error in enumerate((1e-7, 4e-5, 1e-7))]
     pictures = [
-        msgspec.structs.replace(FRAMES[1], frame=frame, rel_l2=0.01, bound=bound)
-        for frame, bound in ((0, 1.0), (2, 1e-3))
+        msgspec.structs.replace(PICTURES[1], at=PictureAt(unit), rel_l2=0.01, bound=bound)
+        for unit, bound in ((0, 1.0), (2, 1e-3))
     ]
-    wrong = msgspec.structs.replace(comparison(0.02), growth=growth, frames=pictures)
+    wrong = msgspec.structs.replace(comparison(0.02), growth=growth, pictures=pictures)
     (suite,) = parsed(junit_xml(summary_of({"walk": wrong})))
     found = cases(suite)
     assert [found[f"frame {frame}"] for frame in range(3)] == ["passed", "failure", "failure"]
     assert message(suite, "frame 1").startswith("the final latent of frame 1: relative L2 4.00e-05")
-    assert message(suite, "frame 2").startswith("frame 2: relative L2 0.01")
+    assert message(suite, "frame 2").startswith("picture 2: relative L2 0.01")
 
 
 def test_a_cell_that_passes_has_no_case_that_fails() -> None:
-    grown = [FrameGrowth(frame=0, rel_l2=2e-5, tolerance=1e-5)]
+    grown = [LatentError(unit=0, rel_l2=2e-5, tolerance=1e-5)]
     (suite,) = parsed(junit_xml(summary_of({"walk": msgspec.structs.replace(comparison(7e-7), growth=grown)})))
     assert cases(suite)["frame 0"] == "passed"
 
@@ -180,7 +179,7 @@ def test_a_site_that_no_part_has_is_not_lost() -> None:
 @pytest.fixture(scope="module")
 def real(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> dict[str, Comparison]:
     """The candidate, and one whose block 1 is louder, against the reference."""
-    judgement = Judgement(fixed_tolerance("fp32"))
+    judgement = Judgement(fixed_tolerance(FAMILY, "fp32"))
     names = {"walk": "candidate", "louder": f"{implementations.__name__}:Louder"}
     loaded = {cell: Side(name, registry.load(name, tiny, fp32_on_cpu)) for cell, name in names.items()}
     return {

@@ -147,9 +147,9 @@ def test_the_worst_frame_of_the_cell_in_focus_is_shown_first(opened: Opening, di
     summary = read_summary(diverged / SUMMARY_NAME)
     (number,) = (number for number, each in enumerate(summary.variants.values()) if each.candidate == STALE)
     comparison = list(summary.variants.values())[number]
-    worst = min(comparison.frames, key=lambda frame: frame.ssim)
+    worst = min(comparison.pictures, key=lambda picture: picture.ssim)
     assert at.page.input_value("#variant") == str(number)
-    assert at.shown.startswith(f"frame {worst.frame}: SSIM {worst.ssim:.6f}, mean |d| {worst.mean_abs:.4f}")
+    assert at.shown.startswith(f"frame {worst.at}: SSIM {worst.ssim:.6f}, mean |d| {worst.mean_abs:.4f}")
 
 
 def test_the_first_divergence_on_the_page_is_that_of_the_file(opened: Opening, diverged: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_first_divergence_on_the_page_is_that_of_the_file(opened: Opening, d
     row = at.page.locator("#first-divergence tbody tr")
     assert row.locator("[data-quantity=site]").inner_text() == first.site
     assert row.locator("[data-quantity=rel_l2]").inner_text() == f"{first.rel_l2:.2e}"
-    for name in ("frame", "step", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
+    for name in ("unit", "step", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
         value = row.locator(f"[data-quantity={name}]").get_attribute("data-value")
         assert value is not None
         assert float(value) == getattr(first, name)

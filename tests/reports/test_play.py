@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def address(stage: PlayStage) -> Iterator[str]:
-    with serving(stage.play, lambda token: play_page(stage.seen, token)) as address:
+    with serving(stage.play, lambda token: play_page(asdict(stage.seen), token)) as address:
         yield address
 
 
@@ -93,8 +94,8 @@ def test_keys_steer_both(page: "Page", tmp_path: Path, tiny: Checkpoint) -> None
     wait_for(lambda: frame(page) > before + 2)
     page.keyboard.press("p")
     scenario = kept(page, tmp_path)
-    scenario.check(tiny.transformer)
-    steered = (scenario.button[:, 1] == 1) & (scenario.mouse[:, 0] == 0.5)
+    tiny.family.check(scenario, tiny.geometry)
+    steered = (scenario["button"][:, 1] == 1) & (scenario["mouse"][:, 0] == 0.5)
     assert steered.any()
     assert not steered[0]
     assert not steered[-1]
@@ -106,7 +107,7 @@ def test_a_button_on_the_page_steers_as_its_key_does(page: "Page", tmp_path: Pat
     before = frame(page)
     wait_for(lambda: frame(page) > before + 2)
     page.mouse.up()
-    assert (kept(page, tmp_path).button[:, 2] == 1).any()
+    assert (kept(page, tmp_path)["button"][:, 2] == 1).any()
 
 
 def test_it_can_be_paused_and_begun_again(page: "Page", tmp_path: Path) -> None:

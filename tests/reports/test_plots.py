@@ -20,10 +20,10 @@ def curve() -> CurvePlot:
 @pytest.fixture(scope="module", params=["curve", "ladder", "trajectory"])
 def svg(request: pytest.FixtureRequest, curve: CurvePlot) -> str:
     if request.param == "curve":
-        return curve.svg([0, 1, 2], [0.0, 0.5, None], [1e-3, 1e-3, None], "c0")
+        return curve.svg(["0", "1", "2"], [0.0, 0.5, None], [1e-3, 1e-3, None], "c0")
     if request.param == "ladder":
         return ladder_plot(POINTS, 1, "c0")
-    return trajectory_plot(["0.0", "0.1"], [0.2, 0.1], [0.2, None], "c0")
+    return trajectory_plot("high-band share", ["0.0", "0.1"], [0.2, 0.1], [0.2, None], "c0")
 
 
 def test_a_plot_is_an_element_with_words_and_nothing_around_it(svg: str) -> None:
@@ -44,6 +44,6 @@ def test_its_ids_are_its_own(svg: str) -> None:
 
 
 def test_axes_drawn_on_again_show_nothing_of_the_cell_before(curve: CurvePlot) -> None:
-    first = curve.svg([0, 1], [0.5, 0.25], [0.1, 0.1], "p")
-    curve.svg(list(range(8)), [1e-6] * 8, [None] * 8, "p")
-    assert curve.svg([0, 1], [0.5, 0.25], [0.1, 0.1], "p") == first
+    first = curve.svg(["0", "1"], [0.5, 0.25], [0.1, 0.1], "p")
+    curve.svg(list("01234567"), [1e-6] * 8, [None] * 8, "p")
+    assert curve.svg(["0", "1"], [0.5, 0.25], [0.1, 0.1], "p") == first

@@ -53,12 +53,12 @@ def test_the_first_divergence_is_that_of_the_comparison_number_for_number(page: 
     assert first is not None
     shown = values(page, "first-divergence")
     assert (shown["site"], shown["phase"]) == (first.site, first.phase)
-    for name in ("frame", "step", "order", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
+    for name in ("unit", "step", "order", "rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs"):
         assert float(shown[name]) == getattr(first, name), name
 
 
 def test_the_cause_stands_before_everything_else(page: str, twin: str) -> None:
-    order = ["first-divergence", "causes", "birth", "variants", "pictures", "frames", "ladder", "rings", "trajectory"]
+    order = ["first-divergence", "causes", "birth", "variants", "pictures", "seen", "ladder", "caches", "trajectory"]
     for text in (order, [*order[:4], "contract", "suspects"]):
         places = [page.index(f'id="{name}"') for name in text]
         assert places == sorted(places)
@@ -67,13 +67,13 @@ def test_the_cause_stands_before_everything_else(page: str, twin: str) -> None:
     assert values(page, "causes")["cause"].startswith("cache")
 
 
-def test_every_frame_has_the_numbers_of_the_comparison(page: str, diverged: Path) -> None:
+def test_every_picture_has_the_numbers_of_the_comparison(page: str, diverged: Path) -> None:
     number = list(summary_of(diverged).variants.values()).index(failing(diverged))
     rows = re.search(rf'<table id="pictures-{number}">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
     assert rows is not None
     for name, attribute in (("SSIM", "ssim"), ("mean |d|", "mean_abs"), ("PSNR dB", "psnr"), ("max |d|", "max_abs")):
         shown = re.findall(rf'data-quantity="{re.escape(name)}" data-value="([^"]*)"', rows[1])
-        expected = [getattr(frame, attribute) for frame in failing(diverged).frames]
+        expected = [getattr(picture, attribute) for picture in failing(diverged).pictures]
         assert [float(value) for value in shown] == [value for value in expected if value is not None]
 
 
@@ -88,10 +88,10 @@ def test_the_ladder_has_every_site_in_the_order_of_execution(page: str, diverged
 
 
 def test_a_wrong_slot_is_marked_on_the_candidate_s_side_alone(page: str, diverged: Path) -> None:
-    fault = failing(diverged).ring[0]
+    fault = failing(diverged).slots[0]
     marked = re.findall(rf'<td data-quantity="slot {fault.slot}" class="bad">', page)
     assert marked
-    sides = page[page.index('id="rings"') : page.index('id="trajectory"')].split("<h3>")
+    sides = page[page.index('id="caches"') : page.index('id="trajectory"')].split("<h3>")
     assert [side for side in sides if 'class="bad"' in side] == [side for side in sides if side.startswith("candidate")]
     assert html.escape(fault.message, quote=False) in page
 
@@ -120,7 +120,7 @@ def test_what_a_name_holds_is_text(holding: Path, tmp_path: Path) -> None:
     assert "<img" not in prose
 
 
-def test_the_page_refers_to_nothing_outside_but_the_exact_frames(page: str, diverged: Path) -> None:
+def test_the_page_refers_to_nothing_outside_but_the_exact_pictures(page: str, diverged: Path) -> None:
     assert re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"', page) == []
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
     links = set(re.findall(r'"(?:reference|candidate)":\s*"([^"]*\.png)"', page))
@@ -129,7 +129,7 @@ def test_the_page_refers_to_nothing_outside_but_the_exact_frames(page: str, dive
     assert (diverged / "report.html").stat().st_size < MOST_BYTES
 
 
-def test_a_page_elsewhere_gets_copies_of_the_exact_frames(diverged: Path, tmp_path: Path) -> None:
+def test_a_page_elsewhere_gets_copies_of_the_exact_pictures(diverged: Path, tmp_path: Path) -> None:
     page = write_report(diverged, tmp_path / "elsewhere" / "page.html")
     links = set(re.findall(r'"(?:reference|candidate)":\s*"([^"]*\.png)"', page.read_text("utf-8")))
     assert links

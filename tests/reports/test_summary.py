@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from tests.reports.summaries import UNFIT, comparison, summary_of
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, FrameGrowth, RingFault, Verdict
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError, Verdict
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.family import SlotFault
 from waypoint_parity.harness.sweep.summary import CellFailure, Effects, LevelEffect, Summary
 from waypoint_parity.reports.markdown import escaped, markdown_table
 from waypoint_parity.reports.summary import BUDGET, summary_markdown, summary_table
@@ -31,14 +33,14 @@ def cells(line: str) -> int:
 def test_a_variant_that_passes_names_its_worst_site(summary: Summary) -> None:
     found = row(summary_table(summary), "walk_seed11")
     assert found == [
-        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (f4 denoise0)", "", "2/2",
+        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (u4 denoise0)", "", "2/2",
         "0.999100", "0.2500",
     ]  # fmt: skip
 
 
 def test_a_variant_that_fails_names_the_first_site_that_diverges(summary: Summary) -> None:
     found = row(summary_table(summary), "walk_seed12")
-    assert found[1:3] == ["DIVERGED", "transformer.blocks.2 (f4 denoise0)"]
+    assert found[1:3] == ["DIVERGED", "transformer.blocks.2 (u4 denoise0)"]
 
 
 def test_a_variant_that_cannot_be_compared_says_why_and_has_no_score(summary: Summary) -> None:
@@ -63,7 +65,7 @@ def test_the_document_begins_with_the_verdict_and_the_identity_of_the_run(summar
     assert summary_markdown(passing).startswith(f"# Parity: {Verdict.WITHIN_NOISE}\n")
 
 
-def test_every_variant_has_a_section_with_its_frames_and_what_diverged_comes_first(summary: Summary) -> None:
+def test_every_variant_has_a_section_with_its_pictures_and_what_diverged_comes_first(summary: Summary) -> None:
     text = summary_markdown(summary)
     sections = text.split("\n## ")[1:]
     assert [section.splitlines()[0] for section in sections] == ["walk_seed12", "photograph", "walk_seed11"]
@@ -75,7 +77,7 @@ def test_every_variant_has_a_section_with_its_frames_and_what_diverged_comes_fir
 
 
 def with_growth(*errors: float) -> Comparison:
-    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate(errors)]
+    growth = [LatentError(unit=unit, rel_l2=error, tolerance=1e-5) for unit, error in enumerate(errors)]
     return msgspec.structs.replace(comparison(7e-7), growth=growth)
 
 
@@ -94,8 +96,15 @@ def test_the_error_of_every_frame_is_told_of_either_rollout_and_how_far_it_stays
 
 
 def test_the_first_wrong_slot_and_the_horizon_have_a_line_of_their_own(summary: Summary) -> None:
-    fault = RingFault(layer=4, frame=9, phase="denoise", step=0, slot=1, message="global layer 4, frame 9: slot 1 ...")
-    wrong = msgspec.structs.replace(with_growth(1e-7, 4e-5), ring=[fault, fault])
+    fault = SlotFault(
+        cache="kv_cache.layers.4",
+        unit=9,
+        phase="denoise",
+        step=0,
+        slot=1,
+        message="global layer 4, frame 9: slot 1 ...",
+    )
+    wrong = msgspec.structs.replace(with_growth(1e-7, 4e-5), slots=[fault, fault])
     text = summary_markdown(msgspec.structs.replace(summary, variants={"walk": wrong}))
     assert text.count("first wrong slot: global layer 4, frame 9: slot 1 ...\n") == 1
     assert "horizon:          frame 1," in text
@@ -109,8 +118,8 @@ def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:
     assert other.verdict is Verdict.DIVERGED
 
 
-def test_a_comparison_without_frames_has_no_table_of_frames(summary: Summary) -> None:
-    bare = msgspec.structs.replace(summary, variants={"walk": comparison(7e-7, frames=[])})
+def test_a_comparison_without_pictures_has_no_table_of_them(summary: Summary) -> None:
+    bare = msgspec.structs.replace(summary, variants={"walk": comparison(7e-7, pictures=[])})
     assert "SSIM" not in summary_markdown(bare).split("\n## ")[1]
 
 
@@ -157,9 +166,9 @@ def test_why_no_cause_was_searched_is_told(summary: Summary) -> None:
 
 @pytest.fixture(scope="module")
 def long() -> Comparison:
-    """A comparison of two hundred frames, whose details take about 18 KiB."""
-    frames = [msgspec.structs.replace(comparison(7e-7).frames[1], frame=frame) for frame in range(200)]
-    return msgspec.structs.replace(comparison(7e-7, frames), reference="eager of \N{SNOWMAN}")
+    """A comparison of two hundred pictures, whose details take about 18 KiB."""
+    pictures = [msgspec.structs.replace(comparison(7e-7).pictures[1], at=PictureAt(unit)) for unit in range(200)]
+    return msgspec.structs.replace(comparison(7e-7, pictures), reference="eager of \N{SNOWMAN}")
 
 
 def test_a_large_run_has_its_whole_table_and_the_details_for_which_there_is_room_the_worst_first(

@@ -145,6 +145,9 @@ class Toy:
     def table(self, geometry: Geometry, scenario: Scenario) -> SiteTable:
         return table(geometry)
 
+    def facts(self, checkpoint: Path) -> dict[str, str]:
+        return {}
+
     def counts(self, site: str, scenario: Scenario) -> None:
         return None
 

@@ -1,6 +1,5 @@
 """The investigation of one cell: its pictures, its latents, and where the difference was born."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -9,20 +8,22 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.pictures import read_pixels
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.investigation.birth import birth
-from waypoint_parity.harness.explain.investigation.crossing import Recorded, cross_decode
+from waypoint_parity.harness.explain.investigation.crossing import NO_DECODING, Recorded, cross_decode
 from waypoint_parity.harness.explain.investigation.latents import final_latents, read_latents
 from waypoint_parity.harness.explain.investigation.pictures import pictures
 from waypoint_parity.harness.explain.investigation.result import (
     INVESTIGATION_SCHEMA,
-    CrossedFrame,
+    CrossedPicture,
     Investigation,
     Picture,
 )
 from waypoint_parity.harness.explain.investigation.trajectory import trajectory
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
-from waypoint_parity.harness.record.records import frame_path
+from waypoint_parity.harness.record.records import picture_path
 from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import order_of
 
 _SIDES = "reference", "candidate"
 
@@ -41,24 +42,24 @@ def investigate(
     decoded across; the adapters then start sessions of their own.
     Raises UserError for a dump that is broken or incomplete.
     """
-    dumps = folder / _SIDES[0], folder / _SIDES[1]
-    seen, crossing, not_crossed = pictures(*dumps, comparison), list[CrossedFrame](), None
+    dumps, family, order = (folder / _SIDES[0], folder / _SIDES[1]), checkpoint.family, order_of(scenario, checkpoint)
+    seen, crossing, not_crossed = pictures(*dumps, comparison), list[CrossedPicture](), None
     if comparison.verdict is Verdict.DIVERGED:
         answer = _cross(folder, reference, candidate, checkpoint, scenario, seen)
         crossing, not_crossed = ([], answer) if isinstance(answer, str) else (answer, None)
     return Investigation(
         schema=INVESTIGATION_SCHEMA,
         pictures=seen,
-        trajectory=trajectory(*dumps),
+        trajectory=trajectory(*dumps, family, order),
         crossing=crossing,
         not_crossed=not_crossed,
-        birth=birth(comparison, seen, crossing, None),
+        birth=birth(comparison, seen, crossing, None, family),
     )
 
 
-def with_blame(investigation: Investigation, blame: Blame) -> Investigation:
+def with_blame(investigation: Investigation, blame: Blame, family: Family) -> Investigation:
     """`investigation` of the cell that `blame` was searched on, with what that tells of the birth."""
-    born = birth(blame.comparison, investigation.pictures, investigation.crossing, blame)
+    born = birth(blame.comparison, investigation.pictures, investigation.crossing, blame, family)
     return msgspec.structs.replace(investigation, birth=born)
 
 
@@ -69,21 +70,24 @@ def _cross(
     checkpoint: Checkpoint,
     scenario: Scenario,
     seen: list[Picture],
-) -> list[CrossedFrame] | str:
+) -> list[CrossedPicture] | str:
     if reference is None or candidate is None:
         return "only the dumps were there, and no implementation to decode with"
     if not seen:
-        return "there is no frame of which both sides show the picture"
+        return "there is no picture that both sides show"
     differing = [picture.metrics for picture in seen if not picture.metrics.within_noise]
     if not differing:
         return "the pictures differ by no more than noise"
+    if checkpoint.family.decoding is None:
+        return NO_DECODING
     # Each costs four decodings: the first that differs, the worst and the last tell as much as all.
     worst = max(differing, key=lambda metrics: metrics.mean_abs)
-    bounds = {metrics.frame: metrics.bound for metrics in (differing[0], worst, differing[-1])}
-    recorded = _recorded(folder / _SIDES[0], bounds), _recorded(folder / _SIDES[1], bounds)
-    return cross_decode(reference, candidate, checkpoint, scenario, recorded, bounds)
+    bounds = {metrics.at: metrics.bound for metrics in (differing[0], worst, differing[-1])}
+    site, order = checkpoint.family.decoding.latent, order_of(scenario, checkpoint)
 
+    def recorded(side: str) -> Recorded:
+        latents = final_latents(read_latents(folder / side, checkpoint.family), site, order)
+        return Recorded(latents, {at: read_pixels(picture_path(folder / side, at)) for at in bounds})
 
-def _recorded(dump: Path, frames: Iterable[int]) -> Recorded:
-    pixels = {frame: read_pixels(frame_path(dump, frame)) for frame in frames}
-    return Recorded(final_latents(read_latents(dump)), pixels)
+    both = recorded(_SIDES[0]), recorded(_SIDES[1])
+    return cross_decode(reference, candidate, checkpoint, scenario, both, bounds)

@@ -1,6 +1,5 @@
-"""The latents that a dump keeps: those after every denoise step."""
+"""The latents that a dump keeps: those after every step."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,22 +8,22 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.keys import Key, Order
+from waypoint_parity.harness.run.sites import Kind
 
-_NAME = re.compile(r"f(\d+)/denoise(\d+)/latent")
-
-# [1,1,C,h*ph,w*pw], by frame and step.
-Latents = Mapping[tuple[int, int], Tensor]
+Latents = Mapping[Key, Tensor]
 
 
-def read_latents(dump: Path) -> Latents:
+def read_latents(dump: Path, family: Family) -> Latents:
     """The latents in the folder of a dump; none where it keeps no tensors. Raises UserError for a broken file."""
     path = dump / TENSORS_NAME
     if not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            named = [(name, _NAME.fullmatch(name)) for name in file.keys()]  # noqa: SIM118 - a handle is no mapping
-            return {(int(at[1]), int(at[2])): file.get_tensor(name) for name, at in named if at}
+            named = ((name, Key.parse(name)) for name in file.keys())  # noqa: SIM118 - a handle is no mapping
+            return {key: file.get_tensor(name) for name, key in named if key is not None and is_latent(key, family)}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: cannot be read",
@@ -34,6 +33,13 @@ def read_latents(dump: Path) -> Latents:
         ) from error
 
 
-def final_latents(latents: Latents) -> dict[int, Tensor]:
-    """The latent after the last step of every frame: what is decoded. In the order of the frames."""
-    return {frame: latents[frame, step] for frame, step in sorted(latents)}
+def is_latent(key: Key, family: Family) -> bool:
+    """Whether the latent of a step is seen at `key`."""
+    row = family.sites.of(key.site, key.phase)
+    return row is not None and row.kind is Kind.LATENT
+
+
+def final_latents(latents: Latents, site: str, order: Order) -> dict[int, Tensor]:
+    """What `site` shows after the last step of every unit: what is decoded. In the order of the session."""
+    seen = sorted((key for key in latents if key.site == site), key=lambda key: (order.rank(key.at), key.call))
+    return {key.unit: latents[key] for key in seen}

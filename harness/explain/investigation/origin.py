@@ -2,24 +2,11 @@
 
 from typing import NamedTuple
 
-from waypoint_parity.harness.explain.blame.parts import Part, part_named, part_of
 from waypoint_parity.harness.explain.blame.result import Blame, Cause
 from waypoint_parity.harness.explain.investigation.result import Birthplace
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
-
-_PLACES: dict[str, Birthplace] = {
-    "input": "input",
-    "cache": "cache",
-    "sampler": "sampler",
-    **dict.fromkeys(("conditioning", "control", "prompt", "attention", "rope", "mlp", "head"), "transformer"),
-}
-# The seed image and what is encoded of it are what a session is given.
-_CODED: dict[str, Birthplace] = {
-    "encoder": "input",
-    "image latent": "input",
-    "decoder": "decoder",
-    "picture": "after the decoder",
-}
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.sites import Kind, SiteRow
 
 
 class Origin(NamedTuple):
@@ -29,32 +16,41 @@ class Origin(NamedTuple):
     because: str
 
 
-def origins(comparison: Comparison, blame: Blame | None) -> list[Origin]:
+def origins(comparison: Comparison, blame: Blame | None, family: Family) -> list[Origin]:
     """Where the divergence may come from, the likeliest first: blame's causes, else the first divergence."""
     if blame is not None and blame.causes:
-        return [Origin(_place(part_named(cause.part)), _blamed(cause)) for cause in blame.causes]
+        return [Origin(_place(cause.part, family), _blamed(cause)) for cause in blame.causes]
     first = next((failure for failure in comparison.failures if failure.verdict is Verdict.DIVERGED), comparison.first)
-    return [_of_first(first, comparison)] if first is not None else []
+    return [_of_first(first, comparison, family)] if first is not None else []
 
 
-def _of_first(first: SiteResult, comparison: Comparison) -> Origin:
-    part = part_of(first.key)
-    if part.name == "attention" and _agreed_before(first, comparison):
+def _of_first(first: SiteResult, comparison: Comparison, family: Family) -> Origin:
+    row = family.sites.of(first.site, first.phase) or family.sites.of(first.site)
+    if row is None:
+        return Origin("unknown", f"the first divergence is at a site of no part: {first}")
+    if _was_right_without_a_history(row, first, comparison, family):
         return Origin(
             "cache",
-            "the attention was right as long as there was no history, so it is the history that is wrong; the first "
+            f"the {row.part} was right as long as there was no history, so it is the history that is wrong; the first "
             f"divergence is {first}",
         )
-    return Origin(_place(part), f"the first divergence is in the part {part.name}: {first}")
+    return Origin(_place(row.part, family), f"the first divergence is in the part {row.part}: {first}")
 
 
-def _agreed_before(first: SiteResult, comparison: Comparison) -> bool:
-    """Whether the attention was right in a pass before, when there was no history to read."""
-    return first.frame > 0 or (first.phase != "image" and any(rung.phase == "image" for rung in comparison.sites))
+def _was_right_without_a_history(row: SiteRow, first: SiteResult, comparison: Comparison, family: Family) -> bool:
+    """Whether the site reads a cache, and was right before that had been written."""
+    caches = [name for name in row.reads if family.sites.kind(name) is Kind.CACHE]
+    if not caches or first.unit > 0:
+        return bool(caches)
+    # Within a unit: in a phase before, which wrote the cache.
+    ladder = [rung.rung for rung in comparison.sites]
+    before = ladder[: ladder.index(first.key.rung)] if first.key.rung in ladder else ladder
+    earlier = {rung.phase for rung in before if rung.site == first.site and rung.phase != first.phase}
+    return any(family.sites.of(name, phase) is not None for name in caches for phase in earlier)
 
 
-def _place(part: Part) -> Birthplace:
-    return _CODED[part.name] if part.family == "autoencoder" else _PLACES[part.family]
+def _place(part: str, family: Family) -> Birthplace:
+    return next(known.place for known in family.parts if known.name == part)
 
 
 def _blamed(cause: Cause) -> str:

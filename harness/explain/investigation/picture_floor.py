@@ -1,19 +1,20 @@
-"""The floor of a picture: what an error that is still taken for noise does to the reference's frame."""
+"""The floor of a picture: what an error that is still taken for noise does to the reference's."""
 
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-from waypoint_parity.harness.compare.pictures import Pixels, frame_metrics, rms
+from waypoint_parity.harness.compare.pictures import Pixels, picture_metrics, rms
 from waypoint_parity.harness.compare.sharpness import sharpness
 from waypoint_parity.harness.explain.investigation.result import PictureFloor
+from waypoint_parity.harness.record.records import PictureAt
 
 _SEED = 20260121
 
 
 def picture_floor(expected: Pixels, sharp: float, bound: float | None) -> PictureFloor | None:
-    """Measure an error of relative L2 `bound`, spread evenly over the reference's frame `expected` [height,width,3].
+    """Measure an error of relative L2 `bound`, spread evenly over the reference's picture `expected` [H,W,3].
 
     `sharp` is the sharpness of `expected`. None without a bound, and where it allows for no error.
     """
@@ -21,7 +22,7 @@ def picture_floor(expected: Pixels, sharp: float, bound: float | None) -> Pictur
     if not size or not math.isfinite(size):
         return None
     noisy = _with_noise(expected, size)
-    metrics = frame_metrics(0, noisy, expected, precision=np.float32)
+    metrics = picture_metrics(PictureAt(0), noisy, expected, precision=np.float32)
     if metrics.psnr is None:
         return None
     return PictureFloor(

@@ -5,17 +5,19 @@ from typing import Literal
 
 import msgspec
 
-from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.sharpness import BlurDecision
 from waypoint_parity.harness.files import read_document
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.family import Place
 
-INVESTIGATION_SCHEMA = "waypoint-parity/investigation/1"
+INVESTIGATION_SCHEMA = "waypoint-parity/investigation/2"
 INVESTIGATION_NAME = "investigation.json"
-Birthplace = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder", "unknown"]
+Birthplace = Place | Literal["unknown"]
 
 
 class PictureFloor(msgspec.Struct, frozen=True, kw_only=True):
-    """What an error of the size of the picture's bound, spread evenly, does to the reference's frame."""
+    """What an error of the size of the picture's bound, spread evenly, does to the reference's."""
 
     ssim: float
     mean_abs: float
@@ -24,41 +26,44 @@ class PictureFloor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """One decoded frame: the candidate's against the reference's.
+    """One decoded picture: the candidate's against the reference's.
 
-    `sharpness` is the candidate's normalised sharpness over the reference's, None of a flat frame;
+    `sharpness` is the candidate's normalised sharpness over the reference's, None of a flat picture;
     `decision` what tells the two apart, None where they differ by no more than noise; `floor` None without a bound.
     """
 
-    metrics: FrameMetrics
+    metrics: PictureMetrics
     sharpness: float | None
     decision: BlurDecision | None = None
     floor: PictureFloor | None = None
 
 
 class LatentStep(msgspec.Struct, frozen=True, kw_only=True):
-    """The latent after one denoise step: the share of its energy in the high band, of both sides.
+    """The latent after one step: the share of its energy in the high band, of both sides.
 
-    `sigma` is the one that the step leads to. None where a side has no latent there.
+    `sigma` is the one that the step leads to, None without a schedule. None where a side has no latent there.
     """
 
-    frame: int
+    unit: int
+    phase: str
     step: int
-    sigma: float
+    site: str
+    branch: str = ""
+    sigma: float | None
     reference: float | None
     candidate: float | None
 
 
-class CrossedFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """One frame, decoded across: each decoder on the other side's latent, held against the reference's own frame.
+class CrossedPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture, decoded across: each decoder on the other side's latent, held against the reference's own picture.
 
     `output`: relative L2 error of what the candidate's decoder gives for the reference's latent, before it is made a
-    picture (decoder.conv_out); None where it is not shown.
+    picture; None where it is not shown.
     """
 
-    frame: int
-    reference_decoder: FrameMetrics
-    candidate_decoder: FrameMetrics
+    at: PictureAt
+    reference_decoder: PictureMetrics
+    candidate_decoder: PictureMetrics
     output: float | None = None
 
 
@@ -70,12 +75,12 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Investigation(msgspec.Struct, frozen=True, kw_only=True):
-    """How the frames of one cell differ, and where that was born; `birth` is None where nothing diverged."""
+    """How the pictures of one cell differ, and where that was born; `birth` is None where nothing diverged."""
 
     schema: str
     pictures: list[Picture]
     trajectory: list[LatentStep]
-    crossing: list[CrossedFrame] = []
+    crossing: list[CrossedPicture] = []
     # Why nothing was decoded across, where something should have been.
     not_crossed: str | None = None
     birth: Birth | None = None

@@ -6,20 +6,20 @@ from functools import partial
 from pathlib import Path
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import lockstep
 from waypoint_parity.harness.explain.blame.case import Case, load_case
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.noise import Noise
-from waypoint_parity.harness.explain.blame.pictures import pictures_of
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.blame.runs import noise_run
 from waypoint_parity.harness.explain.blame.search import Search
 from waypoint_parity.harness.explain.scorecard.fault import Change, Stage, Suite
-from waypoint_parity.harness.families.waypoint.variant import Variant
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import lockstep
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
+from waypoint_parity.harness.run.variant import Variant
 
 
 class Bench:
@@ -36,20 +36,21 @@ class Bench:
         checkpoint = self._checkpoint(stage)
         scenario = stage.scenario(checkpoint)
         if seed:
-            scenario = Variant(seed=scenario.seed + seed * scenario.frames).apply(scenario, checkpoint.transformer)
+            other = Variant.of({"seed": str(scenario.seed + seed * scenario.units)})
+            scenario = other.apply(scenario, checkpoint.geometry)
         return load_case(
             self._suite.reference,
             self._suite.implementation,
             checkpoint,
             stage.numerics,
             scenario,
-            Judgement(fixed_tolerance(stage.numerics.dtype_name)),
+            Judgement(fixed_tolerance(checkpoint.family, stage.numerics.dtype_name)),
             changed=partial(_change, changes),
         )
 
-    def frames(self, stage: Stage) -> int:
-        """How many frames the session of a stage has."""
-        return stage.scenario(self._checkpoint(stage)).frames
+    def units(self, stage: Stage) -> int:
+        """How many units the session of a stage has."""
+        return stage.scenario(self._checkpoint(stage)).units
 
     def blame(self, case: Case) -> Blame:
         """Search a case for its causes."""
@@ -68,8 +69,8 @@ class Bench:
     def _noise(self, case: Case) -> Noise:
         key = case.checkpoint.digest, case.scenario.digest, case.numerics.dtype_name
         if key not in self._noises:
-            with pictures_of(case.reference.adapter) as right:
-                run(case.reference.adapter, case.scenario, case.checkpoint.transformer)
+            with decoded_pictures(case.reference.adapter, case.checkpoint.family) as right:
+                run(case.reference.adapter, case.scenario, case.checkpoint)
             self._noises[key] = noise_run(case, right)
         return self._noises[key]
 

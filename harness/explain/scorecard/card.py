@@ -6,8 +6,8 @@ import msgspec
 
 from waypoint_parity.harness.explain.blame.result import Share
 
-SCORECARD_SCHEMA = "waypoint-parity/scorecard/1"
-# What is asked of the instrument: shares of all single faults, of all draws of stacked ones, and of the frame's error.
+SCORECARD_SCHEMA = "waypoint-parity/scorecard/2"
+# What is asked of the instrument: shares of all single faults, of all draws of stacked ones, of the picture's error.
 DETECTED, FIRST_SITE, BLAMED, STACKED, EXPLAINED = 1.0, 0.95, 0.9, 0.8, 0.9
 
 
@@ -23,7 +23,7 @@ class FaultRow(msgspec.Struct, frozen=True, kw_only=True):
     first_site_right: bool
     part: str
     blamed: list[str]
-    family_right: bool
+    group_right: bool
     # Place of the true part among the causes, from 1; None where it is not among them.
     rank: int | None
     restored: bool | None
@@ -40,7 +40,7 @@ class FaultRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def explained(self) -> bool | None:
-        """Whether the true part explains the frame's error, both ways; None where the frame has none."""
+        """Whether the true part explains the picture's error, both ways; None where the picture has none."""
         shares = [_told(share) for share in (self.necessity, self.sufficiency)]
         known = [share for share in shares if share is not None]
         return all(share >= EXPLAINED for share in known) if known else None
@@ -84,12 +84,12 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     faults: int
     detected: int
     first_site_right: int
-    family_right: int
+    group_right: int
     blame_top1: int
     false_alarms: int
     clean_runs: int
     explained: int
-    # Of how many faults the decoded frames tell.
+    # Of how many faults the decoded pictures tell.
     explainable: int
     stacked: int
     stacked_named: int
@@ -108,7 +108,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
             ("detected", self.detected, self.faults, DETECTED),
             ("right first site", self.first_site_right, self.faults, FIRST_SITE),
             ("true part blamed first", self.blame_top1, self.faults, BLAMED),
-            ("frame error explained", self.explained, self.explainable, EXPLAINED),
+            ("picture error explained", self.explained, self.explainable, EXPLAINED),
             ("stacked faults all named", self.stacked_named, self.stacked, STACKED),
         ]
         short = [f"{what}: {has} of {of}, asked {share:.0%}" for what, has, of, share in asked if has < share * of]
@@ -125,7 +125,7 @@ def scorecard(
         faults=len(rows),
         detected=sum(row.detected for row in rows),
         first_site_right=sum(row.first_site_right for row in rows),
-        family_right=sum(row.family_right for row in rows),
+        group_right=sum(row.group_right for row in rows),
         blame_top1=sum(row.rank == 1 for row in rows),
         false_alarms=sum(row.alarm is not None for row in clean),
         clean_runs=len(clean),
@@ -141,7 +141,7 @@ def scorecard(
 
 
 def _told(share: Share | None) -> float | None:
-    """The share of the final frame's error; of all frames' where the final one has none."""
+    """The share of the last picture's error; of all pictures' where the last one has none."""
     if share is None:
         return None
     return share.all_frames if share.mean_abs is None else share.mean_abs

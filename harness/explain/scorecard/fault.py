@@ -7,7 +7,7 @@ from typing import Any
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.harness.run.keys import Phase
+from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 
 # A fresh adapter is changed in place. Changes of several faults are made one after another.
@@ -31,10 +31,16 @@ class Stage:
 class ExpectedAt:
     """Where a fault is to be seen first; `site` as it is called on the fault's stage."""
 
-    frame: int
-    phase: Phase
+    unit: int
+    phase: str
     step: int
     site: str
+    branch: str = ""
+
+    @property
+    def key(self) -> Key:
+        """The observation."""
+        return Key(self.unit, self.phase, self.step, self.site, self.branch)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Size:
 class Fault:
     """A known bug, as a small change to a fresh implementation.
 
-    `part`: what blame is to name (harness.explain.blame.parts). `name` is only ever printed.
+    `part`: what blame is to name, of the parts of the family. `name` is only ever printed.
     """
 
     name: str

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from waypoint_parity.harness.explain.blame.parts import part_named
+from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.scorecard.bench import Bench
 from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, StackedRow
@@ -17,7 +17,8 @@ MOST_HALVINGS = 24
 def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
     """One fault; of one that has a size also the smallest that is seen, where `sizes` are wanted."""
     started = time.perf_counter()
-    blame = bench.blame(bench.case(fault.stage, [fault.change]))
+    case = bench.case(fault.stage, [fault.change])
+    blame = bench.blame(case)
     rank = next((place for place, cause in enumerate(blame.causes, 1) if cause.part == fault.part), None)
     true = None if rank is None else blame.causes[rank - 1]
     smallest, missed = _limits(bench, fault) if sizes and fault.size is not None else (None, None)
@@ -26,11 +27,11 @@ def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
         stage=fault.stage.name,
         detected=not blame.comparison,
         first=None if blame.comparison.first is None else str(blame.comparison.first.key),
-        expected=_text(fault.first),
+        expected=str(fault.first.key),
         first_site_right=_is_at(blame.comparison.first, fault.first),
         part=fault.part,
         blamed=[cause.part for cause in blame.causes],
-        family_right=bool(blame.causes) and blame.causes[0].family == part_named(fault.part).family,
+        group_right=bool(blame.causes) and blame.causes[0].group == _group(fault, case),
         rank=rank,
         restored=blame.restored,
         contradictions=blame.contradictions,
@@ -47,7 +48,7 @@ def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
 def try_stacked(bench: Bench, faults: Sequence[Fault]) -> StackedRow:
     """Several faults at once, on the longest of their stages."""
     started = time.perf_counter()
-    stage = max((fault.stage for fault in faults), key=bench.frames)
+    stage = max((fault.stage for fault in faults), key=bench.units)
     blame = bench.blame(bench.case(stage, [fault.change for fault in faults]))
     return StackedRow(
         names=[fault.name for fault in faults],
@@ -105,8 +106,9 @@ def _limits(bench: Bench, fault: Fault) -> tuple[float | None, float | None]:
 
 
 def _is_at(first: SiteResult | None, place: ExpectedAt) -> bool:
-    return first is not None and first.key == (place.frame, place.phase, place.step, place.site, 0)
+    return first is not None and first.key == place.key
 
 
-def _text(place: ExpectedAt) -> str:
-    return f"f{place.frame}/{place.phase}{place.step}/{place.site}"
+def _group(fault: Fault, case: Case) -> str:
+    """The group of the part that is to be named."""
+    return next(part.group for part in case.checkpoint.family.parts if part.name == fault.part)

@@ -1,13 +1,16 @@
 """The key/value rings, as the harness asks for caches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
 from waypoint_parity.harness.families.waypoint.rings.comparison import RingComparison
+from waypoint_parity.harness.families.waypoint.rings.map import LEGEND, cache_table, ring_tables
 from waypoint_parity.harness.families.waypoint.rings.side import Sign, geometries_of, ring_geometries, tells_of_a_ring
+from waypoint_parity.harness.run.family import CacheTable, SlotFault
 from waypoint_parity.harness.run.keys import Key
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 class RingCaches:
     """See harness.run.family.Caches."""
+
+    legend = LEGEND
 
     def describe(self, geometry: WaypointGeometry) -> list[dict[str, Any]]:
         """The ring of every layer."""
@@ -38,3 +43,7 @@ class RingCaches:
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> RingComparison:
         """The rings of two sides, slot by slot."""
         return RingComparison(geometries_of(described), teacher_forced=teacher_forced)
+
+    def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> list[CacheTable]:
+        """The rings of a dump, those with equal maps together."""
+        return [cache_table(table, faults) for table in ring_tables(folder, block)]

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from waypoint_parity.harness.families.waypoint import told
 from waypoint_parity.harness.families.waypoint.caches import RingCaches
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.families.waypoint.kinds import KINDS
@@ -26,6 +27,7 @@ class Waypoint:
     """See harness.run.family.Family. A unit is a frame."""
 
     name = "waypoint"
+    unit_name = "frame"
     components = ("transformer", "vae")
     tied: Mapping[str, str] = {"transformer": "cond_head.cond_proj."}
     parts: Sequence[Part] = PARTS
@@ -34,10 +36,10 @@ class Waypoint:
     layout = "transformer/config.json and vae/config.json, or config.yaml and model.safetensors"
     fields: Mapping[str, Field] = {
         "noise": Field(dtype="float32", axes=("unit", "B", "N", "C", "h*ph", "w*pw"), drawn=True),
-        "button": Field(dtype="float32", axes=("unit", "n_buttons")),
-        "mouse": Field(dtype="float32", axes=("unit", "2")),
-        "scroll": Field(dtype="float32", axes=("unit", "1")),
-        "prompt_emb": Field(dtype="float32", axes=("B", "P", "E"), required=False),
+        "button": Field(dtype="float32", axes=("unit", "n_buttons"), told=told.buttons),
+        "mouse": Field(dtype="float32", axes=("unit", "2"), told=told.mouse),
+        "scroll": Field(dtype="float32", axes=("unit", "1"), told=told.scroll),
+        "prompt_emb": Field(dtype="float32", axes=("B", "P", "E"), required=False, told=told.prompt),
         "prompt_pad_mask": Field(dtype="bool", axes=("B", "P"), required=False),
         "image": Field(dtype="uint8", axes=("360", "640", "3"), required=False),
         "sigmas": Field(dtype="float32", axes=("S+1",), required=False, site="input.sigma", schedule=True),
@@ -154,6 +156,10 @@ class Waypoint:
     def table(self, geometry: WaypointGeometry, scenario: "Scenario") -> SiteTable:
         """All that is known of the sites of a session."""
         return site_table(geometry, image=scenario.get("image") is not None)
+
+    def facts(self, checkpoint: Path) -> Mapping[str, str]:
+        """How latents are scaled and shifted."""
+        return {"latent scale and shift": told.scale_and_shift(checkpoint)}
 
     def counts(self, site: str, scenario: "Scenario") -> None:
         """Every position counts: what a prompt is padded with is compared as well."""

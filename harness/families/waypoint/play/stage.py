@@ -44,7 +44,7 @@ def staged(command: arguments.Play) -> Iterator[PlayStage]:
     numerics = given.numerics(command.numerics)
     checkpoint = open_checkpoint(command.checkpoint or given.CHECKPOINT)
     scenario = read_scenario(command.scenario or given.SCENARIO)
-    n_buttons = checkpoint.transformer.n_buttons
+    n_buttons = checkpoint.geometry.transformer.n_buttons
     seen = PageFacts(command.reference, command.candidate, checkpoint.origin, _keys(command, n_buttons), scenario.seed)
     # One thread for each of the two: more of them only wait for each other.
     reference, candidate = (

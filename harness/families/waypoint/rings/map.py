@@ -1,7 +1,7 @@
 """The map of a dump's key/value rings: which frame every slot holds, frame after frame."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from waypoint_parity.harness.families.waypoint.rings.side import (
     tells_of_a_ring,
 )
 from waypoint_parity.harness.record.records import Manifest, read_manifest, records_mentioning
+from waypoint_parity.harness.run.family import CacheTable, SlotFault
+from waypoint_parity.harness.run.keys import block_of
 
 LEGEND = "*n: written by this frame; (n): hidden from it; .: nothing; ?: unknown content"
 # What the names of the sites have in them that tell of a ring (harness.families.waypoint.rings.side.tells_of_a_ring).
@@ -79,6 +81,23 @@ def ring_tables(folder: Path, layer: int | None = None) -> list[RingTable]:
     return [RingTable(layers, geometries[layers[0]], list(rows)) for (_, *rows), layers in alike.items()]
 
 
+def cache_table(table: RingTable, faults: Collection[SlotFault]) -> CacheTable:
+    """A table as plain values: a column for every slot. The slots of `faults` are marked, each in its frame's row."""
+    slots = [f"slot {slot}" for slot in range(table.geometry.slots)]
+    wrong = {(_frame(fault.phase, fault.unit), fault.slot) for fault in faults if block_of(fault.cache) in table.layers}
+    return CacheTable(
+        title=str(table),
+        columns=["frame", *slots, "tail", "evicted"],
+        rows=[[row.frame, *row.cells, row.evicted] for row in table.rows],
+        marks={
+            (number, name)
+            for number, row in enumerate(table.rows)
+            for slot, name in enumerate(slots)
+            if (row.frame, slot) in wrong
+        },
+    )
+
+
 def _geometries(folder: Path, manifest: Manifest) -> list[RingGeometry]:
     if not manifest.caches:
         raise _untold(folder, "no `caches` in the manifest")
@@ -106,8 +125,7 @@ def _rows(folder: Path, geometries: list[RingGeometry], layer: int | None) -> di
             hidden[seen.layer] = {slot for slot, mark in enumerate(seen.marks) if mark == NONE}
         elif seen.part == "kv" and seen.held is not None:
             before = held.get(seen.layer, [NOTHING] * len(seen.held))
-            frame = "image" if seen.key.phase == "image" else str(seen.key.unit)
-            used = geometries[seen.layer].slots
+            frame, used = _frame(seen.key.phase, seen.key.unit), geometries[seen.layer].slots
             rows[seen.layer].append(_row(frame, before, seen.held, hidden.get(seen.layer, set()), used))
             held[seen.layer] = seen.held
     return rows
@@ -121,6 +139,11 @@ def _sightings(folder: Path) -> Iterator[Sighting]:
             and (seen := side.observe(Sign(record.key, record.dtype, record.digest, record.slots))) is not None
         ):
             yield seen
+
+
+def _frame(phase: str, unit: int) -> str:
+    """The frame of a pass, as its row is called."""
+    return "image" if phase == "image" else str(unit)
 
 
 def _row(frame: str, before: list[str], after: list[str], hidden: set[int], used: int) -> RingRow:

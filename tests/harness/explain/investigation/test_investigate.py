@@ -18,10 +18,10 @@ from waypoint_parity.harness.explain.blame.case import Case, load_case
 from waypoint_parity.harness.explain.investigation.investigate import investigate, with_blame
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME, read_investigation
 from waypoint_parity.harness.explain.scorecard.fault import Change
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Verdict
-from waypoint_parity.harness.judge.judgement import FIXED, Judgement
-from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.record.records import PictureAt, to_json
 from waypoint_parity.harness.record.writer import TENSORS_NAME
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
@@ -34,7 +34,7 @@ def case(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> Ma
     """The case of the reference and the candidate with a change."""
 
     def made(change: Change | None = None) -> Case:
-        judgement = Judgement(FIXED["fp32"])
+        judgement = Judgement(fixed_tolerance(tiny.family, "fp32"))
         return load_case("eager", "candidate", tiny, fp32_on_cpu, tiny_scenario, judgement, changed=change)
 
     return made
@@ -46,13 +46,15 @@ def clamping(case: Made, tmp_path_factory: pytest.TempPathFactory) -> CellRun:
     return run_cell(case(clamped), tmp_path_factory.mktemp("cell"))
 
 
-def test_where_parity_holds_the_frames_are_measured_and_nothing_was_born(case: Made, tmp_path: Path) -> None:
+def test_where_parity_holds_the_pictures_are_measured_and_nothing_was_born(case: Made, tmp_path: Path) -> None:
     cell = run_cell(case(), tmp_path)
     found = cell.investigate()
     assert cell.comparison.verdict is Verdict.WITHIN_NOISE
-    assert [picture.metrics for picture in found.pictures] == cell.comparison.frames
-    assert [picture.metrics.bound for picture in found.pictures] == [FIXED["fp32"].frame] * 2
-    steps = len(cell.case.checkpoint.transformer.scheduler_sigmas) - 1
+    assert [picture.metrics for picture in found.pictures] == cell.comparison.pictures
+    assert [picture.metrics.bound for picture in found.pictures] == [
+        cell.case.checkpoint.family.tolerances["fp32"][1]
+    ] * 2
+    steps = len(cell.case.checkpoint.geometry.transformer.scheduler_sigmas) - 1
     assert len(found.trajectory) == 2 * steps
     assert (found.crossing, found.not_crossed, found.birth) == ([], None, None)
 
@@ -86,8 +88,8 @@ def test_dumps_without_latents_cannot_be_decoded_across(clamping: CellRun, tmp_p
 
 def test_blame_adds_to_what_is_known_of_the_birth(clamping: CellRun) -> None:
     found = clamping.investigate()
-    found = msgspec.structs.replace(found, crossing=[crossed(9.0, 0.0, frame=frame) for frame in (0, 1)])
-    later = with_blame(found, blamed(clamping.comparison, "cache"))
+    found = msgspec.structs.replace(found, crossing=[crossed(9.0, 0.0, unit=unit) for unit in (0, 1)])
+    later = with_blame(found, blamed(clamping.comparison, "cache"), clamping.case.checkpoint.family)
     assert later.birth is not None
     assert later.birth.place == "cache"
     assert later.pictures == found.pictures
@@ -96,8 +98,8 @@ def test_blame_adds_to_what_is_known_of_the_birth(clamping: CellRun) -> None:
 def test_of_a_long_session_the_first_the_worst_and_the_last_wrong_pictures_are_decoded_across(
     tiny: Checkpoint, fp32_on_cpu: Numerics, tmp_path: Path
 ) -> None:
-    scenario = make_scenario(tiny.transformer, name="five", frames=5, seed=3, prompt_tokens=6, prompt_padding=2)
-    steps, shown = len(tiny.transformer.scheduler_sigmas) - 1, count(1)
+    scenario = make_scenario(tiny.geometry, name="five", units=5, seed=3, prompt_tokens=6, prompt_padding=2)
+    steps, shown = len(tiny.geometry.transformer.scheduler_sigmas) - 1, count(1)
     scales = {2 * steps: 1.05, 4 * steps: 1.5}
 
     def change(adapter: Any) -> None:
@@ -106,10 +108,10 @@ def test_of_a_long_session_the_first_the_worst_and_the_last_wrong_pictures_are_d
             lambda module, inputs, latent: latent * scales.get(next(shown), 1.0)
         )
 
-    judgement = Judgement(FIXED["fp32"])
+    judgement = Judgement(fixed_tolerance(tiny.family, "fp32"))
     case = load_case("eager", "candidate", tiny, fp32_on_cpu, scenario, judgement, changed=change)
     found = run_cell(case, tmp_path).investigate()
-    assert [frame.frame for frame in found.crossing] == [1, 3, 4]
-    assert [frame.reference_decoder.mean_abs for frame in found.crossing] == pytest.approx(
-        [found.pictures[frame].metrics.mean_abs for frame in (1, 3, 4)], rel=0.01
+    assert [crossed.at for crossed in found.crossing] == [PictureAt(unit) for unit in (1, 3, 4)]
+    assert [crossed.reference_decoder.mean_abs for crossed in found.crossing] == pytest.approx(
+        [found.pictures[unit].metrics.mean_abs for unit in (1, 3, 4)], rel=0.01
     )

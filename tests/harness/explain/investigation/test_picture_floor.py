@@ -1,4 +1,4 @@
-"""The floor is measured on a frame with an error of exactly the size that the bound allows, spread evenly."""
+"""The floor is measured on a picture with an error of exactly the size that the bound allows, spread evenly."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ GREY: Pixels = np.random.default_rng(0).integers(60, 180, (96, 128, 3), dtype=np
 BLACK_AND_WHITE: Pixels = np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (96, 128, 3))
 
 
-@pytest.mark.parametrize("frame", [GREY, BLACK_AND_WHITE], ids=["grey", "black and white"])
+@pytest.mark.parametrize("picture", [GREY, BLACK_AND_WHITE], ids=["grey", "black and white"])
 @pytest.mark.parametrize("levels", [0.03, 0.5, 1.0, 3.0, 12.0])
-def test_its_psnr_is_that_of_the_bound(frame: Pixels, levels: float) -> None:
-    floor = picture_floor(frame, sharpness(frame), levels / rms(frame))
+def test_its_psnr_is_that_of_the_bound(picture: Pixels, levels: float) -> None:
+    floor = picture_floor(picture, sharpness(picture), levels / rms(picture))
     assert floor is not None
     assert floor.psnr == pytest.approx(20 * np.log10(255 / levels), abs=0.3)
 

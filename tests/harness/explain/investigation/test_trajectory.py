@@ -7,12 +7,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.harness.observations import manifest, normal
+from tests.harness.observations import FAMILY, manifest, normal
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.investigation.latents import final_latents, read_latents
 from waypoint_parity.harness.explain.investigation.trajectory import high_share, trajectory
 from waypoint_parity.harness.record.records import MANIFEST_NAME, to_json
 from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.run.keys import Key, Order
+
+# Steps that nobody planned come in the order of their numbers.
+NO_PLAN = Order([])
 
 
 def dump(folder: Path, sigmas: list[float], **tensors: Tensor) -> Path:
@@ -28,6 +32,11 @@ def wave(cycles_down: float, cycles_right: float, size: int = 32) -> Tensor:
     """A wave of so many cycles over [1,1,1,size,size]."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     return torch.cos(2 * torch.pi * (cycles_down * y + cycles_right * x) / size)[None, None, None]
+
+
+def test_a_latent_of_several_frames_is_taken_frame_by_frame() -> None:
+    assert high_share(torch.cat([wave(2, 0), wave(12, 0)])[:, 0]) == pytest.approx(0.5)
+    assert high_share(wave(12, 0)[0, 0, 0]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +67,11 @@ def test_a_latent_of_zeros_or_without_numbers_has_no_share() -> None:
 
 def test_every_step_of_both_sides_is_there_with_the_sigma_it_leads_to(tmp_path: Path) -> None:
     coarse, fine, sigmas = wave(1, 1), wave(16, 0), [1.0, 0.5, 0.0]
-    names = ["f0__denoise0__latent", "f0__denoise1__latent", "f1__denoise0__latent", "f1__denoise1__latent"]
-    reference = dump(tmp_path / "reference", sigmas, **dict.fromkeys(names, fine), f0__image0__latent=coarse[0])
+    names = ["u0__denoise0__latent", "u0__denoise1__latent", "u1__denoise0__latent", "u1__denoise1__latent"]
+    reference = dump(tmp_path / "reference", sigmas, **dict.fromkeys(names, fine), u0__image0__latent=coarse[0])
     candidate = dump(tmp_path / "candidate", sigmas, **dict.fromkeys(names[:3], coarse))
-    found = trajectory(reference, candidate)
-    assert [(at.frame, at.step, at.sigma) for at in found] == [(0, 0, 0.5), (0, 1, 0.0), (1, 0, 0.5), (1, 1, 0.0)]
+    found = trajectory(reference, candidate, FAMILY, NO_PLAN)
+    assert [(at.unit, at.step, at.sigma) for at in found] == [(0, 0, 0.5), (0, 1, 0.0), (1, 0, 0.5), (1, 1, 0.0)]
     assert [at.reference for at in found] == pytest.approx([1.0] * 4)
     assert [at.candidate for at in found[:3]] == pytest.approx([0.0] * 3, abs=1e-9)
     assert found[3].candidate is None
@@ -70,26 +79,37 @@ def test_every_step_of_both_sides_is_there_with_the_sigma_it_leads_to(tmp_path: 
 
 def test_a_step_beyond_the_schedule_leads_to_its_end(tmp_path: Path) -> None:
     sides = [
-        dump(tmp_path / side, [1.0, 0.0], f0__denoise0__latent=wave(1, 0), f0__denoise1__latent=wave(1, 0))
+        dump(tmp_path / side, [1.0, 0.0], u0__denoise0__latent=wave(1, 0), u0__denoise1__latent=wave(1, 0))
         for side in ("reference", "candidate")
     ]
-    assert [at.sigma for at in trajectory(*sides)] == [0.0, 0.0]
+    assert [at.sigma for at in trajectory(*sides, FAMILY, NO_PLAN)] == [0.0, 0.0]
 
 
 def test_dumps_without_tensors_have_no_trajectory(tmp_path: Path) -> None:
-    assert trajectory(dump(tmp_path / "reference", [1.0, 0.0]), dump(tmp_path / "candidate", [1.0, 0.0])) == []
+    sides = [dump(tmp_path / side, [1.0, 0.0]) for side in ("reference", "candidate")]
+    assert trajectory(*sides, FAMILY, NO_PLAN) == []
 
 
-def test_the_final_latent_is_that_of_a_frames_last_step(tmp_path: Path) -> None:
+def test_a_latent_without_rows_and_columns_has_no_trajectory(tmp_path: Path) -> None:
+    sides = [dump(tmp_path / side, [1.0, 0.0], u0__denoise0__latent=normal(8)) for side in ("reference", "candidate")]
+    assert trajectory(*sides, FAMILY, NO_PLAN) == []
+
+
+def test_latents_of_a_dump_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    folder = dump(tmp_path / "dump", [1.0, 0.0], f3__denoise1__latent=wave(1, 0))
+    assert list(read_latents(folder, FAMILY)) == [Key(3, "denoise", 1, "latent")]
+
+
+def test_the_final_latent_is_that_of_a_units_last_step(tmp_path: Path) -> None:
     last, other = normal(1, 1, 4, 8, 8, seed=1), normal(1, 1, 4, 8, 8, seed=2)
     # Step 10 comes after step 9, whatever their names sort like.
-    folder = dump(tmp_path / "dump", [1.0, 0.0], f0__denoise9__latent=other, f0__denoise10__latent=last)
-    assert torch.equal(final_latents(read_latents(folder))[0], last)
+    folder = dump(tmp_path / "dump", [1.0, 0.0], u0__denoise9__latent=other, u0__denoise10__latent=last)
+    assert torch.equal(final_latents(read_latents(folder, FAMILY), "latent", NO_PLAN)[0], last)
 
 
 def test_tensors_that_were_cut_short_are_refused_by_name(tmp_path: Path) -> None:
-    folder = dump(tmp_path / "dump", [1.0, 0.0], f0__denoise0__latent=wave(1, 0))
+    folder = dump(tmp_path / "dump", [1.0, 0.0], u0__denoise0__latent=wave(1, 0))
     tensors = folder / TENSORS_NAME
     tensors.write_bytes(tensors.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"tensors\.safetensors: cannot be read"):
-        read_latents(folder)
+        read_latents(folder, FAMILY)

@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-from waypoint_parity.harness.compare.pictures import FrameMetrics
-from waypoint_parity.harness.explain.blame.parts import part_named
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, LocalError, Share, Signature
-from waypoint_parity.harness.explain.investigation.result import CrossedFrame, Picture
+from waypoint_parity.harness.explain.investigation.result import CrossedPicture, Picture
 from waypoint_parity.harness.judge.comparison import (
     COMPARISON_SCHEMA,
     Comparison,
-    FrameGrowth,
+    LatentError,
     SiteResult,
     Verdict,
     WorstAtSite,
 )
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import Key
 
 BOUND = 1e-3
+FAMILY = family_named("waypoint")
 
 
 def comparison(**changes: Any) -> Comparison:
@@ -37,7 +39,7 @@ def comparison(**changes: Any) -> Comparison:
         "compared": 0,
         "failures": [],
         "sites": [],
-        "frames": [],
+        "pictures": [],
     }
     return Comparison(**values | changes)
 
@@ -60,7 +62,7 @@ def diverged_at(*keys: Key, growth: Sequence[float] = (), output: float | None =
         first=failures[0],
         failures=failures,
         sites=rungs,
-        growth=[FrameGrowth(frame=frame, rel_l2=error, tolerance=BOUND) for frame, error in enumerate(growth)],
+        growth=[LatentError(unit=unit, rel_l2=error, tolerance=BOUND) for unit, error in enumerate(growth)],
     )
 
 
@@ -68,14 +70,14 @@ def rung(phase: Any, site: str, error: float) -> WorstAtSite:
     """One rung of the ladder."""
     failed = int(error > BOUND)
     return WorstAtSite(
-        phase=phase, step=0, site=site, rel_l2=error, tolerance=BOUND, frame=0, failed=failed, observations=1
+        phase=phase, step=0, site=site, rel_l2=error, tolerance=BOUND, unit=0, failed=failed, observations=1
     )
 
 
-def off_by(levels: float, frame: int = 0) -> FrameMetrics:
-    """A frame so far from the reference's, which has a level of 100 throughout."""
-    return FrameMetrics(
-        frame=frame,
+def off_by(levels: float, unit: int = 0) -> PictureMetrics:
+    """A picture so far from the reference's, which has a level of 100 throughout."""
+    return PictureMetrics(
+        at=PictureAt(unit),
         ssim=1 - levels / 255,
         mean_abs=levels,
         max_abs=1 + round(levels),
@@ -87,15 +89,15 @@ def off_by(levels: float, frame: int = 0) -> FrameMetrics:
 
 def shown(*levels: float) -> list[Picture]:
     """The candidate's pictures, so far from the reference's."""
-    return [Picture(metrics=off_by(value, frame), sharpness=1.0) for frame, value in enumerate(levels)]
+    return [Picture(metrics=off_by(value, unit), sharpness=1.0) for unit, value in enumerate(levels)]
 
 
-def crossed(latents: float, decoder: float, output: float | None = 0.0, frame: int = 0) -> CrossedFrame:
+def crossed(latents: float, decoder: float, output: float | None = 0.0, unit: int = 0) -> CrossedPicture:
     """What the reference's decoder makes of the candidate's `latents`, and the candidate's of the reference's."""
-    return CrossedFrame(
-        frame=frame,
-        reference_decoder=off_by(latents, frame),
-        candidate_decoder=off_by(decoder, frame),
+    return CrossedPicture(
+        at=PictureAt(unit),
+        reference_decoder=off_by(latents, unit),
+        candidate_decoder=off_by(decoder, unit),
         output=output,
     )
 
@@ -119,11 +121,11 @@ def blamed(of: Comparison, *parts: str, contradictions: Sequence[str] = ()) -> B
 
 
 def _cause(part: str) -> Cause:
-    seen = LocalError(frame=0, phase="denoise", step=0, site="somewhere", call=0, rel_l2=0.1, bound=BOUND)
+    seen = LocalError(unit=0, phase="denoise", step=0, site="somewhere", call=0, rel_l2=0.1, bound=BOUND)
     return Cause(
         name=part,
         part=part,
-        family=part_named(part).family,
+        group=next(known.group for known in FAMILY.parts if known.name == part),
         blocks=None,
         sites=[],
         first=seen,

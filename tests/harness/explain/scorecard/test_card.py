@@ -17,12 +17,12 @@ def row(**changes: Any) -> FaultRow:
         "name": "a fault",
         "stage": "two frames",
         "detected": True,
-        "first": "f0/denoise0/velocity",
-        "expected": "f0/denoise0/velocity",
+        "first": "u0/denoise0/velocity",
+        "expected": "u0/denoise0/velocity",
         "first_site_right": True,
         "part": "velocity",
         "blamed": ["velocity"],
-        "family_right": True,
+        "group_right": True,
         "rank": 1,
         "restored": True,
         "contradictions": [],
@@ -49,10 +49,10 @@ def card_of(*rows: FaultRow) -> Scorecard:
 
 
 def test_a_card_adds_its_rows_up() -> None:
-    missed = row(detected=False, first_site_right=False, family_right=False, rank=None)
+    missed = row(detected=False, first_site_right=False, group_right=False, rank=None)
     second = row(rank=2, sufficiency=HALF)
     card = scorecard([row(), missed, second], [stacked(["mlp", "cache"]), stacked(["mlp"])], [clean()], seconds=3.0)
-    assert (card.faults, card.detected, card.first_site_right, card.family_right, card.blame_top1) == (3, 2, 2, 2, 1)
+    assert (card.faults, card.detected, card.first_site_right, card.group_right, card.blame_top1) == (3, 2, 2, 2, 1)
     assert (card.explained, card.explainable) == (2, 3)
     assert (card.stacked, card.stacked_named) == (2, 1)
     assert (card.clean_runs, card.false_alarms) == (1, 0)
@@ -64,9 +64,9 @@ def test_a_card_adds_its_rows_up() -> None:
         (ALL, ALL, True),
         (ALL, HALF, False),
         (HALF, ALL, False),
-        # The final frame does not show the fault: all frames count.
+        # The last picture does not show the fault: all pictures count.
         (EARLY, EARLY, True),
-        # No frame shows it, or nothing was measured: it is not counted.
+        # No picture shows it, or nothing was measured: it is not counted.
         (INVISIBLE, INVISIBLE, None),
         (None, None, None),
         (ALL, None, True),
@@ -88,7 +88,7 @@ def test_a_fault_is_explained_where_both_shares_are_large(
         ([row()] * 18 + [row(first_site_right=False)] * 2, ["right first site: 18 of 20, asked 95%"]),
         ([row()] * 18 + [row(rank=2)] * 2, []),
         ([row()] * 17 + [row(rank=None)] * 3, ["true part blamed first: 17 of 20, asked 90%"]),
-        ([row()] * 17 + [row(necessity=HALF)] * 3, ["frame error explained: 17 of 20, asked 90%"]),
+        ([row()] * 17 + [row(necessity=HALF)] * 3, ["picture error explained: 17 of 20, asked 90%"]),
     ],
 )
 def test_a_card_is_true_where_nothing_falls_short(rows: list[FaultRow], short: list[str]) -> None:
@@ -114,10 +114,10 @@ def test_stacked_faults_count_where_all_are_named() -> None:
 
 
 def test_what_went_wrong_is_said_beside_the_fault() -> None:
-    wrong = row(first="f0/denoise0/latent", first_site_right=False, rank=2, blamed=["sampler", "velocity"])
+    wrong = row(first="u0/denoise0/latent", first_site_right=False, rank=2, blamed=["sampler", "velocity"])
     lines = "\n".join(scorecard_lines(card_of(wrong)))
     assert "WRONG" in lines
-    assert "seen first at f0/denoise0/latent, expected f0/denoise0/velocity" in lines
+    assert "seen first at u0/denoise0/latent, expected u0/denoise0/velocity" in lines
     assert "the true part is velocity" in lines
     assert "MISSED" in "\n".join(scorecard_lines(card_of(row(detected=False, first=None, first_site_right=False))))
 

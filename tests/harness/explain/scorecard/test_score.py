@@ -31,7 +31,7 @@ def cards() -> dict[str, Scorecard]:
 def test_every_fault_is_detected_placed_and_blamed_and_nothing_else_is(name: str, cards: dict[str, Scorecard]) -> None:
     card = cards[name]
     assert card, card.shortfalls
-    assert (card.faults, card.detected, card.first_site_right, card.family_right, card.blame_top1) == (4, 4, 4, 4, 4)
+    assert (card.faults, card.detected, card.first_site_right, card.group_right, card.blame_top1) == (4, 4, 4, 4, 4)
     assert (card.explained, card.explainable) == (4, 4)
     assert (card.stacked, card.stacked_named, card.clean_runs, card.false_alarms) == (1, 1, 1, 0)
     assert all(row.restored and not row.contradictions for row in card.rows)
@@ -91,4 +91,4 @@ def test_a_name_that_is_no_suite_is_refused(called: str, found: str) -> None:
 
 def test_a_suite_is_found_in_a_module_and_in_a_file() -> None:
     assert find_suite(f"{SUITES}:FEW") is FEW
-    assert len(find_suite("tests/harness/scorecard/suites.py:FEW").faults) == len(FEW.faults)
+    assert len(find_suite("tests/harness/explain/scorecard/suites.py:FEW").faults) == len(FEW.faults)

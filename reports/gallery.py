@@ -1,4 +1,4 @@
-"""The decoded frames as a page shows them: lossy pictures inside it, the exact ones beside it."""
+"""The decoded pictures as a page shows them: lossy pictures inside it, the exact ones beside it."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ from PIL import Image
 
 from waypoint_parity.harness.compare.pictures import Pixels, read_pixels
 from waypoint_parity.harness.files import writing
+from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.reports.run import SIDES, CellReport, FinishedRun
 
 # Bytes of all pictures in a page, as text: the rest of 15 MB is for its tables and plots.
@@ -26,44 +27,45 @@ _CUT = 0.001
 
 
 @dataclass(frozen=True)
-class ShownFrame:
-    """One frame: the links to the exact pictures, and the lossy ones, by what they show.
+class ShownPicture:
+    """One picture: the links to the exact ones of both sides, and the lossy ones, by what they show.
 
     `pictures` are data URIs of "reference", "candidate" and "difference" (`gain` times as large); empty where the
     budget was used up.
     """
 
-    frame: int
+    at: PictureAt
     links: dict[str, str]
     gain: int
     pictures: dict[str, str] = field(default_factory=dict)
 
 
 class Gallery:
-    """The frames of a run's cells within one budget of bytes: the focus first, the others evenly."""
+    """The pictures of a run's cells within one budget of bytes: the focus first, the others evenly."""
 
     def __init__(self, page: Path, run: FinishedRun, budget: int = BUDGET) -> None:
         """`page`: the file that will show them. One outside of the run's folder gets copies of the exact pictures."""
         focus = run.focus
         self._page = page.resolve()
-        self._copies = None if self._page.is_relative_to(run.folder.resolve()) else page.parent / f"{page.stem}-frames"
+        inside = self._page.is_relative_to(run.folder.resolve())
+        self._copies = None if inside else page.parent / f"{page.stem}-pictures"
         self._left = budget
-        self._waiting = sum(len(cell.frames) for cell in run.cells if cell is not focus)
+        self._waiting = sum(len(cell.pictures) for cell in run.cells if cell is not focus)
         self._focus = focus
         self._widths: tuple[int, ...] = WIDTHS[1:]
 
-    def frames(self, cell: CellReport) -> list[ShownFrame]:
-        """The frames of a cell. Raises UserError for a picture that cannot be read."""
-        return [self._frame(cell, frame) for frame in cell.frames]
+    def shown(self, cell: CellReport) -> list[ShownPicture]:
+        """The pictures of a cell. Raises UserError for one that cannot be read."""
+        return [self._picture(cell, at) for at in cell.pictures]
 
-    def _frame(self, cell: CellReport, frame: int) -> ShownFrame:
-        paths = {side: cell.picture(side, frame) for side in SIDES}
+    def _picture(self, cell: CellReport, at: PictureAt) -> ShownPicture:
+        paths = {side: cell.picture(side, at) for side in SIDES}
         links = {side: self._link(cell, side, path) for side, path in paths.items()}
         exact = {side: read_pixels(path) for side, path in paths.items()}
         if exact["reference"].shape != exact["candidate"].shape:
-            return ShownFrame(frame, links, 1)
+            return ShownPicture(at, links, 1)
         gain, difference = amplified(exact["candidate"], exact["reference"])
-        return ShownFrame(frame, links, gain, self._shown(cell, exact | {"difference": difference}))
+        return ShownPicture(at, links, gain, self._lossy(cell, exact | {"difference": difference}))
 
     def _link(self, cell: CellReport, side: str, exact: Path) -> str:
         """The way from the page to an exact picture, or to its copy."""
@@ -75,8 +77,8 @@ class Gallery:
             exact = copy
         return quote(os.path.relpath(exact.resolve(), self._page.parent))
 
-    def _shown(self, cell: CellReport, exact: dict[str, Pixels]) -> dict[str, str]:
-        """The lossy pictures at the largest width that leaves as much for every frame that waits, none if none does."""
+    def _lossy(self, cell: CellReport, exact: dict[str, Pixels]) -> dict[str, str]:
+        """The lossy pictures at the largest width that leaves as much for every one that waits, none if none does."""
         share = self._left if cell is self._focus else self._left // max(1, self._waiting)
         self._waiting -= cell is not self._focus
         widths = WIDTHS[:1] if cell is self._focus else self._widths
