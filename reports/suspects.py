@@ -74,7 +74,7 @@ def blame_command(cell: CellReport, summary: Summary) -> str:
 
 def shares(share: Share | None) -> dict[str, float | None]:
     """The shares by what of the picture they are of; None where one was not measured."""
-    names = {"mean |d|": "mean_abs", "SSIM": "ssim", "sharpness": "sharpness", "mean |d| of all": "all_frames"}
+    names = {"mean |d|": "mean_abs", "SSIM": "ssim", "sharpness": "sharpness", "mean |d| of all": "all_pictures"}
     return {label: getattr(share, name, None) for label, name in names.items()}
 
 

@@ -28,7 +28,7 @@ def _row(row: FaultRow) -> str:
 
 
 def _share(share: Share | None) -> str:
-    value = None if share is None else share.mean_abs if share.mean_abs is not None else share.all_frames
+    value = None if share is None else share.mean_abs if share.mean_abs is not None else share.all_pictures
     return "-" if value is None else f"{value:.0%}"
 
 

@@ -144,4 +144,4 @@ def _told(share: Share | None) -> float | None:
     """The share of the last picture's error; of all pictures' where the last one has none."""
     if share is None:
         return None
-    return share.all_frames if share.mean_abs is None else share.mean_abs
+    return share.all_pictures if share.mean_abs is None else share.mean_abs

@@ -135,5 +135,5 @@ def _cause(part: str) -> Cause:
         region=[],
         signature=Signature(onset=[], layers="none", norm="kept", course="steady"),
         explanations=[],
-        necessity=Share(mean_abs=0.75, ssim=None, sharpness=None, all_frames=None),
+        necessity=Share(mean_abs=0.75, ssim=None, sharpness=None, all_pictures=None),
     )

@@ -6,10 +6,10 @@ from waypoint_parity.harness.cli.text_scorecard import scorecard_lines
 from waypoint_parity.harness.explain.blame.result import Share
 from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow, scorecard
 
-ALL = Share(mean_abs=1.0, ssim=1.0, sharpness=1.0, all_frames=1.0)
-HALF = Share(mean_abs=0.5, ssim=1.0, sharpness=1.0, all_frames=1.0)
-EARLY = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=0.95)
-INVISIBLE = Share(mean_abs=None, ssim=None, sharpness=None, all_frames=None)
+ALL = Share(mean_abs=1.0, ssim=1.0, sharpness=1.0, all_pictures=1.0)
+HALF = Share(mean_abs=0.5, ssim=1.0, sharpness=1.0, all_pictures=1.0)
+EARLY = Share(mean_abs=None, ssim=None, sharpness=None, all_pictures=0.95)
+INVISIBLE = Share(mean_abs=None, ssim=None, sharpness=None, all_pictures=None)
 
 
 def row(**changes: Any) -> FaultRow:
