@@ -1,23 +1,35 @@
 """Sessions of the project: `nox -s parity` runs the main job, `nox -s tests` the tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "typing", "tests", "parity"]
-# Installing torch takes longer than most sessions run.
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 OUT = Path("reports/out")
+# Installing torch takes longer than most sessions run: those that need it share one environment.
+SHARED = Path(".nox/shared").absolute()
+PROGRAMS = SHARED / ("Scripts" if os.name == "nt" else "bin")
+in_shared = nox.session(venv_backend="none")
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the project, editable, and the named dependency groups."""
-    session.install("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+    """Install the project, editable, and the named dependency groups, into the shared environment."""
+    session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED))
+    packages = ("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+    session.run_install(str(PROGRAMS / "python"), "-m", "pip", "install", "--quiet", *packages)
+    session.env["PATH"] = os.pathsep.join((str(PROGRAMS), os.environ["PATH"]))
+
+
+def run(session: nox.Session, program: str, *arguments: str, **env: str) -> None:
+    """Run a program of the shared environment."""
+    session.run(str(PROGRAMS / program), *arguments, env=env)
 
 
 @nox.session
@@ -28,47 +40,47 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@in_shared
 def typing(session: nox.Session) -> None:
     """Check types with mypy, strictly."""
     install(session, "typing")
-    session.run("mypy", *session.posargs)
+    run(session, "mypy", *session.posargs)
 
 
-@nox.session
+@in_shared
 def tests(session: nox.Session) -> None:
     """Run all tests, on all cores; or pytest with the arguments that are given."""
     install(session, "test")
     # A file's tests share what they set up.
-    session.run("pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
+    run(session, "pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
 
 
-@nox.session
+@in_shared
 def parity(session: nox.Session) -> None:
     """Run the reference against the candidate over every variant; arguments go to `waypoint-parity parity`."""
     install(session)
-    session.run("waypoint-parity", "parity", *session.posargs)
+    run(session, "waypoint-parity", "parity", *session.posargs)
 
 
-@nox.session
+@in_shared
 def scorecard(session: nox.Session) -> None:
     """Put every known fault to the instrument; arguments go to `waypoint-parity scorecard`."""
     install(session)
     OUT.mkdir(parents=True, exist_ok=True)
-    session.run("waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
+    run(session, "waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
 
 
-@nox.session(name="train-world")
+@nox.session(name="train-world", venv_backend="none")
 def train_world(session: nox.Session) -> None:
     """Train the small world from nothing into reports/out/world.
 
     Arguments go to `python -m waypoint_parity.fixtures.world train`.
     """
     install(session)
-    session.run("python", "-m", "waypoint_parity.fixtures.world", "train", *session.posargs)
+    run(session, "python", "-m", "waypoint_parity.fixtures.world", "train", *session.posargs)
 
 
-@nox.session
+@in_shared
 def floor(session: nox.Session) -> None:
     """Measure the noise floors that travel with the golden checkpoint; arguments go to `waypoint-parity floor`."""
     install(session)
@@ -76,10 +88,10 @@ def floor(session: nox.Session) -> None:
     golden = ["--checkpoint", "fixtures/golden/base", "--scenario", "fixtures/scenarios/walk.safetensors"]
     golden += ["--image-scenario", "fixtures/golden/image/scenario.safetensors"]
     for dtype in ("fp32", "bf16"):
-        session.run(*measure, *golden, "--dtype", dtype)
+        run(session, *measure, *golden, "--dtype", dtype)
 
 
-@nox.session
+@in_shared
 def official(session: nox.Session) -> None:
     """Run the official package and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
 
@@ -88,13 +100,13 @@ def official(session: nox.Session) -> None:
     """
     install(session, "test", "official")
     path = os.environ.get("WAYPOINT_OFFICIAL_PATH", "")
-    session.run("pytest", "tests/official", "-rs", *session.posargs, env={"PYTHONPATH": path})
+    run(session, "pytest", "tests/official", "-rs", *session.posargs, PYTHONPATH=path)
 
 
-@nox.session
+@in_shared
 def bench(session: nox.Session) -> None:
     """Measure speed and memory by ratios within one run; writes reports/out/bench.json."""
     install(session, "test")
     OUT.mkdir(parents=True, exist_ok=True)
     raw = OUT / "benchmark-raw.json"
-    session.run("pytest", "tests/bench", "--benchmark-only", f"--benchmark-json={raw}", *session.posargs)
+    run(session, "pytest", "tests/bench", "--benchmark-only", f"--benchmark-json={raw}", *session.posargs)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.judge.comparison import (
     TEACHER_FORCED,
     Comparison,
@@ -13,6 +12,7 @@ from waypoint_parity.harness.judge.comparison import (
     WorstAtSite,
     where_in,
 )
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.run.family import Family, family_named
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.sites import Kind

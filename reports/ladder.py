@@ -85,7 +85,7 @@ def _step_names(rungs: Iterable[WorstAtSite]) -> dict[tuple[str, int], str]:
 
 def _local(cell: CellReport) -> dict[Rung, SiteErrors]:
     errors = [] if cell.blame is None else cell.blame.sites
-    return {Rung(each.phase, each.step, each.site, each.branch): each for each in errors}
+    return {each.rung: each for each in errors}
 
 
 def _closest(rungs: list[WorstAtSite], most_passing: int | None) -> set[int]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.reports.gallery import Gallery
 from waypoint_parity.reports.overview import effects_table, nearest, variants_table
 from waypoint_parity.reports.page import rendered

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import site_name

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share
 from waypoint_parity.harness.judge.comparison import SiteResult
-from waypoint_parity.harness.run.family import Part
+from waypoint_parity.harness.run.family import Part, part_named
 from waypoint_parity.harness.run.sites import kind_of
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
@@ -30,7 +30,7 @@ def suspects(cell: CellReport) -> list[Suspect]:
     row = cell.family.sites.of(first.site, first.phase) or cell.family.sites.of(first.site)
     if row is None:
         return [Suspect(first.site, [f"first divergence: {first}"], ["what computes it, which is of no part"])]
-    part = next(known for known in cell.family.parts if known.name == row.part)
+    part = part_named(row.part, cell.family)
     checks = [f"the code of {part.name}, and how its weights are loaded"]
     found = [Suspect(_name(part), [f"first divergence: {first}"], checks)]
     if cell.comparison.slots:

@@ -1,71 +1,184 @@
-"""The commands of the group `baseline`: each returns the lines to print, and the exit code."""
+"""The commands of the group `baseline`: accept, check, list, push and pull."""
 
-from functools import singledispatch
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from waypoint_parity.harness.cli import text_baseline as lines
-from waypoint_parity.harness.cli.options.baseline import (
-    BaselineAccept,
-    BaselineCheck,
-    BaselineList,
-    BaselinePull,
-    BaselinePush,
-)
-from waypoint_parity.harness.files import replacing
-from waypoint_parity.harness.judge.diff import Dump, dtype_of
-from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.standards import standards
-from waypoint_parity.harness.record.records import to_json
-from waypoint_parity.harness.sweep.baseline import hub, store
-from waypoint_parity.harness.sweep.baseline.check import Outcome, check
-from waypoint_parity.harness.sweep.baseline.document import open_baseline
-from waypoint_parity.harness.sweep.baseline.runs import open_run
+import tyro
 
-Printed = tuple[list[str], int]
-_DONE, _FAILS, _UNUSABLE = 0, 1, 2
+from waypoint_parity.harness.cli.options import JudgingOptions
+from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, UNUSABLE, write_json
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.judge.diff import Dump
+    from waypoint_parity.harness.judge.judgement import Judgement
+
+STORE = Path("baselines")
 
 
-@singledispatch
-def execute(command: object) -> Printed:
-    """Run one command of the group. Raises UserError for what it cannot use."""
-    raise TypeError(f"no command {command!r}")
+@dataclass(frozen=True, kw_only=True)
+class BaselineAcceptCommand:
+    """Store a run's dumps as a baseline, without their full tensors.
+
+    Example: waypoint-parity baseline accept reports/out/parity nightly
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a dump, or of a parity run: then a dump of every cell."""
+    name: tyro.conf.Positional[str]
+    """Name of the baseline."""
+    store: Path = STORE
+    """Folder of the baselines."""
+    side: Literal["candidate", "reference"] = "candidate"
+    """Which dumps of a parity run."""
+    force: bool = False
+    """Replace a baseline of this name."""
+
+    def run(self) -> int:
+        """Store the dumps."""
+        from waypoint_parity.harness.cli.text.baseline import accepted_lines
+        from waypoint_parity.harness.sweep.baseline.store import accept
+
+        accepted = accept(self.run_folder, self.name, self.store, side=self.side, force=self.force)
+        print("\n".join(accepted_lines(accepted, self.store / self.name)))
+        return HOLDS
 
 
-@execute.register
-def _accept(command: BaselineAccept) -> Printed:
-    accepted = store.accept(command.run, command.name, command.store, side=command.side, force=command.force)
-    return lines.accepted_lines(accepted, command.store / command.name), _DONE
+@dataclass(frozen=True, kw_only=True)
+class BaselineCheckCommand:
+    """Hold a run against a baseline: identical, within noise, regressed (exit 1), or stale (exit 2).
 
+    A baseline of another checkpoint, schedule, noise, torch, backend, thread count or version is STALE: a difference
+    then accuses nobody.
 
-@execute.register
-def _check(command: BaselineCheck) -> Printed:
-    def judgement_of(dump: Dump) -> Judgement:
+    Example: waypoint-parity baseline check nightly reports/out/parity --json check.json
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the baseline."""
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a dump, or of a parity run."""
+    store: Path = STORE
+    """Folder of the baselines."""
+    side: Literal["candidate", "reference"] = "candidate"
+    """Which dumps of a parity run."""
+    accept_provenance: tuple[str, ...] = ()
+    """What may differ on purpose, by name: checkpoint, schedule, noise, inputs, dtype, torch, backend, threads, source,
+    or one of a group, as in backend.platform."""
+    json: Path | None = None
+    """Write the check here too."""
+    judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
+
+    def run(self) -> int:
+        """Print the check."""
+        from waypoint_parity.harness.cli.text.baseline import check_lines
+        from waypoint_parity.harness.sweep.baseline.check import Outcome, check
+        from waypoint_parity.harness.sweep.baseline.document import open_baseline
+        from waypoint_parity.harness.sweep.baseline.runs import open_run
+
+        baseline = open_baseline(self.store / self.name)
+        result = check(baseline, open_run(self.run_folder, self.side), self._judgement, self.accept_provenance)
+        if self.json is not None:
+            write_json(result, self.json)
+        print("\n".join(check_lines(result)))
+        return HOLDS if result else UNUSABLE if result.outcome is Outcome.STALE else FAILS
+
+    def _judgement(self, dump: "Dump") -> "Judgement":
+        """How this dump of the run is judged."""
+        from waypoint_parity.harness.judge.diff import dtype_of
+        from waypoint_parity.harness.run.family import family_named, optional_fields
+
         run = dump.manifest
         folder, digest = Path(run.checkpoint_origin), run.checkpoint_digest
-        judged_by = standards(command.judging, dtype_of(dump), folder=folder, digest=digest)
-        return judged_by.judgement(run.sigmas, image="image" in (run.inputs or {}))
-
-    baseline = open_baseline(command.store / command.name)
-    result = check(baseline, open_run(command.run, command.side), judgement_of, command.accept_provenance)
-    if command.json is not None:
-        with replacing(command.json) as partial:
-            partial.write_bytes(to_json(result))
-    code = _DONE if result else _UNUSABLE if result.outcome is Outcome.STALE else _FAILS
-    return lines.check_lines(result), code
+        family = family_named(run.family)
+        standards = self.judging.standards(family, dtype_of(dump), folder=folder, digest=digest)
+        return standards.judgement(run.sigmas, optional_fields(family, run.inputs or {}))
 
 
-@execute.register
-def _list(command: BaselineList) -> Printed:
-    return lines.stored_lines(store.stored(command.store)), _DONE
+@dataclass(frozen=True, kw_only=True)
+class BaselineListCommand:
+    """List the baselines of a store.
+
+    Example: waypoint-parity baseline list --store baselines
+    """
+
+    store: Path = STORE
+    """Folder of the baselines."""
+
+    def run(self) -> int:
+        """Print a line for each baseline."""
+        from waypoint_parity.harness.cli.text.baseline import stored_lines
+        from waypoint_parity.harness.sweep.baseline.store import stored
+
+        print("\n".join(stored_lines(stored(self.store))))
+        return HOLDS
 
 
-@execute.register
-def _push(command: BaselinePush) -> Printed:
-    pinned = hub.push(open_baseline(command.store / command.name), command.repo, force=command.force)
-    return [f"{command.name}: waypoint-parity baseline pull {command.name} --repo {pinned}"], _DONE
+@dataclass(frozen=True, kw_only=True)
+class BaselinePushCommand:
+    """Upload a baseline to a dataset repository of the hub; one that does not exist is made, private.
+
+    Example: waypoint-parity baseline push nightly --repo owner/parity-baselines
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the baseline."""
+    repo: str
+    """Dataset repository, owner/name."""
+    store: Path = STORE
+    """Folder of the baselines."""
+    force: bool = False
+    """Replace a baseline of this name there."""
+
+    def run(self) -> int:
+        """Upload the baseline, and print how to pull it."""
+        from waypoint_parity.harness.sweep.baseline.document import open_baseline
+        from waypoint_parity.harness.sweep.baseline.hub import push
+
+        pinned = push(open_baseline(self.store / self.name), self.repo, force=self.force)
+        print(f"{self.name}: waypoint-parity baseline pull {self.name} --repo {pinned}")
+        return HOLDS
 
 
-@execute.register
-def _pull(command: BaselinePull) -> Printed:
-    pulled = hub.pull(command.name, command.repo, command.store, force=command.force)
-    return lines.accepted_lines(pulled, command.store / command.name), _DONE
+@dataclass(frozen=True, kw_only=True)
+class BaselinePullCommand:
+    """Fetch a baseline from a dataset repository of the hub, and verify it.
+
+    Example: waypoint-parity baseline pull nightly --repo
+    owner/parity-baselines@93fe14eed217bb09c0244a9d91b2b3e88c3de181
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the baseline."""
+    repo: str
+    """Dataset repository with its revision: owner/name@revision, all 40 digits."""
+    store: Path = STORE
+    """Folder of the baselines."""
+    force: bool = False
+    """Replace a baseline of this name here."""
+
+    def run(self) -> int:
+        """Fetch the baseline."""
+        from waypoint_parity.harness.cli.text.baseline import accepted_lines
+        from waypoint_parity.harness.sweep.baseline.hub import pull
+
+        pulled = pull(self.name, self.repo, self.store, force=self.force)
+        print("\n".join(accepted_lines(pulled, self.store / self.name)))
+        return HOLDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineCommand:
+    """Keep accepted dumps, and hold later runs against them."""
+
+    action: tyro.conf.OmitArgPrefixes[
+        Annotated[BaselineAcceptCommand, tyro.conf.subcommand("accept", prefix_name=False)]
+        | Annotated[BaselineCheckCommand, tyro.conf.subcommand("check", prefix_name=False)]
+        | Annotated[BaselineListCommand, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[BaselinePushCommand, tyro.conf.subcommand("push", prefix_name=False)]
+        | Annotated[BaselinePullCommand, tyro.conf.subcommand("pull", prefix_name=False)]
+    ]
+
+    def run(self) -> int:
+        """Run the command of the group."""
+        return self.action.run()

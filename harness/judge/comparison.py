@@ -166,6 +166,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     slots: list[SlotFault] = []
     # What else must be known of how the two were compared.
     notes: list[str] = []
+    # The family of the models that were compared.
+    family: str = ""
 
     def __bool__(self) -> bool:
         return self.verdict.passes

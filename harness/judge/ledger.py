@@ -39,6 +39,7 @@ class Ledger:
 
     def __init__(self, judgement: Judgement, family: Family) -> None:
         """Raise UserError for an accepted input that does not exist."""
+        self._family = family.name
         self._sites = family.sites
         self.tally = Tally(judgement.bounds)
         self._bounds = judgement.bounds
@@ -126,6 +127,7 @@ class Ledger:
             sites=tally.ladder(),
             pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
             growth=tally.growth.units,
+            family=self._family,
         )
 
     def _picture_bound(self, of: PictureMetrics) -> float:

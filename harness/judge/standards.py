@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Tolerance, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import (
@@ -83,24 +82,36 @@ def find_floor(folder: Path | None, digest: str, dtype: str, named: Path | None 
     )
 
 
-def standards(given: Judging, family: Family, dtype: str, *, folder: Path | None, digest: str) -> Standards:
-    """What the command line asks to be judged by, for runs in `dtype` of the checkpoint in `folder`.
+def standards(
+    family: Family,
+    dtype: str,
+    *,
+    folder: Path | None,
+    digest: str,
+    floor: Path | None = None,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    tolerance: float | None = None,
+    accepted_inputs: tuple[str, ...] = (),
+    allowed_missing: tuple[str, ...] = (),
+) -> Standards:
+    """What judges runs in `dtype` of the checkpoint in `folder`.
 
-    Raises UserError for a floor that cannot be used, and for a false-alarm rate that is none.
+    A given `tolerance` comes first, then a given `floor`, then the floor that travels with the checkpoint. Raises
+    UserError for a floor that cannot be used, and for a false-alarm rate that is none.
     """
-    if not 0 < given.false_alarm_rate < 1:
+    if not 0 < false_alarm_rate < 1:
         raise UserError(
             "no false-alarm rate",
-            found=str(given.false_alarm_rate),
+            found=str(false_alarm_rate),
             expected="a probability between 0 and 1",
             do="correct --false-alarm-rate",
         )
-    lifted = (given.accept_inputs, given.allow_missing)
-    if given.tolerance is not None:
-        fixed = fixed_tolerance(family, dtype, activations=given.tolerance, reason="--tolerance")
-        return Standards(fixed, None, given.false_alarm_rate, *lifted)
-    floor = find_floor(folder, digest, dtype, given.floor)
-    tolerance = fixed_tolerance(family, dtype)
-    if isinstance(floor, str):
-        return Standards(replace(tolerance, reason=floor), None, given.false_alarm_rate, *lifted)
-    return Standards(tolerance, floor, given.false_alarm_rate, *lifted)
+    lifted = (accepted_inputs, allowed_missing)
+    if tolerance is not None:
+        given = fixed_tolerance(family, dtype, activations=tolerance, reason="--tolerance")
+        return Standards(given, None, false_alarm_rate, *lifted)
+    found = find_floor(folder, digest, dtype, floor)
+    fixed = fixed_tolerance(family, dtype)
+    if isinstance(found, str):
+        return Standards(replace(fixed, reason=found), None, false_alarm_rate, *lifted)
+    return Standards(fixed, found, false_alarm_rate, *lifted)

@@ -7,14 +7,16 @@ C latent channels, P prompt tokens, E prompt width, h,w token grid, ph,pw patch.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.keys import At
 from waypoint_parity.harness.run.scenario import Scenario
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -103,7 +105,7 @@ class Adapter(Protocol):
     A class with numerics of its own names them in a class attribute OPTIONS (see `Numerics.options`).
     """
 
-    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None: ...
+    def __init__(self, checkpoint: "Checkpoint", numerics: Numerics) -> None: ...
 
     def describe(self) -> dict[str, str]:
         """Version, attention formulation, patches: what else identifies this run. Goes into the manifest."""

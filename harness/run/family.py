@@ -6,6 +6,7 @@ Ours are found by looking into harness/families, others by entry point; each is 
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
     from waypoint_parity.harness.checkpoint.weights import Shape, Weights
-    from waypoint_parity.harness.run.adapter import Pass
+    from waypoint_parity.harness.run.adapter import Numerics, Pass
     from waypoint_parity.harness.run.keys import Key
     from waypoint_parity.harness.run.scenario import Scenario
     from waypoint_parity.harness.run.sites import SiteTable
@@ -162,6 +163,10 @@ class Caches(Protocol):
         """What an observation tells of the caches."""
         ...
 
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """What every slot of a dump's caches holds, of one layer or of all, in lines for a terminal."""
+        ...
+
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
         """A new comparison; `teacher_forced`: the candidate is given the reference's caches after every unit."""
         ...
@@ -197,6 +202,15 @@ class NoCaches:
     def sign(self, key: "Key", dtype: str, digest: str | None, marks: list[str] | None) -> Any:
         """Nothing."""
         return None
+
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """Nothing to tell. Raises UserError."""
+        raise UserError(
+            f"{folder}: has no caches that could be told slot by slot",
+            found="a family without any",
+            expected="a dump of models that keep one",
+            do="look at its records",
+        )
 
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> CacheComparison:
         """A comparison that finds nothing."""
@@ -261,7 +275,7 @@ class Family(Protocol):
     """What is particular to a family of models. `scenario` always fits, `geometry` is what `open` gave."""
 
     name: str
-    # What a unit is called, such as "frame".
+    # What a unit is called: "frame", "chunk", "clip".
     unit_name: str
     # Components of a checkpoint, such as "transformer" and "vae", in the order that its digest takes them.
     components: tuple[str, ...]
@@ -348,12 +362,108 @@ class Family(Protocol):
         """Groups of blocks by a word, of those that have sites whose last names are `names`; "every" is the first."""
         ...
 
+    def geometry_lines(self, geometry: Any) -> list[str]:
+        """What the configs say, in lines for a terminal."""
+        ...
+
+    def scenario_lines(self, scenario: "Scenario") -> list[str]:
+        """What is worth knowing of a scenario besides its fields, in lines for a terminal."""
+        ...
+
+    def serving(
+        self,
+        names: Sequence[str],
+        checkpoint: "Checkpoint",
+        numerics: "Numerics",
+        scenario: "Scenario",
+        page: Callable[[Any, str], str],
+        **wanted: Any,
+    ) -> AbstractContextManager[str]:
+        """Sessions of several implementations that somebody steers from a page, whose address this is.
+
+        `page` makes it of what it has to show, and a token. Raises UserError where such sessions cannot be steered.
+        """
+        ...
+
     def control(self, part: str, scenario: "Scenario", geometry: Any) -> "tuple[Scenario, str, str] | None":
         """A control experiment that tells causes in this part apart, where there is one.
 
         Its scenario, and what is true of a cause: where the part is wrong there too, and where it is right.
         """
         ...
+
+
+class Plain:
+    """What a family says that has nothing particular to say. To derive from."""
+
+    unit_name = "unit"
+    tied: ClassVar[Mapping[str, str]] = {}
+    kinds: ClassVar[Sequence[FaultKind]] = ()
+    caches: Caches = NoCaches()
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """Nothing can be varied."""
+        return {}
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """Latents cannot be decoded by themselves."""
+        return None
+
+    @property
+    def layouts(self) -> Mapping[str, Callable[["Checkpoint", Path], None]]:
+        """No layout can be written."""
+        return {}
+
+    def problems(self, tensors: Mapping[str, "Tensor"], labels: Mapping[str, str]) -> list[str]:
+        """None."""
+        return []
+
+    def prepared(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """The scenario as it is."""
+        return scenario
+
+    def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
+        """No schedule."""
+        return []
+
+    def facts(self, checkpoint: Path) -> Mapping[str, str]:
+        """Nothing besides the configs."""
+        return {}
+
+    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
+        """Every position counts."""
+        return None
+
+    def words(self, first: "Key", faults: Collection["Key"], geometry: Any, scenario: "Scenario") -> list[str]:
+        """No words of its own."""
+        return []
+
+    def layer_groups(self, names: Collection[str], geometry: Any) -> Mapping[str, Sequence[int]]:
+        """No groups of blocks."""
+        return {}
+
+    def control(self, part: str, scenario: "Scenario", geometry: Any) -> "tuple[Scenario, str, str] | None":
+        """No control experiment."""
+        return None
+
+    def geometry_lines(self, geometry: Any) -> list[str]:
+        """The configs in a line each."""
+        return [f"{name:12} {config}" for name, config in geometry.to_json().items()]
+
+    def scenario_lines(self, scenario: "Scenario") -> list[str]:
+        """Nothing besides its fields."""
+        return []
+
+    def serving(self, names: Sequence[str], *_: Any, **__: Any) -> AbstractContextManager[str]:
+        """Sessions cannot be steered."""
+        raise UserError(
+            "these models cannot be steered",
+            found=", ".join(names),
+            expected="a family whose sessions go on as somebody steers them",
+            do="compare recorded sessions: waypoint-parity parity --help",
+        )
 
 
 class FirstFamily(Family, Protocol):

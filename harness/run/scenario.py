@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.digest import values_digest
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, family_named
 
 SCHEMA = "waypoint-parity/scenario/2"

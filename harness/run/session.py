@@ -3,15 +3,17 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.adapter import Adapter, Pass
 from waypoint_parity.harness.run.keys import At, Key, Order
 from waypoint_parity.harness.run.scenario import Scenario
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 
 class Watcher(Protocol):
@@ -23,7 +25,7 @@ class Watcher(Protocol):
 
 
 def passes(
-    adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None
+    adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher: Watcher | None
 ) -> Iterator[tuple[int, Pass]]:
     """(unit, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`."""
     for unit, at in adapter.session(checkpoint.family.prepared(scenario, checkpoint.geometry)):
@@ -40,7 +42,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @exact_arithmetic()
-def run(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None = None) -> None:
+def run(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher: Watcher | None = None) -> None:
     """Run the whole session."""
     deque(passes(adapter, scenario, checkpoint, watcher), maxlen=0)
 
@@ -81,18 +83,18 @@ def keep_pace(sessions: Collection[Paced], order: Order, alone: Callable[[At, li
                 session.run()
 
 
-def steps(scenario: Scenario, checkpoint: Checkpoint) -> list[At]:
+def steps(scenario: Scenario, checkpoint: "Checkpoint") -> list[At]:
     """Every step of a right implementation's session, in order."""
     planned = checkpoint.family.session(scenario, checkpoint.geometry)
     return list(dict.fromkeys(at.at(unit) for unit, at in planned))
 
 
-def order_of(scenario: Scenario, checkpoint: Checkpoint) -> Order:
+def order_of(scenario: Scenario, checkpoint: "Checkpoint") -> Order:
     """The order of a session's steps."""
     return Order(steps(scenario, checkpoint))
 
 
-def expected_keys(scenario: Scenario, checkpoint: Checkpoint, *, optional: Collection[str] = ()) -> Iterator[Key]:
+def expected_keys(scenario: Scenario, checkpoint: "Checkpoint", *, optional: Collection[str] = ()) -> Iterator[Key]:
     """Every observation of a right implementation's session, in the order of execution.
 
     A site that an implementation may do without is expected only where it is among `optional`.
@@ -108,6 +110,6 @@ def expected_keys(scenario: Scenario, checkpoint: Checkpoint, *, optional: Colle
                 yield Key(unit, at.phase, at.step, row.name, branch)
 
 
-def counting(scenario: Scenario, checkpoint: Checkpoint) -> Callable[[str], Tensor | None]:
+def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[str], Tensor | None]:
     """Which positions of a site count, in a session of the scenario."""
     return lambda site: checkpoint.family.counts(site, scenario)

@@ -15,7 +15,7 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: str | None = None
     checkpoint: str | None = None
     scenario: str | None = None
-    recorded: str | None = None
+    image_scenario: str | None = None
     # Levels by factor; what is not named is as on the command line.
     factors: dict[str, list[str | int]] = {}
     only: list[dict[str, str | int]] = []
@@ -44,6 +44,6 @@ def read_plan(path: Path) -> PlanFile:
         raise UserError(
             f"{path}: cannot be read as a plan",
             found=str(error),
-            expected="TOML with reference, checkpoint, scenario, recorded, [factors], [[only]], [[exclude]]",
+            expected="TOML with reference, checkpoint, scenario, image_scenario, [factors], [[only]], [[exclude]]",
             do="correct it; `waypoint-parity parity --help` tells what the factors are",
         ) from error

@@ -16,7 +16,10 @@ from pathlib import Path
 
 from waypoint_parity.harness.run import registry
 
-_INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib"))
+# Where distributions lie: in this environment, and in others that it sees (the system's, a user's).
+_INSTALLED = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")} | {
+    Path(entry).resolve() for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")
+}
 
 
 def implementation_digest(implementation: str) -> str:
@@ -54,7 +57,7 @@ def _source(module: str) -> Path | None:
     loaded = sys.modules.get(module)
     try:
         origin = loaded.__file__ if loaded is not None else _origin(module)
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # finding a module runs the packages above it, which may raise anything
         return None
     return Path(origin).resolve() if origin and origin.endswith(".py") else None
 

@@ -35,6 +35,12 @@ def test_the_module_is_the_same_command_as_the_console_script() -> None:
     assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout == script("--help").out
 
 
+def test_parsing_imports_nothing_that_takes_long() -> None:
+    check = "import sys; from waypoint_parity.harness.cli.main import parse; parse(['info']); print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert {"dask", "matplotlib", "numpy", "pandas", "scipy", "torch"}.isdisjoint(imported.stdout.split())
+
+
 def test_info_lists_the_registered_implementations() -> None:
     names = [line.split()[0] for line in script("info").out.splitlines()]
     assert {"candidate", "eager"} <= set(names)

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.cli.conftest import ROOT, refused, run
+from tests.cli.conftest import refused, run
 from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint
 
 COPY = "transformer.blocks.2.cond_head.cond_proj.3.weight"
@@ -115,8 +114,7 @@ def test_a_checkpoint_is_found_by_its_bare_name(tiny_folder: Path, tiny: Checkpo
     (tmp_path / "official_weights").mkdir()
     (tmp_path / "official_weights" / "Waypoint-1-Tiny").symlink_to(tiny_folder)
     command = [sys.executable, "-m", "waypoint_parity", "info", "Waypoint-1-Tiny"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    outcome = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome
     assert "checkpoint   official_weights/Waypoint-1-Tiny" in outcome.stdout
     assert tiny.digest in outcome.stdout

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.conftest import COMMAND, ROOT, refused
 from tests.processes import beside
 
-ENDLESS = "tests/harness/play/implementations.py:Loading"
+ENDLESS = "tests/harness/families/waypoint/play/implementations.py:Loading"
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from tests.cli.conftest import refused, run
 
-SUITE = ("--suite", "tests/harness/scorecard/suites.py:FEW")
+SUITE = ("--suite", "tests/harness/explain/scorecard/suites.py:FEW")
 
 
 def test_a_scorecard_is_printed_and_written(tmp_path: Path) -> None:
@@ -23,4 +23,4 @@ def test_a_scorecard_is_printed_and_written(tmp_path: Path) -> None:
 
 def test_a_suite_that_is_none_is_refused() -> None:
     message = refused("scorecard", "--suite", "waypoint_parity.fixtures.faults:NOTHING")
-    assert message["what"] == "fixtures.faults:NOTHING: is no suite of faults"
+    assert message["what"] == "waypoint_parity.fixtures.faults:NOTHING: is no suite of faults"

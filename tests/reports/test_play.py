@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.options import Play
+from waypoint_parity.harness.cli.play import PlayCommand
 from waypoint_parity.harness.families.waypoint.play.server import serving
-from waypoint_parity.harness.families.waypoint.play.stage import PlayStage, staged
+from waypoint_parity.harness.families.waypoint.play.stage import PlayStage
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario, write_scenario
 from waypoint_parity.reports.play import play_page
 
@@ -25,7 +25,7 @@ NAME = "eager"
 def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayStage]:
     scenario = tmp_path_factory.mktemp("scenario") / "short.safetensors"
     write_scenario(tiny_scenario, scenario)
-    with staged(Play(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME)) as stage:
+    with PlayCommand(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME).staged() as stage:
         yield stage
 
 

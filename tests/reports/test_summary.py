@@ -107,7 +107,7 @@ def test_the_first_wrong_slot_and_the_horizon_have_a_line_of_their_own(summary: 
     wrong = msgspec.structs.replace(with_growth(1e-7, 4e-5), slots=[fault, fault])
     text = summary_markdown(msgspec.structs.replace(summary, variants={"walk": wrong}))
     assert text.count("first wrong slot: global layer 4, frame 9: slot 1 ...\n") == 1
-    assert "horizon:          frame 1," in text
+    assert "horizon:          unit 1," in text
 
 
 def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from waypoint_parity.harness.checkpoint.weights import Weights
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Pass, Site
-from waypoint_parity.harness.run.family import Factor, Field, NoCaches, Opened, Part
+from waypoint_parity.harness.run.family import Factor, Field, Opened, Part, Plain
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 
@@ -68,15 +68,11 @@ def drawn(units: int, geometry: Geometry, seed: int) -> Tensor:
     return torch.randn(units, 4, geometry.width, generator=torch.Generator().manual_seed(seed))
 
 
-class Toy:
+class Toy(Plain):
     name = "toy"
     unit_name = "clip"
     components = ("net",)
-    tied: Mapping[str, str] = {}
-    kinds = ()
-    caches = NoCaches()
-    decoding = None
-    layout, layouts = "toy.json and toy.safetensors", {}
+    layout = "toy.json and toy.safetensors"
     tolerances = {"fp32": (1e-5, 1e-3)}
     sites = table(Geometry())
     parts = tuple(
@@ -112,9 +108,6 @@ class Toy:
         square = (geometry.width, geometry.width)
         return {"embedding": (geometry.words, geometry.width), **{f"net.{n}": square for n in range(geometry.layers)}}
 
-    def problems(self, tensors: Mapping[str, Tensor], labels: Mapping[str, str]) -> list[str]:
-        return []
-
     def units(self, tensors: Mapping[str, Tensor]) -> int:
         return tensors["start"].shape[0]
 
@@ -126,14 +119,8 @@ class Toy:
         if scenario["start"].shape[1:] != (4, geometry.width):
             raise UserError("no start of this model", found="another shape", expected="[unit,4,width]", do="make one")
 
-    def prepared(self, scenario: Scenario, geometry: Geometry) -> Scenario:
-        return scenario
-
     def first_units(self, scenario: Scenario, units: int) -> Scenario:
         return replace(scenario.with_tensors(start=scenario["start"][:units]), units=units)
-
-    def sigmas(self, scenario: Scenario, geometry: Geometry) -> list[float]:
-        return []
 
     def session(self, scenario: Scenario, geometry: Geometry) -> Iterator[tuple[int, Pass]]:
         yield 0, Pass("prepare")
@@ -145,20 +132,9 @@ class Toy:
     def table(self, geometry: Geometry, scenario: Scenario) -> SiteTable:
         return table(geometry)
 
-    def facts(self, checkpoint: Path) -> dict[str, str]:
-        return {}
-
-    def counts(self, site: str, scenario: Scenario) -> None:
-        return None
-
-    def words(self, first: Any, faults: Any, geometry: Geometry, scenario: Scenario) -> list[str]:
-        return []
-
     def layer_groups(self, names: Any, geometry: Geometry) -> dict[str, list[int]]:
         return {"every": list(range(geometry.layers))}
 
-    def control(self, part: str, scenario: Scenario, geometry: Geometry) -> None:
-        return None
 
 
 FAMILY = Toy()

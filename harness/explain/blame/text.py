@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share, SiteErrors
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 
 
 def blame_lines(blame: Blame) -> list[str]:

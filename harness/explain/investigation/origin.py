@@ -5,7 +5,7 @@ from typing import NamedTuple
 from waypoint_parity.harness.explain.blame.result import Blame, Cause
 from waypoint_parity.harness.explain.investigation.result import Birthplace
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
-from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.family import Family, part_named
 from waypoint_parity.harness.run.sites import Kind, SiteRow
 
 
@@ -50,7 +50,7 @@ def _was_right_without_a_history(row: SiteRow, first: SiteResult, comparison: Co
 
 
 def _place(part: str, family: Family) -> Birthplace:
-    return next(known.place for known in family.parts if known.name == part)
+    return part_named(part, family).place
 
 
 def _blamed(cause: Cause) -> str:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.result import Blame
 from waypoint_parity.harness.explain.scorecard.bench import Bench
 from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, StackedRow
 from waypoint_parity.harness.explain.scorecard.fault import ExpectedAt, Fault, Harmless
 from waypoint_parity.harness.judge.comparison import SiteResult
+from waypoint_parity.harness.run.family import part_named
 
 # The smallest size that is detected is looked for among halves of the seeded one, as many as these.
 MOST_HALVINGS = 24
@@ -31,7 +31,8 @@ def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
         first_site_right=_is_at(blame.comparison.first, fault.first),
         part=fault.part,
         blamed=[cause.part for cause in blame.causes],
-        group_right=bool(blame.causes) and blame.causes[0].group == _group(fault, case),
+        group_right=bool(blame.causes)
+        and blame.causes[0].group == part_named(fault.part, case.checkpoint.family).group,
         rank=rank,
         restored=blame.restored,
         contradictions=blame.contradictions,
@@ -107,8 +108,3 @@ def _limits(bench: Bench, fault: Fault) -> tuple[float | None, float | None]:
 
 def _is_at(first: SiteResult | None, place: ExpectedAt) -> bool:
     return first is not None and first.key == place.key
-
-
-def _group(fault: Fault, case: Case) -> str:
-    """The group of the part that is to be named."""
-    return next(part.group for part in case.checkpoint.family.parts if part.name == fault.part)

@@ -40,6 +40,12 @@ class RingCaches:
         """What an observation tells of the rings."""
         return Sign(key, dtype, digest, marks)
 
+    def lines(self, folder: Path, layer: int | None) -> list[str]:
+        """Which frame every slot of a ring holds, frame after frame."""
+        from waypoint_parity.harness.families.waypoint.rings.map import ring_map
+
+        return ring_map(folder, layer)
+
     def comparison(self, described: Sequence[Mapping[str, Any]], *, teacher_forced: bool) -> RingComparison:
         """The rings of two sides, slot by slot."""
         return RingComparison(geometries_of(described), teacher_forced=teacher_forced)

@@ -1,16 +1,18 @@
 """Waypoint, as the harness asks for it. What needs torch is imported when it is asked for: a diff does not load it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from waypoint_parity.harness.families.waypoint import told
 from waypoint_parity.harness.families.waypoint.caches import RingCaches
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.first_schema import upgraded
 from waypoint_parity.harness.families.waypoint.kinds import KINDS
 from waypoint_parity.harness.families.waypoint.sites import PARTS, site_table
-from waypoint_parity.harness.run.family import Caches, Decoding, Factor, FaultKind, Field, Opened, Part
+from waypoint_parity.harness.run.family import Caches, Decoding, Factor, FaultKind, Field, Opened, Part, Plain
 from waypoint_parity.harness.run.sites import SiteTable
 
 if TYPE_CHECKING:
@@ -18,20 +20,20 @@ if TYPE_CHECKING:
 
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
     from waypoint_parity.harness.checkpoint.weights import Shape
-    from waypoint_parity.harness.run.adapter import Pass
+    from waypoint_parity.harness.run.adapter import Numerics, Pass
     from waypoint_parity.harness.run.keys import Key
     from waypoint_parity.harness.run.scenario import Scenario
 
 
-class Waypoint:
+class Waypoint(Plain):
     """See harness.run.family.Family. A unit is a frame."""
 
     name = "waypoint"
     unit_name = "frame"
     components = ("transformer", "vae")
-    tied: Mapping[str, str] = {"transformer": "cond_head.cond_proj."}
+    tied: ClassVar[Mapping[str, str]] = {"transformer": "cond_head.cond_proj."}
     parts: Sequence[Part] = PARTS
-    kinds: Sequence[FaultKind] = KINDS
+    kinds: ClassVar[Sequence[FaultKind]] = KINDS
     caches: Caches = RingCaches()
     layout = "transformer/config.json and vae/config.json, or config.yaml and model.safetensors"
     fields: Mapping[str, Field] = {
@@ -118,9 +120,15 @@ class Waypoint:
         return tensors["noise"].shape[0]
 
     def make(self, geometry: WaypointGeometry, *, name: str, seed: int, units: int, **wanted: Any) -> "Scenario":
-        """A scenario from a seed alone."""
-        from waypoint_parity.harness.families.waypoint.draws import make_scenario
+        """A scenario from a seed alone, but for a `prompt` to encode, and for the picture in a file as its `image`."""
+        from waypoint_parity.harness.families.waypoint.draws import make_scenario, read_image
+        from waypoint_parity.harness.families.waypoint.prompt_encoder import encoded
 
+        encoder, text = wanted.pop("text_encoder", None), wanted.pop("prompt", None)
+        if prompt := encoded(text, encoder, wanted.get("prompt_tokens")):
+            wanted["prompt"] = prompt
+        if isinstance(wanted.get("image"), Path):
+            wanted["image"] = read_image(wanted["image"])
         return make_scenario(geometry, name=name, seed=seed, units=units, **wanted)
 
     def check(self, scenario: "Scenario", geometry: WaypointGeometry) -> None:
@@ -161,10 +169,6 @@ class Waypoint:
         """How latents are scaled and shifted."""
         return {"latent scale and shift": told.scale_and_shift(checkpoint)}
 
-    def counts(self, site: str, scenario: "Scenario") -> None:
-        """Every position counts: what a prompt is padded with is compared as well."""
-        return
-
     def words(
         self, first: "Key", faults: Collection["Key"], geometry: WaypointGeometry, scenario: "Scenario"
     ) -> list[str]:
@@ -178,6 +182,41 @@ class Waypoint:
         from waypoint_parity.harness.families.waypoint.words import layer_groups
 
         return layer_groups(names, geometry)
+
+    def geometry_lines(self, geometry: WaypointGeometry) -> list[str]:
+        """Layers, rings and schedule."""
+        config = geometry.transformer
+        latent = " x ".join(str(size) for size in config.latent_shape)
+        rings = [f"{layer}: {config.ring_frames(layer)}/{config.dilation(layer)}" for layer in range(config.n_layers)]
+        return [
+            f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
+            f"{config.n_kv_heads} key/value heads of width {config.head_dim}, "
+            f"{config.tokens_per_frame} tokens a frame, latent {latent}",
+            f"rings        layer: frames/dilation  {', '.join(rings)}",
+            f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
+        ]
+
+    def scenario_lines(self, scenario: "Scenario") -> list[str]:
+        """What its prompt looks like."""
+        from waypoint_parity.harness.families.waypoint.scenario import prompt_lines
+
+        return prompt_lines(scenario)
+
+    @contextmanager
+    def serving(
+        self,
+        names: Sequence[str],
+        checkpoint: "Checkpoint",
+        numerics: "Numerics",
+        scenario: "Scenario",
+        page: Callable[[Any, str], str],
+        **wanted: Any,
+    ) -> Iterator[str]:
+        """Reference and candidate in a walk that somebody takes: see harness.families.waypoint.play."""
+        from waypoint_parity.harness.families.waypoint.play.stage import served
+
+        with served(names, checkpoint, numerics, scenario, page, **wanted) as address:
+            yield address
 
     def upgraded(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """A manifest of the first schema in the names of this one."""

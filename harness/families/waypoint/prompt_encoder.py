@@ -21,6 +21,20 @@ TEXT_ENCODER = "google/umt5-xl@e02ba7fcf3d6286215043111ee2fc83a9d1f18e2"
 TOKENS = 512
 
 
+def encoded(text: str | None, encoder: str | None, tokens: int | None) -> Prompt | None:
+    """The prompt of a text, where there is one. Raises UserError for an encoder without a text."""
+    if text is None:
+        if encoder is not None:
+            raise UserError(
+                "there is nothing to encode",
+                found=f"--text-encoder {encoder} alone",
+                expected="a text for it",
+                do="add --prompt, or leave --text-encoder out",
+            )
+        return None
+    return encode_prompt(text, encoder or TEXT_ENCODER, TOKENS if tokens is None else tokens)
+
+
 def encode_prompt(text: str, encoder: str = TEXT_ENCODER, tokens: int = TOKENS) -> Prompt:
     """`text`, cleaned of broken Unicode and padded or cut to `tokens`, as embedding [1,P,E] fp32 and pad mask [1,P].
 

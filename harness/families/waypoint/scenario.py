@@ -9,6 +9,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.record.statistics import summarise
 from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -158,3 +159,15 @@ def check(scenario: Scenario, geometry: WaypointGeometry) -> None:
             expected="at least two values, strictly falling, the last one 0",
             do="correct the schedule",
         )
+
+
+def prompt_lines(scenario: Scenario) -> list[str]:
+    """What the prompt of a scenario looks like, if it has one, in a line for a terminal."""
+    prompt = Inputs(scenario).prompt
+    if prompt is None:
+        return []
+    values = summarise(prompt.embedding)
+    numbers = {"mean": values.mean, "std": values.std, "min": values.min, "max": values.max}
+    shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items() if value is not None)
+    padded = prompt.pad_mask.float().mean().item()
+    return [f"prompt           {shown}, {padded:.1%} padded"]

@@ -1,9 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness.judge.noise_floor.test_noise_floor import SIGMAS, noise_floor
-from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.judgement import FIXED, Tolerance
 from waypoint_parity.harness.judge.noise_floor.document import FloorBounds, floor_path, write_floor
@@ -17,19 +17,19 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judged(given: Judging, folder: Path | None, dtype: str = "fp32", digest: str = "c0ffee") -> Standards:
-    return standards(given, dtype, folder=folder, digest=digest)
+def judged(folder: Path | None, dtype: str = "fp32", digest: str = "c0ffee", **by: Any) -> Standards:
+    return standards(dtype, folder=folder, digest=digest, **by)
 
 
 def test_the_floor_that_travels_with_the_checkpoint_judges(checkpoint: Path) -> None:
-    bounds = judged(Judging(false_alarm_rate=0.01), checkpoint).judgement(SIGMAS, image=False).bounds
+    bounds = judged(checkpoint, false_alarm_rate=0.01).judgement(SIGMAS, image=False).bounds
     assert isinstance(bounds, FloorBounds)
     assert bounds.false_alarm_rate == 0.01
     assert not bounds.session.image
 
 
 def test_sessions_of_each_kind_have_their_own(checkpoint: Path) -> None:
-    bounds = judged(Judging(), checkpoint).judgement(SIGMAS, image=True).bounds
+    bounds = judged(checkpoint).judgement(SIGMAS, image=True).bounds
     assert isinstance(bounds, FloorBounds)
     assert bounds.session.image
 
@@ -41,40 +41,40 @@ def reason(found: Standards) -> str:
 
 
 def test_without_a_floor_the_fixed_tolerance_judges_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
-    assert reason(judged(Judging(), None)) == "the checkpoint has no noise floor"
-    assert reason(judged(Judging(), tmp_path / "nowhere")) == "the checkpoint has no noise floor"
-    assert reason(judged(Judging(), checkpoint, dtype="bf16")) == "the checkpoint has no noise floor"
-    assert "another checkpoint" in reason(judged(Judging(), checkpoint, digest="another"))
+    assert reason(judged(None)) == "the checkpoint has no noise floor"
+    assert reason(judged(tmp_path / "nowhere")) == "the checkpoint has no noise floor"
+    assert reason(judged(checkpoint, dtype="bf16")) == "the checkpoint has no noise floor"
+    assert "another checkpoint" in reason(judged(checkpoint, digest="another"))
 
 
 def test_a_schedule_that_the_floor_lacks_is_judged_by_the_fixed_tolerance(checkpoint: Path) -> None:
-    bounds = judged(Judging(), checkpoint).judgement([1.0, 0.0], image=False).bounds
+    bounds = judged(checkpoint).judgement([1.0, 0.0], image=False).bounds
     assert isinstance(bounds, Tolerance)
     assert "no session without an image under these sigmas" in bounds.reason
 
 
 def test_a_given_tolerance_judges_before_any_floor(checkpoint: Path) -> None:
-    bounds = judged(Judging(tolerance=1e-4), checkpoint).judgement(SIGMAS, image=False).bounds
+    bounds = judged(checkpoint, tolerance=1e-4).judgement(SIGMAS, image=False).bounds
     assert bounds == Tolerance(1e-4, FIXED["fp32"].frame, "--tolerance")
 
 
 def test_a_floor_that_is_named_must_be_of_this_checkpoint_and_dtype(checkpoint: Path) -> None:
-    named = Judging(floor=floor_path(checkpoint, "fp32"))
-    assert judged(named, None).floor == noise_floor()
+    named = floor_path(checkpoint, "fp32")
+    assert judged(None, floor=named).floor == noise_floor()
     for other in ({"digest": "another"}, {"dtype": "bf16"}):
         with pytest.raises(UserError, match="noise floor of other runs"):
-            judged(named, None, **other)
+            judged(None, floor=named, **other)
     with pytest.raises(UserError, match="cannot be read"):
-        judged(Judging(floor=checkpoint / "none.json"), None)
+        judged(None, floor=checkpoint / "none.json")
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
 def test_a_false_alarm_rate_is_a_probability(rate: float) -> None:
     with pytest.raises(UserError, match="no false-alarm rate"):
-        judged(Judging(false_alarm_rate=rate), None)
+        judged(None, false_alarm_rate=rate)
 
 
 def test_what_may_differ_or_lack_goes_into_the_judgement() -> None:
-    found = judged(Judging(accept_inputs=("sigma",), allow_missing=("decoder.*",)), None)
+    found = judged(None, accepted_inputs=("sigma",), allowed_missing=("decoder.*",))
     judgement = found.judgement(SIGMAS, image=False)
     assert (judgement.accepted_inputs, judgement.allowed_missing) == (("sigma",), ("decoder.*",))

@@ -14,7 +14,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import read_manifest
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
-from waypoint_parity.harness.run.observer import NO_EFFECT, check_observer, observer_effect
+from waypoint_parity.harness.record.observer import NO_EFFECT, check_observer, observer_effect
 from waypoint_parity.harness.run.registry import find
 from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
 from waypoint_parity.harness.sweep.parity import run_parity

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from waypoint_parity.harness.cli import options as arguments
-from waypoint_parity.harness.cli.planned import planned
+from waypoint_parity.harness.cli.main import parse
+from waypoint_parity.harness.cli.parity import ParityCommand
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.sweep.factors import Choice
 from waypoint_parity.harness.sweep.plan_file import read_plan
@@ -50,9 +50,9 @@ def test_what_a_plan_names_takes_the_place_of_the_flags(
 ) -> None:
     inputs = ["--checkpoint", str(tiny_folder), "--scenario", str(scenario_file)]
     flags = ["--seeds", "7", "--noise-policies", "global", "sliced", "--jobs", "1"]
-    command = arguments.parse(["parity", "--plan", str(plan_file), *inputs, *flags])
-    assert isinstance(command, arguments.Parity)
-    run, cells = planned(command)
+    command = parse(["parity", "--plan", str(plan_file), *inputs, *flags])
+    assert isinstance(command, ParityCommand)
+    run, cells = command.prepare()
     assert run.rules.reference == "eager+fused-attention"
     # Of 24: seed 11 in both schedules by both, the custom schedule with seed 12 by eager; under two policies each.
     assert len(cells) == (4 + 1) * 2

@@ -72,6 +72,13 @@ def test_an_installed_package_counts_by_its_version(engine: Path, monkeypatch: p
     assert implementation_digest("engine.port:Port") != before
 
 
+def test_a_package_that_cannot_be_imported_here_stops_nothing(engine: Path) -> None:
+    (engine / "elsewhere").mkdir()
+    (engine / "elsewhere" / "__init__.py").write_text("assert False, 'another system'")
+    (engine / "port.py").write_text(ADAPTER.format(body="from engine.elsewhere import console"))
+    assert implementation_digest("engine.port:Port")
+
+
 def test_an_adapter_in_a_file_counts(tmp_path: Path) -> None:
     digests = set()
     for body in ("pass", "pass  # and nothing else"):

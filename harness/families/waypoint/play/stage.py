@@ -1,21 +1,22 @@
-"""The stage: a pair of sessions as the command line asks for it, and what its page has to know."""
+"""The stage: a pair of sessions that a page can steer, and what the page has to know of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
-from waypoint_parity.harness.cli import given
-from waypoint_parity.harness.cli import options as arguments
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.play.pair import Pair
 from waypoint_parity.harness.families.waypoint.play.player import Role
-from waypoint_parity.harness.families.waypoint.play.server import Play
-from waypoint_parity.harness.run.scenario import read_scenario
+from waypoint_parity.harness.families.waypoint.play.server import Play, serving
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
 
+# What each key does: {"button": number} or {"mouse": [right, down]}.
 Keys = dict[str, dict[str, Any]]
-# Of reports/templates/play.js: pause, restart, keep.
+# Of the page itself (reports/templates/play.js): pause, restart, keep.
 PAGE_KEYS = ("p", "r", "k")
 
 
@@ -39,31 +40,46 @@ class PlayStage:
 
 
 @contextmanager
-def staged(command: arguments.Play) -> Iterator[PlayStage]:
+def staged(reference: Role, candidate: Role, scenario: Scenario, keys: Keys) -> Iterator[PlayStage]:
     """Load both implementations and begin their sessions. Raises UserError for whatever cannot be used."""
-    numerics = given.numerics(command.numerics)
-    checkpoint = open_checkpoint(command.checkpoint or given.CHECKPOINT)
-    scenario = read_scenario(command.scenario or given.SCENARIO)
-    n_buttons = checkpoint.geometry.transformer.n_buttons
-    seen = PageFacts(command.reference, command.candidate, checkpoint.origin, _keys(command, n_buttons), scenario.seed)
-    # One thread for each of the two: more of them only wait for each other.
-    reference, candidate = (
-        Role(name, checkpoint, numerics, command.numerics.threads or 1)
-        for name in (command.reference, command.candidate)
-    )
+    checkpoint = reference.checkpoint
+    seen = PageFacts(reference.name, candidate.name, checkpoint.origin, keys, scenario.seed)
     with Pair(reference, candidate, scenario) as pair:
-        yield PlayStage(Play(pair, n_buttons), seen)
+        yield PlayStage(Play(pair, checkpoint.geometry.transformer.n_buttons), seen)
 
 
-def _keys(command: arguments.Play, n_buttons: int) -> Keys:
+@contextmanager
+def served(
+    names: Sequence[str],
+    checkpoint: Checkpoint,
+    numerics: Numerics,
+    scenario: Scenario,
+    page: Callable[[Any, str], str],
+    *,
+    buttons: Sequence[str],
+    turns: Sequence[str],
+    port: int,
+    threads: int,
+) -> Iterator[str]:
+    """The address of a page from which reference and candidate are steered: see `waypoint-parity play --help`."""
+    reference, candidate = (Role(name, checkpoint, numerics, threads) for name in names)
+    keys = keys_of(buttons, turns, checkpoint.geometry.transformer.n_buttons)
+    with (
+        staged(reference, candidate, scenario, keys) as stage,
+        serving(stage.play, partial(page, asdict(stage.seen)), port) as address,
+    ):
+        yield address
+
+
+def keys_of(buttons: Sequence[str], turns: Sequence[str], n_buttons: int) -> Keys:
     """What the keys do, as the page is told it."""
     keys: Keys = {}
-    for key, button in _pairs(command.buttons, "--buttons"):
+    for key, button in _pairs(buttons, "--buttons"):
         number = int(button) if button.isdecimal() else -1
         if not 0 <= number < n_buttons:
             raise _no_key(f"{key}={button}", f"key=button, a button from 0 to {n_buttons - 1}", "--buttons")
         keys[key] = {"button": number}
-    for key, amount in _pairs(command.turns, "--turns"):
+    for key, amount in _pairs(turns, "--turns"):
         try:
             keys[key] = {"mouse": [float(amount), 0.0]}
         except ValueError:
@@ -71,8 +87,8 @@ def _keys(command: arguments.Play, n_buttons: int) -> Keys:
     return keys
 
 
-def _pairs(given: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
-    for pair in given:
+def _pairs(words: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
+    for pair in words:
         key, sign, value = pair.partition("=")
         if not key or not sign:
             raise _no_key(pair, "key=value, such as w=1", option)

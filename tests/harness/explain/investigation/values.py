@@ -15,7 +15,7 @@ from waypoint_parity.harness.judge.comparison import (
     WorstAtSite,
 )
 from waypoint_parity.harness.record.records import PictureAt
-from waypoint_parity.harness.run.family import family_named
+from waypoint_parity.harness.run.family import family_named, part_named
 from waypoint_parity.harness.run.keys import Key
 
 BOUND = 1e-3
@@ -125,7 +125,7 @@ def _cause(part: str) -> Cause:
     return Cause(
         name=part,
         part=part,
-        group=next(known.group for known in FAMILY.parts if known.name == part),
+        group=part_named(part, FAMILY).group,
         blocks=None,
         sites=[],
         first=seen,

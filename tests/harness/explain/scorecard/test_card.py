@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from waypoint_parity.harness.cli.text_scorecard import scorecard_lines
+from waypoint_parity.harness.cli.text.scorecard import scorecard_lines
 from waypoint_parity.harness.explain.blame.result import Share
 from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow, scorecard
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.harness.observations import JUDGEMENT, key, normal, write_dump
 from tests.harness.sweep.baseline.conftest import INPUTS, a_dump, a_run
-from waypoint_parity.harness.cli.text_baseline import check_lines
+from waypoint_parity.harness.cli.text.baseline import check_lines
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.record.records import to_json

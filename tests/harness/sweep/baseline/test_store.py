@@ -6,7 +6,7 @@ import torch
 
 from tests.harness.observations import key, normal, write_dump
 from tests.harness.sweep.baseline.conftest import a_dump, a_run
-from waypoint_parity.harness.cli.text_baseline import accepted_lines
+from waypoint_parity.harness.cli.text.baseline import accepted_lines
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import RECORDS_NAME
 from waypoint_parity.harness.run.keys import Key

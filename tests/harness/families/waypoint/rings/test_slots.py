@@ -3,7 +3,7 @@ import torch
 
 from tests.harness.observations import normal
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.checkpoint.digest import fast_digest
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE
 from waypoint_parity.harness.families.waypoint.rings.slots import slot_marks
 from waypoint_parity.harness.record.records import Record, read_records

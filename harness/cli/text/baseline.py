@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from waypoint_parity.harness.cli.text_comparison import comparison_lines
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.sweep.baseline.check import Check, EntryCheck, Outcome
 from waypoint_parity.harness.sweep.baseline.document import Baseline, read_baseline
 

@@ -2,7 +2,9 @@
 
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite
 from waypoint_parity.harness.judge.ledger import ALLOWED_MISSING
+from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
+from waypoint_parity.harness.run.sites import Kind, SiteTable
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
@@ -13,12 +15,12 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
     if comparison.first is not None:
         lines.append(f"  first divergence: {comparison.first}")
-    if comparison.ring:
-        lines.append(f"  first wrong slot: {comparison.ring[0].message}")
+    if comparison.slots:
+        lines.append(f"  first wrong slot: {comparison.slots[0].message}")
     if comparison.worst is not None:
         lines.append(f"  worst site:       {comparison.worst}")
     if comparison.horizon is not None:
-        lines.append(f"  horizon:          frame {comparison.horizon}, the first with a latent off by more than noise")
+        lines.append(f"  horizon:          unit {comparison.horizon}, the first with a latent off by more than noise")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
@@ -41,8 +43,10 @@ def _limit(rung: WorstAtSite) -> str:
 
 
 def _distances_from_truth(comparison: Comparison) -> list[str]:
-    """How far both sides are from an fp32 run of the reference: the final latent, and the frame."""
-    last = {rung.site: rung for rung in comparison.sites if rung.site in ("latent", "frame")}
+    """How far both sides are from an fp32 run of the reference: the final latents, and the pictures."""
+    sites = family_named(comparison.family).sites if comparison.family else SiteTable(())
+    kinds = (Kind.LATENT, Kind.PICTURE)
+    last = {rung.site: rung for rung in comparison.sites if sites.kind(rung.site) in kinds}
     return [
         f"  from fp32:        {site} {rung.reference_to_truth:.1e} of the reference, {rung.candidate_to_truth:.1e}"
         for site, rung in last.items()

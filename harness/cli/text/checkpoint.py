@@ -1,4 +1,4 @@
-"""What a checkpoint or a scenario holds, in lines for a terminal."""
+"""What a checkpoint holds, as lines for a terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -9,8 +9,6 @@ from waypoint_parity.harness.checkpoint.configs import SideBySide
 from waypoint_parity.harness.checkpoint.inspection import ComponentReport, Inspection, StoredTensor, rules
 from waypoint_parity.harness.checkpoint.loading import Loading
 from waypoint_parity.harness.errors import listed
-from waypoint_parity.harness.record.statistics import summarise
-from waypoint_parity.harness.run.scenario import Scenario
 
 
 def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys: bool = False) -> list[str]:
@@ -18,7 +16,11 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
 
     The inventory has a line per module; `all_keys` lists every tensor by itself.
     """
-    lines = [f"checkpoint   {inspection.origin}", f"digest       {inspection.digest}", *_geometry_lines(checkpoint)]
+    lines = [
+        f"checkpoint   {inspection.origin}",
+        f"digest       {inspection.digest}",
+        *checkpoint.family.geometry_lines(checkpoint.geometry),
+    ]
     for part in inspection.parts:
         lines += ["", _total(part), *(_entry_lines(part.tensors) if all_keys else _module_lines(part.tensors))]
     configs = [*inspection.compared, *(inspection.loading.configs if inspection.loading else [])]
@@ -26,51 +28,10 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
         lines += ["", *_config_lines(side_by_side)]
     if inspection.loading and inspection.loading.scratch:
         scratch = ", ".join(str(one) for one in inspection.loading.scratch)
-        lines += ["", f"scratch memory of {inspection.loading.implementation}, written by each frame: {scratch}"]
+        lines += ["", f"scratch memory of {inspection.loading.implementation}, written by each session: {scratch}"]
     faults = list(_faults(inspection))
     verdict = "NOT SOUND" if faults else "sound: keys, shapes and configs fit, every value is finite"
     return [*lines, "", *faults, verdict]
-
-
-def _geometry_lines(checkpoint: Checkpoint) -> list[str]:
-    """What the transformer's config says."""
-    config = checkpoint.transformer
-    latent = " x ".join(str(size) for size in config.latent_shape)
-    rings = [f"{layer}: {config.ring_frames(layer)}/{config.dilation(layer)}" for layer in range(config.n_layers)]
-    return [
-        f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
-        f"{config.n_kv_heads} key/value heads of width {config.head_dim}, {config.tokens_per_frame} tokens a frame, "
-        f"latent {latent}",
-        f"rings        layer: frames/dilation  {', '.join(rings)}",
-        f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
-    ]
-
-
-def scenario_lines(scenario: Scenario) -> list[str]:
-    """Identity and tensors of a scenario, and what its prompt looks like."""
-    tensors = [
-        f"  {name:16} {list(tensor.shape)!s:28} {str(tensor.dtype).removeprefix('torch.')}"
-        for name, tensor in scenario.tensors.items()
-    ]
-    seed = scenario.world_seed
-    rendered = [] if seed is None else [f"  true frames      walk {seed} of the small world"]
-    return [
-        f"scenario {scenario.name}: {scenario.frames} frames, seed {scenario.seed}, noise {scenario.noise_policy}",
-        f"  digest           {scenario.digest}",
-        *rendered,
-        *tensors,
-        *_prompt_lines(scenario),
-    ]
-
-
-def _prompt_lines(scenario: Scenario) -> list[str]:
-    if scenario.prompt is None:
-        return []
-    values = summarise(scenario.prompt.embedding)
-    numbers = {"mean": values.mean, "std": values.std, "min": values.min, "max": values.max}
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items() if value is not None)
-    padded = scenario.prompt.pad_mask.float().mean().item()
-    return [f"  prompt           {shown}, {padded:.1%} padded"]
 
 
 def _total(part: ComponentReport) -> str:
@@ -91,9 +52,9 @@ def _module_lines(entries: Sequence[StoredTensor]) -> list[str]:
 
 
 def _module(key: str) -> str:
-    """Where a key belongs: `transformer.blocks.*.attn`, `encoder.blocks`, `patchify`."""
+    """Where a key belongs: its module down to the one below a number, such as `blocks.*.mlp`; else the outermost."""
     path = ["*" if name.isdigit() else name for name in key.split(".")[:-1]]
-    depth = 4 if path[:2] == ["transformer", "blocks"] else 2 if path[:1] in (["encoder"], ["decoder"]) else 1
+    depth = path.index("*") + 2 if "*" in path else 1
     return ".".join(path[:depth]) or key
 
 

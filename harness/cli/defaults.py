@@ -1,0 +1,12 @@
+"""What commands run on by default: the small trained world, its rendered walks, and the faults of the scorecard."""
+
+from importlib import resources
+from pathlib import Path
+
+_FIXTURES = Path(str(resources.files("waypoint_parity.fixtures")))
+CHECKPOINT = _FIXTURES / "world" / "checkpoint"
+SCENARIO = _FIXTURES / "scenarios" / "right.safetensors"
+# Seeded with an image.
+IMAGE_SCENARIO = _FIXTURES / "scenarios" / "left.safetensors"
+# As module:NAME.
+FAULTS = "waypoint_parity.fixtures.faults:SUITE"

@@ -1,0 +1,140 @@
+"""The commands on dumps: write one, compare two, print the rings of one."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions
+from waypoint_parity.harness.cli.outcome import HOLDS, exit_code, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectingOptions:
+    """What is recorded; the inputs always are."""
+
+    sites: tuple[str, ...] = ("*",)
+    """Sites to record, as globs such as `*.attn` or `latent`."""
+    frames: tuple[int, ...] | None = None
+    """Units, such as frames, to record, counted from 0; all if not given."""
+    steps: tuple[int, ...] | None = None
+    """Steps to record, counted from 0, of the phases that have several; all if not given."""
+    every: int = 1
+    """Record every Nth unit only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpCommand:
+    """Run one implementation on a scenario and write what its sites showed.
+
+    Example: waypoint-parity dump candidate --checkpoint fixtures/golden/base --scenario
+    fixtures/scenarios/walk.safetensors --out reports/out/candidate
+    """
+
+    implementation: tyro.conf.Positional[str]
+    """A registered name, path/to/file.py:ClassName or package.module:ClassName."""
+    checkpoint: str
+    """Checkpoint folder, or hub id with its revision: owner/name@revision."""
+    scenario: Path
+    """Scenario file."""
+    out: Path
+    """Folder of the dump; an earlier dump there is replaced, anything else is refused."""
+    tensors: tuple[str, ...] | None = None
+    """Keep full tensors too, in tensors.safetensors: those of recorded sites that match these globs. Without a glob,
+    those of all recorded sites."""
+    selecting: tyro.conf.OmitArgPrefixes[SelectingOptions] = field(default_factory=SelectingOptions)
+    observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
+    numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
+
+    def run(self) -> int:
+        """Write the dump."""
+        from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.record.observer import check_observer
+        from waypoint_parity.harness.record.selection import Selection
+        from waypoint_parity.harness.record.writer import DumpWriter, describe_run
+        from waypoint_parity.harness.run import registry
+        from waypoint_parity.harness.run.scenario import read_scenario
+        from waypoint_parity.harness.run.session import counting, run, steps
+        from waypoint_parity.harness.run.taps import recording
+
+        numerics = self.numerics.applied()
+        checkpoint, scenario = open_checkpoint(self.checkpoint), read_scenario(self.scenario)
+        checkpoint.family.check(scenario, checkpoint.geometry)
+        adapter = registry.load(self.implementation, checkpoint, numerics)
+        allow, chosen = self.observing.allow_observer_effect, self.selecting
+        stepped = tuple(dict.fromkeys(at.phase for at in steps(scenario, checkpoint) if at.step))
+        selection = Selection(
+            sites=chosen.sites, units=chosen.frames, steps=chosen.steps, every=chosen.every, stepped=stepped
+        )
+        observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
+        manifest = describe_run(
+            self.implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
+        )
+        # `--tensors` without a glob is everything.
+        writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
+        counts = counting(scenario, checkpoint)
+        with writer, recording(adapter.sites(), writer, selection, counts) as taps:
+            run(adapter, scenario, checkpoint, taps)
+        print(f"{self.out}: {manifest.observed} records of {manifest.expected} expected, {manifest.seconds:.1f} s")
+        return HOLDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffCommand:
+    """Compare two dumps and name the first site in execution order that diverges.
+
+    Example: waypoint-parity diff reports/out/reference reports/out/candidate --json diff.json
+    """
+
+    reference: tyro.conf.Positional[Path]
+    """Dump of the implementation that is right."""
+    candidate: tyro.conf.Positional[Path]
+    """Dump of the implementation to judge."""
+    truth: Path | None = None
+    """Dump of an fp32 run of the reference: also tell how far either dump is from it. Decides nothing."""
+    json: Path | None = None
+    """Write the comparison here too."""
+    judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
+
+    def run(self) -> int:
+        """Print the comparison."""
+        from waypoint_parity.harness.judge.comparison_text import comparison_lines
+        from waypoint_parity.harness.judge.diff import diff_dumps, dtype_of, open_dump
+        from waypoint_parity.harness.judge.truth_diff import with_truth
+        from waypoint_parity.harness.run.family import family_named, optional_fields
+
+        reference, candidate = open_dump(self.reference), open_dump(self.candidate)
+        run = reference.manifest
+        folder, digest = Path(run.checkpoint_origin), run.checkpoint_digest
+        family = family_named(run.family)
+        standards = self.judging.standards(family, dtype_of(reference), folder=folder, digest=digest)
+        given = optional_fields(family, run.inputs or {})
+        comparison = diff_dumps(reference, candidate, standards.judgement(run.sigmas, given))
+        if self.truth is not None:
+            comparison = with_truth(comparison, open_dump(self.truth), reference, candidate)
+        print("\n".join(comparison_lines(comparison)))
+        if self.json is not None:
+            write_json(comparison, self.json)
+        return exit_code(comparison.verdict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingCommand:
+    """Print what every slot of a dump's caches holds, unit after unit.
+
+    Example: waypoint-parity ring reports/out/candidate --layer 0
+    """
+
+    dump: tyro.conf.Positional[Path]
+    """Dump of an implementation."""
+    layer: int | None = None
+    """Print this layer's cache only."""
+
+    def run(self) -> int:
+        """Print the caches."""
+        from waypoint_parity.harness.record.records import read_manifest
+        from waypoint_parity.harness.run.family import family_named
+
+        family = family_named(read_manifest(self.dump).family)
+        print("\n".join(family.caches.lines(self.dump, self.layer)))
+        return HOLDS

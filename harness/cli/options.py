@@ -1,0 +1,175 @@
+"""Options that several commands share, and the values that they stand for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from waypoint_parity.harness.cli import defaults
+from waypoint_parity.harness.errors import UserError
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+    from waypoint_parity.harness.judge.standards import Standards
+    from waypoint_parity.harness.run.adapter import Numerics
+    from waypoint_parity.harness.run.family import Family
+    from waypoint_parity.harness.run.scenario import Scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericsOptions:
+    """How the implementations compute."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type of weights and activations."""
+    device: str = "cpu"
+    """Device, as torch spells it: cpu, cuda, cuda:1."""
+    compiled: bool = False
+    """Let an implementation compile itself, where it can; a compiled part shows fewer sites."""
+    threads: int | None = None
+    """Threads of a CPU run, part of the run's identity. If not given: one for each cell of parity and each side of
+    play, and the machine's choice in other commands."""
+    trust_remote_code: bool = False
+    """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
+
+    def applied(self) -> "Numerics":
+        """These numerics, after setting the thread count of this process. Raises UserError for an absent device."""
+        import torch
+
+        from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+
+        if self.threads is not None:
+            _set_threads(self.threads)
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"device {self.device} cannot be used",
+                found=str(error).splitlines()[0],
+                expected="a device that this torch build and this machine have",
+                do="give another --device, or install a torch build for it",
+            ) from error
+        options = ("trust-remote-code",) if self.trust_remote_code else ()
+        return Numerics(DTYPES[self.dtype], device, self.compiled, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What is run, and under which variants."""
+
+    checkpoint: str | None = None
+    """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
+    scenario: Path | None = None
+    """Scenario that is swept over the levels; else fixtures/scenarios/right.safetensors."""
+    image_scenario: Path | None = None
+    """Another scenario, run as recorded, such as one seeded with an image; else, with no --scenario given,
+    left.safetensors."""
+    schedules: tuple[str, ...] = ()
+    """Sigma schedules: by name, or as comma-separated values ending in 0. If not given, those that the family names."""
+    prompt_masks: tuple[str, ...] = ()
+    """Paddings of the prompt, where the model takes one; Waypoint: none, zeroed, unzeroed, all."""
+    vary: tuple[str, ...] = ()
+    """Levels of any other factor of the family, each as factor=level, such as `guidance=2.0 guidance=5.0`."""
+
+    def opened(self) -> "SweepInputs":
+        """What is swept over. Raises UserError for a checkpoint or scenario that cannot be read."""
+        from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.run.scenario import read_scenario
+
+        checkpoint = open_checkpoint(self.checkpoint or defaults.CHECKPOINT)
+        scenario = read_scenario(self.scenario or defaults.SCENARIO)
+        image = self.image_scenario
+        if image is None and self.scenario is None:
+            image = defaults.IMAGE_SCENARIO
+        return SweepInputs(checkpoint, scenario, None if image is None else read_scenario(image))
+
+    def levels(self, checkpoint: "Checkpoint", named: Mapping[str, Sequence[str]]) -> "dict[str, Sequence[str | None]]":
+        """The levels of every factor of the checkpoint's family: as `named`, as the flags say, or its own.
+
+        A factor that the model does not have keeps what the scenario has. Raises UserError for one that there is not.
+        """
+        family = checkpoint.family
+        asked: dict[str, list[str]] = {}
+        for factor, level in (_factor_and_level(pair) for pair in self.vary):
+            asked.setdefault(factor, []).append(level)
+        flags = {"schedule": self.schedules, "mask": self.prompt_masks}
+        asked |= {factor: list(levels) for factor, levels in (*flags.items(), *named.items()) if levels}
+        if unknown := sorted(asked.keys() - family.factors.keys()):
+            raise UserError(
+                f"{family.name} has no such factor",
+                found=", ".join(unknown),
+                expected=f"any of {', '.join(family.factors)}",
+                do="leave its levels out, or correct the name in --vary",
+            )
+        return {
+            name: asked.get(name) or factor.levels or (None,) if factor.applies(checkpoint.geometry) else (None,)
+            for name, factor in family.factors.items()
+        }
+
+
+def _factor_and_level(pair: str) -> tuple[str, str]:
+    factor, sign, level = pair.partition("=")
+    if not factor or not sign or not level:
+        raise UserError("no level of a factor", found=pair, expected="factor=level", do="correct --vary")
+    return factor, level
+
+
+@dataclass(frozen=True)
+class SweepInputs:
+    """What a sweep runs on: the scenario of its variants, and perhaps one that is run as recorded."""
+
+    checkpoint: "Checkpoint"
+    scenario: "Scenario"
+    recorded: "Scenario | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingOptions:
+    """What counts as parity: errors within the noise floor that travels with the checkpoint, where it has one."""
+
+    floor: Path | None = None
+    """Noise floor to judge by; else noise_floor.DTYPE.json of the checkpoint folder, if there is one."""
+    false_alarm_rate: float = 1e-3
+    """Share of right runs that may be called DIVERGED by a noise floor, over all sites of a run."""
+    tolerance: float | None = None
+    """Judge by this largest relative L2 error of an activation, and not by a noise floor."""
+    accept_inputs: tuple[str, ...] = ()
+    """What may differ on purpose, by name: an input, such as sigma or noise, checkpoint, or dtype. A name accepts that
+    alone. The score then compares unequal runs."""
+    allow_missing: tuple[str, ...] = ()
+    """Sites that may be missing on one side, as globs such as `decoder.*`. Any other missing site fails the run."""
+
+    def standards(self, family: "Family", dtype: str, *, folder: Path | None, digest: str) -> "Standards":
+        """What judges runs in `dtype` of the checkpoint in `folder`. Raises UserError for what cannot be used."""
+        from waypoint_parity.harness.judge.standards import standards
+
+        return standards(
+            family,
+            dtype,
+            folder=folder,
+            digest=digest,
+            floor=self.floor,
+            false_alarm_rate=self.false_alarm_rate,
+            tolerance=self.tolerance,
+            accepted_inputs=self.accept_inputs,
+            allowed_missing=self.allow_missing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservingOptions:
+    """What happens to a run that recording changes."""
+
+    allow_observer_effect: bool = False
+    """Go on even if the first pass gives different bits with all sites hooked than with one. The manifest says so."""
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if threads < 1:
+        raise UserError(
+            "threads cannot be set", found=str(threads), expected="at least 1", do="correct --threads, or leave it out"
+        )
+    torch.set_num_threads(threads)

@@ -1,0 +1,199 @@
+"""The commands on sweeps: run and judge every cell, write the report of a run."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions, SweepOptions
+from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
+from waypoint_parity.harness.processes import available_cores
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+    from waypoint_parity.harness.sweep.cells import Cell
+    from waypoint_parity.harness.sweep.executors import Opening
+    from waypoint_parity.harness.sweep.factors import Factors
+    from waypoint_parity.harness.sweep.parity import ParityRun
+    from waypoint_parity.harness.sweep.plan_file import PlanFile
+
+# A process holds both implementations, in bf16 the reference in fp32 too; one more for what they compute with.
+_COPIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityCommand:
+    """Run reference and candidate over every cell of a sweep and judge each; what `nox -s parity` runs.
+
+    Cells that an earlier run in --out has made already, with the same inputs, checkpoint and code, are not run again: a
+    sweep that was killed goes on where it was.
+
+    Example: waypoint-parity parity --candidate my_port.py:MyPort --schedules checkpoint --seeds 11
+    """
+
+    reference: str = "eager"
+    """The implementation that is right."""
+    candidate: tuple[str, ...] = ("candidate",)
+    """The implementations to judge, one or several."""
+    swept: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
+    seeds: tuple[int, ...] = ()
+    """Noise seeds; if not given, those that the family names."""
+    noise_policies: tuple[str, ...] = ()
+    """How noise is drawn from a seed; as in the scenario if not given. Waypoint: per-frame, global, sliced."""
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = ()
+    """Precisions to sweep over, in place of --dtype."""
+    attentions: tuple[str, ...] = ("own",)
+    """Formulations of the candidate's attention: options of the implementation, `own` for none."""
+    plan: Path | None = None
+    """TOML file: reference, checkpoint, scenario, levels of [factors], cells to run ([[only]]) or not ([[exclude]]).
+    Its values take the place of the flags."""
+    jobs: int | None = None
+    """Cells at once, each in a process of its own. If not given: on a CPU one for each core, as far as the memory
+    holds their models; on an accelerator one. Each has one thread unless --threads says differently."""
+    scheduler: str | None = None
+    """Run cells on the Dask cluster of this scheduler instead, such as tcp://host:8786 (needs the extra `dask`)."""
+    fresh: bool = False
+    """Run cells again that have been made already."""
+    blame: bool = True
+    """Search the causes of the first cell that diverges; takes some ten sessions of it."""
+    three_way: bool = True
+    """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
+    teacher_forced: bool = False
+    """Run each variant a second time with the candidate's caches and latents following the reference after every unit.
+    What still differs then is the fault of the unit itself."""
+    out: Path = Path("reports/out/parity")
+    """Folder of the run: a folder per cell, summary.json, summary.md, junit.xml, report.html and report.md."""
+    observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
+    numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
+    judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
+
+    def run(self) -> int:
+        """Run the sweep, write its documents and print the summary."""
+        from waypoint_parity.harness.progress import counter
+        from waypoint_parity.harness.sweep.parity import run_parity
+        from waypoint_parity.reports.documents import write_documents
+        from waypoint_parity.reports.terminal import summary_lines
+
+        run, cells = self.prepare()
+        with counter(len(cells)) as announce:
+            summary = run_parity(run, cells, announce)
+        write_documents(summary, self.out)
+        print("\n".join([*summary_lines(summary), f"details in {self.out}, report in {self.out / 'report.html'}"]))
+        if summary.failures:
+            return OUR_FAULT if any(failure.traceback for failure in summary.failures) else UNUSABLE
+        return exit_code(summary.verdict)
+
+    def prepare(self) -> "tuple[ParityRun, list[Cell]]":
+        """The run that is asked for, and its cells. Raises UserError for whatever cannot be used."""
+        from waypoint_parity.harness.run.adapter import DTYPES
+        from waypoint_parity.harness.sweep import cells as sweep
+        from waypoint_parity.harness.sweep.identity import Rules
+        from waypoint_parity.harness.sweep.parity import ParityRun
+        from waypoint_parity.harness.sweep.plan_file import PlanFile, read_plan
+
+        plan = PlanFile() if self.plan is None else read_plan(self.plan)
+        asked = _with_plan(self, plan)
+        numerics, inputs = asked.numerics.applied(), asked.swept.opened()
+        checkpoint = inputs.checkpoint
+
+        def conditions(dtype: str) -> "sweep.Conditions":
+            standards = asked.judging.standards(
+                checkpoint.family, dtype, folder=checkpoint.folder, digest=checkpoint.digest
+            )
+            return sweep.Conditions(replace(numerics, dtype=DTYPES[dtype]), standards)
+
+        cells = sweep.plan(
+            checkpoint,
+            _factors(asked, plan, checkpoint),
+            inputs.scenario,
+            conditions,
+            recorded=() if inputs.recorded is None else (inputs.recorded,),
+            choice=plan.choice,
+        )
+        rules = Rules(
+            reference=asked.reference,
+            threads=asked.numerics.threads or 1,
+            allow_observer_effect=asked.observing.allow_observer_effect,
+            teacher_forced=asked.teacher_forced,
+            three_way=asked.three_way,
+        )
+        opening, at_once = _executor(asked, checkpoint, len(cells))
+        run = ParityRun(checkpoint, rules, asked.out, opening, at_once, fresh=asked.fresh, blame=asked.blame)
+        return run, cells
+
+
+def _with_plan(command: ParityCommand, plan: "PlanFile") -> ParityCommand:
+    """`command` with what the plan names in place of the flags."""
+    swept = {
+        "checkpoint": plan.checkpoint,
+        "scenario": None if plan.scenario is None else Path(plan.scenario),
+        "image_scenario": None if plan.image_scenario is None else Path(plan.image_scenario),
+    }
+    flags = {
+        "reference": plan.reference,
+        "candidate": plan.levels("implementation"),
+        "dtypes": plan.levels("dtype"),
+        "attentions": plan.levels("attention"),
+        "swept": replace(command.swept, **_named(swept)),
+    }
+    return replace(command, **_named(flags))
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a plan gives, lists of them as options hold them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _factors(command: ParityCommand, plan: "PlanFile", checkpoint: "Checkpoint") -> "Factors":
+    from waypoint_parity.harness.sweep.factors import ATTENTION, DTYPE, IMPLEMENTATION, Factors
+
+    flags = {"seed": [str(seed) for seed in command.seeds], "policy": list(command.noise_policies)}
+    planned = {name: plan.levels(name) or [] for name in plan.factors if name not in (IMPLEMENTATION, DTYPE, ATTENTION)}
+    return Factors(
+        implementations=command.candidate,
+        varied=command.swept.levels(checkpoint, {**flags, **planned}),
+        dtypes=command.dtypes or (command.numerics.dtype,),
+        attentions=command.attentions,
+    )
+
+
+def _executor(command: ParityCommand, checkpoint: "Checkpoint", cells: int) -> "tuple[Opening, int]":
+    """Where cells run, and how many are handed over at a time."""
+    from waypoint_parity.harness.sweep.executors import dask, in_process, processes
+
+    if command.scheduler is not None:
+        return dask(command.scheduler), cells
+    at_most = _fitting(checkpoint) if command.numerics.device == "cpu" else 1
+    jobs = min(command.jobs or at_most, cells)
+    return (in_process, 1) if jobs <= 1 else (processes(jobs), jobs)
+
+
+def _fitting(checkpoint: "Checkpoint") -> int:
+    """How many processes have a core each, and memory for their models: the weights in fp32, _COPIES of them."""
+    parameters = sum(stored.parameters for files in checkpoint.files.values() for stored in files.stored().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(available_cores(), memory // max(1, _COPIES * 4 * parameters)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Write the report of a run: one HTML file with everything in it, and its Markdown twin.
+
+    Example: waypoint-parity report reports/out/parity
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder that `parity` wrote."""
+    out: Path | None = None
+    """HTML file to write; else report.html in the run's folder."""
+
+    def run(self) -> int:
+        """Write the report."""
+        from waypoint_parity.reports.report import write_report
+
+        print(f"{write_report(self.run_folder, self.out)}: written, and its Markdown twin beside it")
+        return HOLDS

@@ -1,0 +1,1 @@
+"""Results as lines for a terminal: one file for each kind of result."""
