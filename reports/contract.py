@@ -12,7 +12,7 @@ from waypoint_parity.harness.record.records import Record, records_mentioning
 from waypoint_parity.harness.run.family import Family, Field
 from waypoint_parity.harness.run.keys import block_of, is_input
 from waypoint_parity.harness.run.sites import kind_of
-from waypoint_parity.reports.given import Given
+from waypoint_parity.reports.inputs import Given
 from waypoint_parity.reports.run import SIDES, CellReport
 from waypoint_parity.reports.table import Table
 

@@ -10,7 +10,7 @@ from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.caches import CacheMap, cache_maps
 from waypoint_parity.reports.contract import Contract
 from waypoint_parity.reports.gallery import Gallery, ShownPicture
-from waypoint_parity.reports.given import read_given
+from waypoint_parity.reports.inputs import read_given
 from waypoint_parity.reports.ladder import ladder_svg, ladder_table
 from waypoint_parity.reports.pictures import (
     Curves,

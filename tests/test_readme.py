@@ -28,7 +28,7 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     allowed: list[str], status: int, tmp_path: Path
 ) -> None:
     base = ROOT / "fixtures/golden/base"
-    scenario = make_scenario(open_checkpoint(base).transformer, name="two", frames=2, seed=11)
+    scenario = make_scenario(open_checkpoint(base).geometry, name="two", units=2, seed=11)
     write_scenario(scenario, tmp_path / "two.safetensors")
     command = [sys.executable, "-m", "waypoint_parity", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
     sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]

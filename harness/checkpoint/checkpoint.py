@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.digest import values_digest
 from waypoint_parity.harness.checkpoint.hub import locate
 from waypoint_parity.harness.checkpoint.weights import Weights
 from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, families, family_in, family_named
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.run.family import families
 
 RepositoryKind = Literal["model", "dataset"]
 PINNED = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
@@ -18,15 +19,6 @@ _BARE_NAME = re.compile(r"[\w-][\w.-]*")
 
 # As published, and as some tool wrote them; found from the working directory, in this order.
 CONVENTIONAL = ("official_weights", "converted_weights")
-
-_CONFIGS = ("transformer/config.json", "vae/config.json", "config.yaml", "encoder_conf.yml", "decoder_conf.yml")
-# Exact names: a repository may also hold the same weights in another precision, under a name that differs by a word.
-_DIFFUSERS_WEIGHTS = tuple(
-    f"{part}/diffusion_pytorch_model{ending}"
-    for part in ("transformer", "vae")
-    for ending in (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
-)
-_PACKAGE_WEIGHTS = ("model.safetensors", "encoder.safetensors", "decoder.safetensors")
 
 
 def locate(location: str) -> tuple[Path, str]:
@@ -54,10 +46,10 @@ def locate(location: str) -> tuple[Path, str]:
 
 
 def _fetched(repo: str, revision: str) -> Path:
-    """The local snapshot of a revision, with every file of its checkpoint; the configs say which layout it is in."""
-    found = snapshot(repo, revision, _CONFIGS)
-    diffusers = (found / "transformer" / "config.json").is_file()
-    return snapshot(repo, revision, _DIFFUSERS_WEIGHTS if diffusers else _PACKAGE_WEIGHTS)
+    """The local snapshot of a revision, with every file of its checkpoint; the configs say which files those are."""
+    found = snapshot(repo, revision, tuple(name for family in families().values() for name in family.configs))
+    weights = tuple(name for family in families().values() for name in family.weight_files(found))
+    return snapshot(repo, revision, weights) if weights else found
 
 
 def snapshot(repo: str, revision: str, patterns: tuple[str, ...], *, kind: RepositoryKind = "model") -> Path:

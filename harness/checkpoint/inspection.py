@@ -17,10 +17,10 @@ import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide, beside_checkpoint
-from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.checkpoint.loading import Loading, load_poisoned
 from waypoint_parity.harness.checkpoint.weights import Shape, Weights, compared
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import block_of
 
 # Below it, names of one shape have no more in common than `weight` and the block they lie in.

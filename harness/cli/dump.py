@@ -49,10 +49,10 @@ class DumpCommand:
     def run(self) -> int:
         """Write the dump."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.record.observer import check_observer
         from waypoint_parity.harness.record.selection import Selection
         from waypoint_parity.harness.record.writer import DumpWriter, describe_run
         from waypoint_parity.harness.run import registry
-        from waypoint_parity.harness.run.observer import check_observer
         from waypoint_parity.harness.run.scenario import read_scenario
         from waypoint_parity.harness.run.session import counting, run, steps
         from waypoint_parity.harness.run.taps import recording

@@ -225,7 +225,10 @@ def read_rows(part: FilePart, forms: Forms) -> Iterator[tuple[int, Rows]]:
 def rows_again(part: FilePart, waiting: Sequence[Waiting], forms: Forms) -> Rows:
     """The rows [n] of a part that waited."""
     columns = _Columns(forms)
-    rows = _decoder.decode_lines(b"\n".join(line for _, line in waiting))
+    try:
+        rows = _decoder.decode_lines(b"\n".join(line for _, line in waiting))
+    except msgspec.ValidationError:
+        rows = [_row(part, at, line) for at, line in waiting]
     columns.add(rows, (at for at, _ in waiting), (RowLines(part, *row) for row in waiting))
     return columns.rows()
 
@@ -242,7 +245,10 @@ def _decoded(part: FilePart, block: LineBlock) -> list[Row]:
 
 
 def _one_by_one(part: FilePart, block: LineBlock) -> list[Row]:
-    """The rows of a block that has a line which may be broken."""
+    """The rows of a block that has a line which may be broken, or of the first schema."""
     lines = block.content.split(b"\n")[:-1]
-    records = [decode_record(part, index, line) for index, line in enumerate(lines, start=block.first)]
-    return [_decoder.decode(msgspec.json.encode(record)) for record in records]
+    return [_row(part, index, line) for index, line in enumerate(lines, start=block.first)]
+
+
+def _row(part: FilePart, index: int, line: bytes) -> Row:
+    return _decoder.decode(msgspec.json.encode(decode_record(part, index, line)))

@@ -33,4 +33,5 @@ def _same_bits(actual: Tensor, expected: Tensor) -> bool:
     """Whether every bit is the same; between dtypes every value. As with records: NaN is NaN, and 0 is not -0."""
     if actual.dtype != expected.dtype:
         return torch.equal(actual.double(), expected.double())
-    return torch.equal(actual.reshape(-1).view(torch.uint8), expected.reshape(-1).view(torch.uint8))
+    left, right = (side.contiguous().view(-1).view(torch.uint8) for side in (actual, expected))
+    return torch.equal(left, right)

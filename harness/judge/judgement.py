@@ -98,14 +98,17 @@ class Judgement:
 
 def fixed_tolerance(family: Family, dtype: str, *, activations: float | None = None, reason: str = "") -> Tolerance:
     """A family's documented bounds for a dtype as the command line spells it; or another one of its `activations`."""
-    if activations is None and dtype not in family.tolerances:
+    documented = family.tolerances.get(dtype) or (None if activations is None else (activations, activations))
+    if documented is None:
         raise UserError(
             "no tolerance is documented for this dtype",
             found=dtype,
             expected=f"one of {', '.join(family.tolerances)}",
             do="give --tolerance",
         )
-    otherwise = 0.0 if activations is None else activations
-    documented = family.tolerances.get(dtype, (otherwise, otherwise))
-    shown_at = tuple(family.sites.sites(Kind.PICTURE))
-    return Tolerance(otherwise or documented[0], documented[1], reason or Tolerance.reason, shown_at)
+    return Tolerance(
+        activations=documented[0] if activations is None else activations,
+        pictures=documented[1],
+        reason=reason or Tolerance.reason,
+        shown_at=tuple(family.sites.sites(Kind.PICTURE)),
+    )

@@ -83,7 +83,7 @@ class Ledger:
             index = activations[np.argmax(errors.distance[activations])]
             tally.exceed(float(errors.distance[index]), lambda: result(index))
         for index in np.flatnonzero(kinds == _LATENT).tolist():
-            tally.growth.add(tally.places.key(int(codes[index])), errors.at(index))
+            tally.growth.add(int(order[index]), tally.places.key(int(codes[index])), errors.at(index))
         tally.climb(codes, errors.distance, same | noise | diverged, diverged)
         numbers = {Verdict.IDENTICAL: same, Verdict.WITHIN_NOISE: noise, Verdict.DIVERGED: diverged}
         for name, mask in (*numbers.items(), (ACCEPTED_INPUT, (kinds == _ACCEPTED) & ~same)):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import msgspec
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.truth import Truth
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.pairing import Pairing
+from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
 from waypoint_parity.harness.run.scenario import Scenario

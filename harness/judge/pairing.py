@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
 from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.compare.truth import Truth
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
+from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.sites import Kind

@@ -107,7 +107,7 @@ class Tally:
         self.entered.merge(other.entered, numbers)
         self.end = max(self.end, other.end + lines[1])
         self.counts += other.counts
-        self.growth.merge(other.growth)
+        self.growth.merge(other.growth, lines[1])
         for failure in other.failures:
             self.fail(failure.order + lines[1], partial(_moved, failure, lines))
         if (worst := other.worst) is not None:

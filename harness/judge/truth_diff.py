@@ -1,4 +1,4 @@
-"""The third way between dumps: how far either is from the dump of an fp32 run (see harness.compare.truth)."""
+"""The third way between dumps: how far either is from the dump of an fp32 run (see harness.judge.truth)."""
 
 from waypoint_parity.harness.judge.comparison import Comparison, Distances, with_distances
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps

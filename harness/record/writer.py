@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.checkpoint.digest import fast_digest, values_digest
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.record.records import (
@@ -39,6 +38,7 @@ from waypoint_parity.harness.record.records import (
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.digest import fast_digest, values_digest
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import At, Key, site_name
 from waypoint_parity.harness.run.scenario import Scenario
@@ -145,7 +145,7 @@ def describe_run(
     selection: Selection = EVERYTHING,
     observer: str | None = None,
 ) -> Manifest:
-    """The manifest of a run that is about to start and record `selection`; `observer`: see harness.run.observer."""
+    """The manifest of a run that is about to start and record `selection`; `observer`: see harness.record.observer."""
     family, geometry = checkpoint.family, checkpoint.geometry
     sites = adapter.sites().keys()
     keys = list(expected_keys(scenario, checkpoint, optional=sites))

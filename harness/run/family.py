@@ -293,10 +293,16 @@ class Family(Protocol):
 
     # What a folder of such a checkpoint holds, in words; and what writes each layout into an empty folder, by its name.
     layout: str
+    # Its config files, by their paths in such a folder or on a hub.
+    configs: tuple[str, ...]
     layouts: Mapping[str, Callable[["Checkpoint", Path], None]]
 
     def layout_of(self, folder: Path) -> str | None:
         """The layout of the checkpoint in a folder, judged by its files alone; None where none of this family is."""
+        ...
+
+    def weight_files(self, folder: Path) -> tuple[str, ...]:
+        """Patterns of the weights that belong to the configs in a folder."""
         ...
 
     def open(self, folder: Path, find: Callable[[str], Path]) -> Opened:

@@ -67,7 +67,8 @@ class Key(NamedTuple):
 class Order:
     """The order of a session's steps, as `planned`.
 
-    A step that was not planned comes after those of its unit and phase; one of an unplanned phase at its unit's end.
+    A step that was not planned comes after those of its unit and phase. One of an unplanned phase comes behind the
+    planned step that its session ran before it, or at its unit's end where that is not known.
     """
 
     def __init__(self, planned: Iterable[At]) -> None:
@@ -78,13 +79,18 @@ class Order:
             self._ranks.setdefault(at, rank)
             self._last[at.unit, at.phase] = self._ends[at.unit] = rank
 
-    def rank(self, at: At) -> tuple[int, int, int, str, int]:
-        """Something to sort steps by."""
+    def __contains__(self, at: At) -> bool:
+        return at in self._ranks
+
+    def rank(self, at: At, behind: At | None = None) -> tuple[int, int, int, str, int]:
+        """Something to sort steps by; `behind` is the last planned step that the session of `at` ran."""
         if at in self._ranks:
             return self._ranks[at], 0, 0, "", 0
         last = self._last.get((at.unit, at.phase))
         if last is not None:
             return last, 1, 0, "", at.step
+        if behind is not None:
+            return self._ranks[behind], 2, at.unit, at.phase, at.step
         end = max((end for unit, end in self._ends.items() if unit <= at.unit), default=-1)
         return end, 2, at.unit, at.phase, at.step
 

@@ -8,11 +8,13 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 GROUP = "waypoint_parity.implementations"
 _METHODS = ("describe", "sites", "session")
@@ -23,7 +25,7 @@ def registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def load(implementation: str, checkpoint: Checkpoint, numerics: Numerics) -> Adapter:
+def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> Adapter:
     """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
 
     Of `numerics.options`, which hold for a whole run, it gets those that it knows.

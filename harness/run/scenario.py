@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Self
 
@@ -12,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.digest import values_digest
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, family_named
 
 SCHEMA = "waypoint-parity/scenario/2"
@@ -111,7 +112,7 @@ def _numbers(metadata: Mapping[str, str]) -> tuple[list[str], dict[str, float]]:
         numbers = {str(name): float(value) for name, value in json.loads(metadata.get("numbers", "{}")).items()}
     except (ValueError, TypeError, AttributeError):
         return [*problems, "numbers are no JSON object of numbers"], {}
-    return problems, numbers
+    return [*problems, *(f"{name} is not finite" for name, value in numbers.items() if not isfinite(value))], numbers
 
 
 def _problems(tensors: Mapping[str, Tensor], family: Family) -> list[str]:

@@ -1,17 +1,19 @@
 """Driving one implementation through a scenario, pass by pass."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.adapter import Adapter, Pass
 from waypoint_parity.harness.run.keys import At, Key, Order
 from waypoint_parity.harness.run.scenario import Scenario
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 
 class Watcher(Protocol):
@@ -23,7 +25,7 @@ class Watcher(Protocol):
 
 
 def passes(
-    adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None
+    adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher: Watcher | None
 ) -> Iterator[tuple[int, Pass]]:
     """(unit, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`."""
     for unit, at in adapter.session(checkpoint.family.prepared(scenario, checkpoint.geometry)):
@@ -40,7 +42,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @exact_arithmetic()
-def run(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, watcher: Watcher | None = None) -> None:
+def run(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher: Watcher | None = None) -> None:
     """Run the whole session."""
     deque(passes(adapter, scenario, checkpoint, watcher), maxlen=0)
 
@@ -65,34 +67,36 @@ class Paced:
         self.at = None if announced is None else announced[1].at(announced[0])
 
 
-def keep_pace(sessions: Collection[Paced], order: Order, alone: Callable[[At, list[int]], None] | None = None) -> None:
+def keep_pace(sessions: Sequence[Paced], order: Order, alone: Callable[[At, list[int]], None] | None = None) -> None:
     """Run all to the end, each step of one just before the same step of the next.
 
     So any of them may answer from another process: the others wait for it at the end of a step. `alone` is told of
     every step that only some of them have, with their indices.
     """
-    while waiting := [session.at for session in sessions if session.at is not None]:
-        first = min(waiting, key=order.rank)
-        those = [index for index, session in enumerate(sessions) if session.at == first]
+    behind: dict[int, At] = {}
+    while waiting := {index: session.at for index, session in enumerate(sessions) if session.at is not None}:
+        first = waiting[min(waiting, key=lambda index: order.rank(waiting[index], behind.get(index)))]
+        those = [index for index, at in waiting.items() if at == first]
         if alone is not None and len(those) < len(sessions):
             alone(first, those)
-        for session in sessions:
-            if session.at == first:
-                session.run()
+        for index in those:
+            sessions[index].run()
+            if first in order:
+                behind[index] = first
 
 
-def steps(scenario: Scenario, checkpoint: Checkpoint) -> list[At]:
+def steps(scenario: Scenario, checkpoint: "Checkpoint") -> list[At]:
     """Every step of a right implementation's session, in order."""
     planned = checkpoint.family.session(scenario, checkpoint.geometry)
     return list(dict.fromkeys(at.at(unit) for unit, at in planned))
 
 
-def order_of(scenario: Scenario, checkpoint: Checkpoint) -> Order:
+def order_of(scenario: Scenario, checkpoint: "Checkpoint") -> Order:
     """The order of a session's steps."""
     return Order(steps(scenario, checkpoint))
 
 
-def expected_keys(scenario: Scenario, checkpoint: Checkpoint, *, optional: Collection[str] = ()) -> Iterator[Key]:
+def expected_keys(scenario: Scenario, checkpoint: "Checkpoint", *, optional: Collection[str] = ()) -> Iterator[Key]:
     """Every observation of a right implementation's session, in the order of execution.
 
     A site that an implementation may do without is expected only where it is among `optional`.
@@ -108,6 +112,6 @@ def expected_keys(scenario: Scenario, checkpoint: Checkpoint, *, optional: Colle
                 yield Key(unit, at.phase, at.step, row.name, branch)
 
 
-def counting(scenario: Scenario, checkpoint: Checkpoint) -> Callable[[str], Tensor | None]:
+def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[str], Tensor | None]:
     """Which positions of a site count, in a session of the scenario."""
     return lambda site: checkpoint.family.counts(site, scenario)

@@ -163,21 +163,17 @@ class SiteTable:
 
     @cached_property
     def _by_name(self) -> dict[str, list[SiteRow]]:
-        return _gathered((row.name, row) for row in self.rows)
+        found: dict[str, list[SiteRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.name, []).append(row)
+        return found
 
     @cached_property
     def _by_kind(self) -> dict[str, list[SiteRow]]:
-        # The last number's row: the first layer is often made otherwise.
-        return _gathered((kind_of(row.name), row) for row in reversed(self.rows))
+        # The last number's rows: the first layer is often made otherwise.
+        return {kind_of(name): rows for name, rows in self._by_name.items()}
 
 
 def kind_of(site: str) -> str:
     """The name of a site with every number replaced by *: the same for all blocks."""
     return re.sub(r"\d+", "*", site)
-
-
-def _gathered(pairs: Iterable[tuple[str, SiteRow]]) -> dict[str, list[SiteRow]]:
-    found: dict[str, list[SiteRow]] = {}
-    for name, row in pairs:
-        found.setdefault(name, []).append(row)
-    return found

@@ -14,11 +14,11 @@ from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.processes import computing_on
+from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.observer import check_observer
 from waypoint_parity.harness.run.scenario import write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
@@ -47,7 +47,7 @@ class CellTask:
 
 @dataclass(frozen=True)
 class _Implementation:
-    """One of the two, loaded, and what its manifests say of the observer (see harness.run.observer)."""
+    """One of the two, loaded, and what its manifests say of the observer (see harness.record.observer)."""
 
     name: str
     adapter: Adapter

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.checkpoint.weights import Weights
+from waypoint_parity.harness.checkpoint.weights import Shape
 from waypoint_parity.harness.families.waypoint import inventory
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
@@ -61,16 +61,15 @@ REAL_AUTOENCODER = AutoencoderConfig(
 class RandomCheckpoint(Checkpoint):
     """Weights drawn in memory; every block is given the same six conditioning matrices, as in a real checkpoint."""
 
-    def transformer_weights(self) -> dict[str, Tensor]:
+    def weights(self, component: str) -> dict[str, Tensor]:
+        if component == "vae":
+            return dict(draw(inventory.autoencoder_keys(self.geometry.autoencoder)))
         return dict(self._transformer)
-
-    def autoencoder_weights(self) -> dict[str, Tensor]:
-        return dict(draw(inventory.autoencoder_keys(self.autoencoder)))
 
     @cached_property
     def _transformer(self) -> dict[str, Tensor]:
         """Drawn once: two implementations and two dtypes are loaded from it."""
-        keys = inventory.transformer_keys(self.transformer)
+        keys = inventory.transformer_keys(self.geometry.transformer)
         shared = {key: shape for key, shape in keys.items() if ".cond_proj." not in key or ".blocks.0." in key}
         drawn = dict(draw(shared))
         return {key: drawn[key if key in drawn else _of_block_0(key)] for key in keys}
@@ -84,7 +83,7 @@ def _of_block_0(key: str) -> str:
     return "transformer.blocks.0." + key.split(".", 3)[3]
 
 
-def draw(shapes: dict[str, inventory.Shape]) -> Iterator[tuple[str, Tensor]]:
+def draw(shapes: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:
     """Weights that keep the variance of what they multiply; magnitudes of weight normalisation are 1."""
     generator = torch.Generator().manual_seed(0)
     for key, shape in shapes.items():
@@ -98,8 +97,7 @@ def checkpoint_of(size: str) -> Checkpoint:
     """The checkpoint called `size`: tiny or real-width."""
     if size == "tiny":
         return open_checkpoint(GOLDEN)
-    nowhere = Weights({})
-    return RandomCheckpoint("random", REAL_WIDTH, REAL_AUTOENCODER, nowhere, nowhere)
+    return RandomCheckpoint("random", "waypoint", WaypointGeometry(REAL_WIDTH, REAL_AUTOENCODER), {})
 
 
 def inputs_of(config: TransformerConfig) -> tuple[Prompt, Tensor, Controls]:

@@ -8,7 +8,8 @@ import torch
 from tests.bench.geometry import inputs_of
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.run.adapter import Adapter, Numerics, Pass
+from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
+from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 
@@ -34,7 +35,7 @@ def eager_at(checkpoint: Checkpoint, numerics: Numerics, clock: int) -> EagerAda
     return adapter
 
 
-def _begin(adapter: Adapter, checkpoint: Checkpoint) -> None:
+def _begin(adapter: FrameByFrame, checkpoint: Checkpoint) -> None:
     prompt, _, _ = inputs_of(checkpoint.geometry.transformer)
     for _ in adapter.start(prompt, torch.tensor(checkpoint.geometry.transformer.scheduler_sigmas)):
         pass
@@ -43,7 +44,7 @@ def _begin(adapter: Adapter, checkpoint: Checkpoint) -> None:
 class DenoisePasses:
     """Calling it runs the next denoise pass of a frame that is begun over and over, never finished."""
 
-    def __init__(self, adapter: Adapter, checkpoint: Checkpoint) -> None:
+    def __init__(self, adapter: FrameByFrame, checkpoint: Checkpoint) -> None:
         self._adapter = adapter
         _, self._noise, self._controls = inputs_of(checkpoint.geometry.transformer)
         self._begin_frame()
@@ -58,7 +59,7 @@ class DenoisePasses:
 
 
 def whole_frame(
-    adapter: Adapter, checkpoint: Checkpoint, announce: Callable[[int, Pass], None] = lambda frame, at: None
+    adapter: FrameByFrame, checkpoint: Checkpoint, announce: Callable[[int, Pass], None] = lambda frame, at: None
 ) -> None:
     """The denoise passes and the cache pass of the next frame. `announce` is told of each pass before it runs."""
     _, noise, controls = inputs_of(checkpoint.geometry.transformer)

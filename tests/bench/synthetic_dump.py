@@ -26,7 +26,7 @@ def write_synthetic_dump(folder: Path, records: int, noise: float = 0.0) -> Path
             for number in range(start, min(start + 10_000, records)):
                 frame, place = divmod(number, len(heads))
                 values = exact if b'"input.' in heads[place] else noisy
-                lines.append(b'{"frame":%d,%s,%s}\n' % (frame, heads[place], values[number % DRAWN]))
+                lines.append(b'{"unit":%d,%s,%s}\n' % (frame, heads[place], values[number % DRAWN]))
             file.write(b"".join(lines))
     finished = manifest(expected=records, observed=records, complete=True)
     (folder / MANIFEST_NAME).write_bytes(to_json(finished))

@@ -81,12 +81,12 @@ def by_json(reference: Path, candidate: Path) -> int:
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in ("frame", "phase", "step", "site", "call"))
+    return tuple(record[name] for name in ("unit", "phase", "step", "site", "call"))
 
 
 def by_pandas(reference: Path, candidate: Path) -> int:
     """The way of a notebook: two data frames, merged by key."""
-    keys = ["frame", "phase", "step", "site", "call"]
+    keys = ["unit", "phase", "step", "site", "call"]
     sides = [pd.read_json(path, lines=True)[[*keys, "sketch"]] for path in (reference, candidate)]
     merged = sides[0].merge(sides[1], on=keys)
     left, right = (

@@ -4,7 +4,7 @@ All three take turns within one run, and the least time of each counts, so that 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from tests.bench.steady import candidate_at, seconds, steady_clock, whole_frame
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.scenario import read_scenario
-from waypoint_parity.harness.run.taps import Observation, recording, Sink
+from waypoint_parity.harness.run.taps import Observation, Sink, Taps
 
 CPU = torch.device("cpu")
 ROUNDS = {"tiny": 15, "real-width": 2}  # a frame of the real width takes twenty seconds
@@ -46,16 +46,16 @@ class SixCalls:
         """Everything is written already."""
 
 
-class TimedRecorder(Recorder):
+class TimedTaps(Taps):
     """Adds up the seconds that it spends, layouts and whatever its sink does included."""
 
     spent = 0.0
 
-    def begin(self, frame: int, at: Pass) -> None:
-        self.spent += seconds(lambda: super(TimedRecorder, self).begin(frame, at))
+    def begin(self, unit: int, at: Pass) -> None:
+        self.spent += seconds(lambda: super(TimedTaps, self).begin(unit, at))
 
-    def _hook(self, name: str, site: Site) -> Callable[[nn.Module, Any, Any], None]:
-        observe = super()._hook(name, site)
+    def _hook(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, Any, Any], Any]:
+        observe = super()._hook(sites)
 
         def timed(module: nn.Module, inputs: Any, output: Any) -> None:
             self.spent += seconds(lambda: observe(module, inputs, output))
@@ -74,7 +74,7 @@ def test_record(size: str, benchmark: Any, tmp_path: Path) -> None:
     spent: list[float] = []
 
     def frame(sink: Sink, spent: list[float]) -> None:
-        with TimedRecorder(adapter.sites(), sink) as recorder:
+        with TimedTaps(adapter.sites(), sink.observe, ended=sink.end_pass) as recorder:
             whole_frame(adapter, checkpoint, recorder.begin)
         spent.append(recorder.spent + seconds(sink.end_pass))
 

@@ -33,7 +33,7 @@ def test_a_sweep_of_18_variants(benchmark: Any, tmp_path: Path) -> None:
     together = benchmark.pedantic(swept, args=(tmp_path / "together", jobs, 1), rounds=1)
     summary = read_summary(tmp_path / "together" / SUMMARY_NAME)
     assert len(summary.variants) == 18
-    assert all(len(comparison.frames) == 8 for comparison in summary.variants.values())
+    assert all(len(comparison.pictures) == 8 for comparison in summary.variants.values())
     started = perf_counter()
     write_documents(summary, tmp_path / "together")
     benchmark.extra_info.update(

@@ -12,6 +12,7 @@ from waypoint_parity.candidate.engine import Engine
 from waypoint_parity.candidate.session import Session
 from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
@@ -65,8 +66,9 @@ def session(engine: Engine, scenario: Scenario, checkpoint: Checkpoint) -> Sessi
 
 def begin(engine: Engine, scenario: Scenario, checkpoint: Checkpoint) -> Session:
     session = Session(engine, schedule(scenario, checkpoint.geometry.transformer))
-    assert scenario.prompt is not None
-    list(session.read_prompt(scenario.prompt.embedding, scenario.prompt.pad_mask))
+    prompt = Inputs(scenario).prompt
+    assert prompt is not None
+    list(session.read_prompt(prompt.embedding, prompt.pad_mask))
     return session
 
 
@@ -74,7 +76,7 @@ def generate(session: Session, scenario: Scenario, frame: int) -> list[Tensor]:
     """Generate `frame`, its cache pass included, without decoding; return the latent after each denoise step."""
     latents: list[Tensor] = []
     watch = session.engine.latent.register_forward_hook(lambda module, inputs, latent: latents.append(latent))
-    controls = scenario.controls(frame)
+    controls = Inputs(scenario).controls(frame)
     steps = session.generate(scenario["noise"][frame], controls.button, controls.mouse, controls.scroll)
     for step in steps:
         if step.phase == "decode":

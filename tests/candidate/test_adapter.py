@@ -10,8 +10,10 @@ from torch import Tensor
 from tests.candidate.conftest import CPU, GOLDEN
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.families.waypoint.sites import pass_sites
+from waypoint_parity.harness.families.waypoint.scenario import Inputs
+from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.run.adapter import Numerics, Pass
+from waypoint_parity.harness.run.keys import At
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import passes
 from waypoint_parity.harness.run.taps import Observation, recording
@@ -21,11 +23,11 @@ class Shapes:
     """A sink that keeps the names seen per pass, and the tensors of the last one."""
 
     def __init__(self) -> None:
-        self.names: defaultdict[tuple[int, str, int], list[str]] = defaultdict(list)
+        self.names: defaultdict[At, list[str]] = defaultdict(list)
         self.tensors: dict[str, Tensor] = {}
 
     def observe(self, seen: Observation) -> None:
-        self.names[seen.key.frame, seen.key.phase, seen.key.step].append(seen.key.site)
+        self.names[seen.key.at].append(seen.key.site)
         self.tensors[str(seen.key)] = seen.tensor.clone()
 
     def end_pass(self) -> None:
@@ -48,10 +50,10 @@ def test_each_pass_shows_exactly_its_sites(checkpoint: Checkpoint) -> None:
     scenario = read_scenario(GOLDEN / "image" / "scenario.safetensors")
     adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
     sink = watch(adapter, scenario, checkpoint, Pass("decode"))
-    assert [phase for _, phase, _ in sink.names] == ["prompt", "image", *["denoise"] * 4, "cache", "decode"]
-    for (_, phase, step), names in sink.names.items():
-        expected = pass_sites(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder, Pass(phase, step))  # type: ignore[arg-type]
-        assert sorted(names) == sorted(expected), phase
+    assert [at.phase for at in sink.names] == ["prompt", "image", *["denoise"] * 4, "cache", "decode"]
+    table = site_table(checkpoint.geometry)
+    for at, names in sink.names.items():
+        assert sorted(names) == sorted(row.name for row, _ in table.shown(at.phase, at.step, ("",))), at
 
 
 def test_bf16_conditioning_and_controls_are_the_official_ones_to_a_rounding(checkpoint: Checkpoint) -> None:
@@ -65,7 +67,7 @@ def test_bf16_conditioning_and_controls_are_the_official_ones_to_a_rounding(chec
     seen = watch(adapter, scenario, checkpoint, Pass("cache")).tensors
     for at in ("denoise0", "denoise1", "denoise2", "denoise3", "cache0"):
         for site in ("denoise_step_emb", "ctrl_emb"):
-            steps = steps_apart(seen[f"f0/{at}/{site}"], golden[f"f0/{at}/{site}"])
+            steps = steps_apart(seen[f"u0/{at}/{site}"], golden[f"f0/{at}/{site}"])
             assert steps.max() <= 1, (at, site)
             assert (steps > 0).double().mean() <= 0.01, (at, site)
 
@@ -85,4 +87,4 @@ def test_a_prompt_where_none_belongs_or_none_where_one_does_is_refused(checkpoin
 def test_a_frame_before_the_start_is_refused(checkpoint: Checkpoint, scenario: Scenario) -> None:
     adapter = CandidateAdapter(checkpoint, Numerics(torch.float32, CPU))
     with pytest.raises(ValueError, match=r"no session is running[\s\S]*call start"):
-        adapter.generate(scenario["noise"][0], scenario.controls(0))
+        adapter.generate(scenario["noise"][0], Inputs(scenario).controls(0))

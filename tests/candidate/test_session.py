@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tests.candidate.conftest import begin, generate
 from waypoint_parity.candidate.session import Session
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.families.waypoint.scenario import Inputs
 from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -22,7 +23,7 @@ def count_calls(modules: Mapping[str, nn.Module]) -> Counter[str]:
 
 def test_every_step_is_announced_before_it_runs(session: Session, scenario: Scenario) -> None:
     calls = count_calls({"pass": session.engine.model, "decode": session.engine.autoencoder.decoder})
-    controls = scenario.controls(0)
+    controls = Inputs(scenario).controls(0)
     announced = []
     for step in session.generate(scenario["noise"][0], controls.button, controls.mouse, controls.scroll):
         announced.append((step.phase, step.number, calls["pass"], calls["decode"]))

@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import refused, run
 from tests.harness.run import test_observer
+from waypoint_parity.harness.record.observer import NO_EFFECT
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.record.writer import TENSORS_NAME
 from waypoint_parity.harness.run.keys import is_input
-from waypoint_parity.harness.run.observer import NO_EFFECT
 
 Arguments = Callable[..., tuple[object, ...]]
 SHY = f"{test_observer.__name__}:Shy"

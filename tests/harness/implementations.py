@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.scenario import Controls
-from waypoint_parity.harness.run.adapter import Pass, Site
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 
@@ -63,6 +65,20 @@ class Interrupted(EagerAdapter):
         yield next(passes)
         yield next(passes)
         raise RuntimeError("out of luck")
+
+
+class Shy(EagerAdapter):
+    """Computes otherwise in one block while a hook is on it, as a kernel does that is fused only where nobody looks."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        block = self.sites()["transformer.blocks.0.mlp"].module
+        seen = block.forward
+
+        def forward(*args: Any, **options: Any) -> Any:
+            return seen(*args, **options) * (1 + 1e-6 * bool(block._forward_hooks))
+
+        block.forward = forward  # type: ignore[method-assign]
 
 
 class NoAdapter:

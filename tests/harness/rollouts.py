@@ -73,5 +73,7 @@ class Sealed(EagerAdapter):
 
     def sites(self) -> Mapping[str, Site]:
         sites = super().sites()
-        sealed = {name: Site(site.module, layout=lambda kv, _: kv) for name, site in sites.items() if name.endswith(".kv")}
+        sealed = {
+            name: Site(site.module, layout=lambda kv, _: kv) for name, site in sites.items() if name.endswith(".kv")
+        }
         return {**sites, **sealed}

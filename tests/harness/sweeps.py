@@ -17,7 +17,9 @@ from waypoint_parity.harness.sweep.parity import ParityRun
 def tiny_cells(checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics, **factors: Any) -> list[Cell]:
     """The cells of a sweep; without `factors` the candidate on `scenario` as recorded."""
     conditions = Conditions(numerics, Standards(fixed_tolerance(checkpoint.family, numerics.dtype_name)))
-    return plan(checkpoint, Factors(**{"implementations": ("candidate",), **factors}), scenario, lambda dtype: conditions)
+    return plan(
+        checkpoint, Factors(**{"implementations": ("candidate",), **factors}), scenario, lambda dtype: conditions
+    )
 
 
 def tiny_run(checkpoint: Checkpoint, out: Path, *, fresh: bool = False, blame: bool = False, **rules: Any) -> ParityRun:

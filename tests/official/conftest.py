@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.implementations import GOLDEN, Capture
+from tests.parity.implementations import GOLDEN, Capture, by_pack_name
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 Tensors = dict[str, Tensor]
 
@@ -28,9 +28,9 @@ def capture(base: Checkpoint) -> Callable[..., Tensors]:
 
     def captured(implementation: str, scenario: Scenario, dtype: str, *, compiled: bool = False) -> Tensors:
         chosen, seen = adapter(implementation, dtype, compiled), Capture()
-        with Recorder(chosen.sites(), seen) as recorder:
-            run(chosen, scenario, base.transformer, recorder)
-        return seen.tensors
+        with recording(chosen.sites(), seen) as recorder:
+            run(chosen, scenario, base, recorder)
+        return by_pack_name(seen.tensors)
 
     return captured
 

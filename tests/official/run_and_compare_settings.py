@@ -25,7 +25,7 @@ from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 
@@ -85,8 +85,8 @@ def main() -> int:
     checkpoint, scenario = open_checkpoint(GOLDEN / "base"), read_scenario(GOLDEN / "image" / "scenario.safetensors")
     for options, dtype in (("", torch.float32), ("+patched", torch.bfloat16)):
         adapter = registry.load(WORLD_ENGINE + options, checkpoint, Numerics(dtype, torch.device("cpu")))
-        with Recorder(adapter.sites(), Capture()) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with recording(adapter.sites(), Capture()) as recorder:
+            run(adapter, scenario, checkpoint, recorder)
     after = settings()
     assert "world_engine" in sys.modules
     changes = {name: (value, after[name]) for name, value in before.items() if after[name] != value}

@@ -22,20 +22,20 @@ from waypoint_parity.candidate.fastvideo.adapter import FastVideoAdapter
 from waypoint_parity.candidate.fastvideo.port import Port, load_port, renamed
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.explain.blame.case import load_case
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.search import Search
 from waypoint_parity.harness.explain.blame.text import blame_lines
-from waypoint_parity.harness.families.waypoint.make_scenario import image_tensor, make_scenario
+from waypoint_parity.harness.families.waypoint.draws import image_tensor, make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.taps import recording
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fastvideo") is None, reason=f"FastVideo is not importable; {source.PIP_LINE}"
@@ -75,9 +75,9 @@ def photograph() -> Image.Image:
 
 def scenario_for(checkpoint: Checkpoint, *, seed: int = 3, image: bool = False, frames: int = FRAMES) -> Scenario:
     return make_scenario(
-        checkpoint.transformer,
+        checkpoint.geometry,
         name="walk",
-        frames=frames,
+        units=frames,
         seed=seed,
         prompt_tokens=6,
         prompt_padding=2,
@@ -99,7 +99,7 @@ def compare(
 ) -> Comparison:
     """Run both in lockstep."""
     sides = [Side(name, registry.load(name, checkpoint, numerics(dtype))) for name in (reference, candidate)]
-    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(dtype)))
+    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(checkpoint.family, dtype)))
 
 
 def worst(comparison: Comparison, site: str) -> float:
@@ -115,7 +115,7 @@ class TestHeadWidth64:
         assert comparison.compared == comparison.expected
         assert comparison.worst.distance <= 3e-6
         assert worst(comparison, "latent") <= 4e-7
-        assert max(metrics.max_abs for metrics in comparison.frames) <= 1
+        assert max(metrics.max_abs for metrics in comparison.pictures) <= 1
 
     def test_parity_holds_in_bf16(self, checkpoints: dict[int, Checkpoint]) -> None:
         comparison = compare("eager", FASTVIDEO, checkpoints[64], scenario_for(checkpoints[64], frames=2), dtype="bf16")
@@ -135,10 +135,10 @@ class TestHeadWidth64:
 
     def test_sessions_of_one_adapter_are_independent(self, checkpoints: dict[int, Checkpoint]) -> None:
         adapter, capture = FastVideoAdapter(checkpoints[64], numerics()), Capture()
-        with Recorder(adapter.sites(), capture) as recorder:
-            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+        with recording(adapter.sites(), capture) as recorder:
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64], recorder)
             first = dict(capture.tensors)
-            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64].transformer, recorder)
+            run(adapter, scenario_for(checkpoints[64], frames=2), checkpoints[64], recorder)
         assert [name for name, tensor in first.items() if not torch.equal(capture.tensors[name], tensor)] == []
 
 
@@ -149,20 +149,20 @@ class TestHeadWidth32:
         assert comparison.verdict is Verdict.DIVERGED
         assert comparison.first is not None
         print(comparison.first)
-        assert str(comparison.first.key) == "f0/denoise0/transformer.blocks.0.prompt_cross_attn"
+        assert str(comparison.first.key) == "u0/denoise0/transformer.blocks.0.prompt_cross_attn"
 
     def test_both_of_its_faults_are_blamed_and_nothing_else(
         self, reference: str, checkpoints: dict[int, Checkpoint], tmp_path: Path
     ) -> None:
         """Its temporal frequencies too are those of head width 64; at clock 0 nothing turns."""
-        checkpoint, judgement = checkpoints[32], Judgement(fixed_tolerance("fp32"))
+        checkpoint, judgement = checkpoints[32], Judgement(fixed_tolerance(checkpoints[32].family, "fp32"))
         scenario = scenario_for(checkpoint, frames=3)
         case = load_case(reference, FASTVIDEO, checkpoint, numerics(), scenario, judgement)
         blame = Search(case, Journal(tmp_path, case.identity), gains=False).run()
         print("\n".join(blame_lines(blame)))
         assert {cause.name: str(cause.first.key) for cause in blame.causes} == {
-            "prompt attention": "f0/denoise0/transformer.blocks.0.prompt_cross_attn",
-            "rotation": "f1/denoise0/transformer.blocks.0.attn.q_rope",
+            "prompt attention": "u0/denoise0/transformer.blocks.0.prompt_cross_attn",
+            "rotation": "u1/denoise0/transformer.blocks.0.attn.q_rope",
         }
         (rotation,) = (cause for cause in blame.causes if cause.part == "rotation")
         assert rotation.explanations[0].kind == "temporal frequencies of another head width"
@@ -183,12 +183,12 @@ class TestAgainstItsOwnStage:
         adapter = FastVideoAdapter(checkpoint, numerics(dtype, "own-noise"))
         adapter.seed = seed
         capture = Capture()
-        with Recorder(adapter.sites(), capture) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with recording(adapter.sites(), capture) as recorder:
+            run(adapter, scenario, checkpoint, recorder)
         expected = stage_latents(load_port(checkpoint, numerics(dtype)), checkpoint, scenario, DTYPES[dtype], seed)
-        last = len(checkpoint.transformer.scheduler_sigmas) - 2
+        last = len(checkpoint.geometry.transformer.scheduler_sigmas) - 2
         for frame, latent in enumerate(expected):
-            assert torch.equal(capture.tensors[f"f{frame}/denoise{last}/latent"][:, 0], latent)
+            assert torch.equal(capture.tensors[f"u{frame}/denoise{last}/latent"][:, 0], latent)
 
 
 def stage_latents(
@@ -196,19 +196,22 @@ def stage_latents(
 ) -> Iterable[Tensor]:
     """The latents [1,C,H,W] that FastVideo's streaming stage makes of a scenario, its noise aside."""
     batch = SimpleNamespace(
-        extra={"waypoint_prompt_emb": scenario.prompt_emb, "waypoint_prompt_pad_mask": scenario.prompt_pad_mask},
-        image=None if scenario.image is None else photograph(),
+        extra={
+            "waypoint_prompt_emb": scenario.get("prompt_emb"),
+            "waypoint_prompt_pad_mask": scenario.get("prompt_pad_mask"),
+        },
+        image=None if scenario.get("image") is None else photograph(),
         pil_image=None,
         image_path=None,
         seed=seed,
     )
-    sigmas = checkpoint.transformer.scheduler_sigmas
+    sigmas = checkpoint.geometry.transformer.scheduler_sigmas
     settings = SimpleNamespace(dit_config=port.model.config, scheduler_sigmas=sigmas)
     package = source.folder()
     with source.imported(package), torch.compiler.set_stance("force_eager"):
         stage = import_stages(package).WaypointDenoisingStage(port.model, port.autoencoder, dtype)
         stage.streaming_reset(batch, SimpleNamespace(pipeline_config=settings))
-        stage.streaming_step(scenario.button, scenario.mouse, scenario.scroll.unsqueeze(0))
+        stage.streaming_step(scenario["button"], scenario["mouse"], scenario["scroll"].unsqueeze(0))
     latents: Tensor = batch.latents
     return latents.unbind(2)
 
@@ -240,7 +243,7 @@ def import_stages(fastvideo: Path) -> Any:
 def test_the_ports_own_rules_rename_alike(checkpoints: dict[int, Checkpoint]) -> None:
     with source.imported(source.folder()) as fastvideo:
         rules: dict[str, str] = fastvideo.transformer.WaypointWorldModel.param_names_mapping
-    keys = checkpoints[64].transformer_weights()
+    keys = checkpoints[64].weights("transformer")
     for key in keys:
         by_port = key
         for pattern, replacement in rules.items():
@@ -253,8 +256,8 @@ def test_loading_and_running_leaves_the_process_as_it_was(checkpoints: dict[int,
     checkpoint = checkpoints[64]
     before = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     adapter = FastVideoAdapter(checkpoint, numerics())
-    with Recorder(adapter.sites(), Capture()) as recorder:
-        run(adapter, scenario_for(checkpoint, frames=1), checkpoint.transformer, recorder)
+    with recording(adapter.sites(), Capture()) as recorder:
+        run(adapter, scenario_for(checkpoint, frames=1), checkpoint, recorder)
     after = ProcessSettings.read(), list(logging.getLogger().handlers), logging.getLogger().level
     for name, value in vars(before[0]).items():
         found = vars(after[0])[name]

@@ -20,15 +20,15 @@ import torch
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
-from waypoint_parity.harness.families.waypoint.sites import every_site
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
+from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
+from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics, Pass
-from waypoint_parity.harness.run.keys import is_optional
 from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter
@@ -95,7 +95,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, modules_cache: None) ->
 def scenario(repository: Checkpoint) -> Scenario:
     image = torch.randint(0, 256, (360, 640, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return make_scenario(
-        repository.transformer, name="walk", frames=4, seed=3, prompt_tokens=6, prompt_padding=2, image=image
+        repository.geometry, name="walk", units=4, seed=3, prompt_tokens=6, prompt_padding=2, image=image
     )
 
 
@@ -106,7 +106,7 @@ def trusting(fp32_on_cpu: Numerics) -> Numerics:
 
 def compare(checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics) -> Comparison:
     sides = [Side(name, registry.load(name, checkpoint, numerics)) for name in ("eager", f"{DIFFUSERS}+{TRUST}")]
-    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance("fp32")))
+    return lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(checkpoint.family, "fp32")))
 
 
 class TestSessions:
@@ -114,8 +114,8 @@ class TestSessions:
         "change",
         [
             lambda scenario: scenario,
-            lambda scenario: replace(scenario, image=None),
-            lambda scenario: replace(scenario, sigmas=torch.tensor([1.0, 0.9, 0.4, 0.0])),
+            lambda scenario: scenario.with_tensors(image=None),
+            lambda scenario: scenario.with_tensors(sigmas=torch.tensor([1.0, 0.9, 0.4, 0.0])),
         ],
         ids=["with an image", "without", "another schedule"],
     )
@@ -161,8 +161,8 @@ class TestSessions:
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics
     ) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        list(adapter.start(scenario.prompt, scenario.schedule(repository.transformer)))
-        passes = adapter.generate(scenario.noise[0], scenario.controls(0))
+        list(adapter.start(Inputs(scenario).prompt, schedule(scenario, repository.geometry.transformer)))
+        passes = adapter.generate(scenario["noise"][0], Inputs(scenario).controls(0))
         assert next(passes) == Pass("denoise", 0, 1.0)
         passes.close()  # type: ignore[attr-defined]
         drive(adapter, scenario, frames=1)
@@ -173,18 +173,18 @@ class TestSessions:
         sites = adapter.sites()
         sites["velocity"].module.register_forward_hook(lambda module, inputs, velocity: torch.zeros_like(velocity))
         sites["latent"].module.register_forward_hook(lambda module, inputs, latent: latents.append(latent))
-        drive(adapter, replace(scenario, image=None), frames=1)
-        assert all(torch.equal(latent, scenario.noise[0]) for latent in latents)
-        assert len(latents) == len(repository.transformer.scheduler_sigmas) - 1
+        drive(adapter, scenario.with_tensors(image=None), frames=1)
+        assert all(torch.equal(latent, scenario["noise"][0]) for latent in latents)
+        assert len(latents) == len(repository.geometry.transformer.scheduler_sigmas) - 1
 
 
 def drive(adapter: ModularDiffusersAdapter, scenario: Scenario, *, frames: int) -> list[Pass]:
-    config = adapter._checkpoint.transformer
-    passes = list(adapter.start(scenario.prompt, scenario.schedule(config)))
-    if scenario.image is not None:
-        passes += adapter.append_image(scenario.image)
+    config = adapter._checkpoint.geometry.transformer
+    passes = list(adapter.start(Inputs(scenario).prompt, schedule(scenario, config)))
+    if scenario.get("image") is not None:
+        passes += adapter.append_image(scenario.get("image"))
     for frame in range(frames):
-        passes += adapter.generate(scenario.noise[frame], scenario.controls(frame))
+        passes += adapter.generate(scenario["noise"][frame], Inputs(scenario).controls(frame))
     return passes
 
 
@@ -198,25 +198,25 @@ class TestAnnouncing:
 
     def test_it_has_every_site(self, repository: Checkpoint, trusting: Numerics) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        every = every_site(repository.transformer, repository.autoencoder)
-        assert adapter.sites().keys() == {site for site in every if not is_optional(site)}
+        required = {row.name for row in site_table(repository.geometry).rows if not row.optional}
+        assert adapter.sites().keys() == required
 
     def test_what_the_pipeline_raises_is_raised_to_the_caller(
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics
     ) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
-        list(adapter.start(scenario.prompt, scenario.schedule(repository.transformer)))
+        list(adapter.start(Inputs(scenario).prompt, schedule(scenario, repository.geometry.transformer)))
         with pytest.raises(RuntimeError, match="size"):
-            list(adapter.generate(scenario.noise[0][..., :1], scenario.controls(0)))
+            list(adapter.generate(scenario["noise"][0][..., :1], Inputs(scenario).controls(0)))
 
     def test_an_image_after_a_frame_is_refused(
         self, repository: Checkpoint, scenario: Scenario, trusting: Numerics
     ) -> None:
         adapter = ModularDiffusersAdapter(repository, trusting)
         drive(adapter, scenario, frames=1)
-        assert scenario.image is not None
+        assert scenario.get("image") is not None
         with pytest.raises(UserError, match="at the beginning of a session only"):
-            list(adapter.append_image(scenario.image))
+            list(adapter.append_image(scenario.get("image")))
 
 
 class TestLoading:

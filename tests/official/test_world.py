@@ -7,9 +7,9 @@ import pytest
 
 from tests.official.test_world_engine import PARITY_BOUND, WORLD_ENGINE
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
@@ -34,10 +34,10 @@ def test_parity_holds_on_rendered_walks(
 ) -> None:
     scenario = read_scenario(SCENARIOS / f"{walk}.safetensors")
     sides = (Side(name, adapters[name]) for name in (WORLD_ENGINE, candidate))
-    comparison = lockstep(*sides, world, scenario, Judgement(fixed_tolerance("fp32")))
+    comparison = lockstep(*sides, world, scenario, Judgement(fixed_tolerance(world.family, "fp32")))
     print(f"{candidate}, {walk}: {comparison.compared} observations, worst {comparison.worst}")
     assert comparison.verdict is Verdict.WITHIN_NOISE
     assert comparison.compared == comparison.expected
     assert comparison.worst is not None
     assert comparison.worst.distance <= PARITY_BOUND
-    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
+    assert min(metrics.ssim for metrics in comparison.pictures) >= 0.9999

@@ -12,25 +12,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity.implementations import DTYPE_OF_PACK, Capture, golden_activations, golden_frames
+from tests.harness.observations import FAMILY
+from tests.parity.implementations import DTYPE_OF_PACK, Capture, by_pack_name, golden_activations, golden_frames
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.convert import convert
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.compare.lockstep import Side, lockstep
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
-from waypoint_parity.harness.families.waypoint.variant import SCHEDULES, Variant
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
+from waypoint_parity.harness.families.waypoint.factors import MASKS, SCHEDULES
+from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.record.writer import expected_keys
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Recorder
+from waypoint_parity.harness.run.session import expected_keys, run
+from waypoint_parity.harness.run.taps import recording
+from waypoint_parity.harness.run.variant import Variant
 from waypoint_parity.reference.world_engine.package import INSTALL
 
 pytestmark = pytest.mark.skipif(
@@ -89,10 +91,8 @@ def adapters(base: Checkpoint) -> dict[str, Adapter]:
     return {name: registry.load(name, base, numerics) for name in (WORLD_ENGINE, "eager", "candidate")}
 
 
-MASKED = [
-    Variant(schedule, prompt_mask=mask) for schedule in SCHEDULES for mask in ("none", "zeroed", "unzeroed", "all")
-]
-CELLS = {"image": Variant(), **{variant.name: variant for variant in MASKED}}
+MASKED = [Variant.of({"schedule": name, "mask": mask}) for name in SCHEDULES for mask in MASKS]
+CELLS = {"image": Variant(), **{variant.name(FAMILY): variant for variant in MASKED}}
 
 
 @pytest.mark.parametrize("candidate", ["eager", "candidate"])
@@ -100,35 +100,35 @@ CELLS = {"image": Variant(), **{variant.name: variant for variant in MASKED}}
 def test_parity_holds_for_14_frames(
     cell: str, candidate: str, adapters: dict[str, Adapter], base: Checkpoint, golden_scenario: Recorded
 ) -> None:
-    scenario = CELLS[cell].apply(golden_scenario("base"), base.transformer)
+    scenario = CELLS[cell].apply(golden_scenario("base"), base.geometry)
     if cell == "image":
-        scenario = dataclasses.replace(scenario, image=golden_scenario("image").image)
+        scenario = scenario.with_tensors(image=golden_scenario("image")["image"])
     sides = (Side(name, adapters[name]) for name in (WORLD_ENGINE, candidate))
-    comparison: Comparison = lockstep(*sides, base, scenario, Judgement(fixed_tolerance("fp32")))
+    comparison: Comparison = lockstep(*sides, base, scenario, Judgement(fixed_tolerance(FAMILY, "fp32")))
     print(f"{candidate}, {cell}: {comparison.compared} observations, worst {comparison.worst}")
     assert comparison.verdict is Verdict.WITHIN_NOISE
     assert comparison.compared == comparison.expected
-    assert len(comparison.frames) == 14
+    assert len(comparison.pictures) == 14
     assert comparison.worst is not None
     assert comparison.worst.distance <= PARITY_BOUND
-    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
+    assert min(metrics.ssim for metrics in comparison.pictures) >= 0.9999
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("level", SCHEDULES)
 def test_raw_against_patched_is_measured(
-    schedule: str, capture: Capturing, golden_scenario: Recorded, base: Checkpoint
+    level: str, capture: Capturing, golden_scenario: Recorded, base: Checkpoint
 ) -> None:
-    scenario = Variant(schedule).apply(golden_scenario("bf16"), base.transformer)
+    scenario = Variant.of({"schedule": level}).apply(golden_scenario("bf16"), base.geometry)
     raw, patched = (capture(name, scenario, "bf16") for name in (WORLD_ENGINE, f"{WORLD_ENGINE}+patched"))
     assert patched.keys() == raw.keys()
     found = errors(patched, {name: tensor for name, tensor in raw.items() if not name.endswith(".written")})
     latents = {name: error for name, error in found.items() if name.endswith("latent")}
     cosine = min(error.cosine for error in found.values() if error.cosine is not None)
     print(
-        f"raw against patched, bf16, {schedule}: worst site {found[worst(found)].rel_l2:.2e} at {worst(found)}, "
+        f"raw against patched, bf16, {level}: worst site {found[worst(found)].rel_l2:.2e} at {worst(found)}, "
         f"latents {latents[worst(latents)].rel_l2:.2e}, smallest cosine {cosine:.6f}"
     )
-    assert found[worst(found)].rel_l2 <= fixed_tolerance("bf16").activations
+    assert found[worst(found)].rel_l2 <= fixed_tolerance(FAMILY, "bf16").activations
 
 
 def test_patched_runs_the_packages_replacements(base: Checkpoint) -> None:
@@ -140,8 +140,8 @@ def test_patched_runs_the_packages_replacements(base: Checkpoint) -> None:
 
 def test_every_expected_site_is_shown_once(capture: Capturing, golden_scenario: Recorded, base: Checkpoint) -> None:
     scenario = golden_scenario("image")
-    expected = [str(key) for key in expected_keys(base, scenario)]
-    assert list(capture(WORLD_ENGINE, scenario, "fp32")) == expected
+    expected = {str(key): key for key in expected_keys(scenario, base)}
+    assert list(capture(WORLD_ENGINE, scenario, "fp32")) == list(by_pack_name(expected))
 
 
 @pytest.mark.parametrize("options", ["", "+patched"])
@@ -169,9 +169,9 @@ def final_latent(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint) -
     """The last latent of a session that is left undecoded."""
     latents: list[Tensor] = []
     keep = adapter.sites()["latent"].module.register_forward_hook(lambda module, inputs, x: latents.append(x.clone()))
-    list(adapter.start(scenario.prompt, scenario.schedule(checkpoint.transformer)))
-    for frame in range(scenario.frames):
-        passes = adapter.generate(scenario.noise[frame], scenario.controls(frame))
+    list(adapter.start(Inputs(scenario).prompt, schedule(scenario, checkpoint.geometry.transformer)))
+    for frame in range(scenario.units):
+        passes = adapter.generate(scenario["noise"][frame], Inputs(scenario).controls(frame))
         list(itertools.takewhile(lambda at: at.phase != "decode", passes))
     keep.remove()
     return latents[-1]
@@ -190,12 +190,12 @@ def up_for_down(button: Tensor) -> Tensor:
 def test_both_layouts_of_a_checkpoint_load_alike(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
     tiny = open_checkpoint(write_checkpoint(tmp_path / "diffusers"))
     convert(tiny, "package", tmp_path / "package")
-    scenario = make_scenario(tiny.transformer, name="short", frames=2, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(tiny.geometry, name="short", units=2, seed=3, prompt_tokens=6, prompt_padding=2)
     sessions = []
     for checkpoint in (tiny, open_checkpoint(tmp_path / "package")):
         adapter, seen = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu), Capture()
-        with Recorder(adapter.sites(), seen) as recorder:
-            run(adapter, scenario, checkpoint.transformer, recorder)
+        with recording(adapter.sites(), seen) as recorder:
+            run(adapter, scenario, checkpoint, recorder)
         sessions.append(seen.tensors)
     assert [name for name, tensor in sessions[0].items() if not torch.equal(sessions[1][name], tensor)] == []
 
@@ -215,27 +215,27 @@ OTHER_GEOMETRIES = {
 @pytest.mark.parametrize("geometry", OTHER_GEOMETRIES)
 def test_parity_holds_in_other_geometries(geometry: str, candidate: str, tmp_path: Path, fp32_on_cpu: Numerics) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", **OTHER_GEOMETRIES[geometry]))
-    scenario = make_scenario(checkpoint.transformer, name="walk", frames=6, seed=3, prompt_tokens=6, prompt_padding=2)
+    scenario = make_scenario(checkpoint.geometry, name="walk", units=6, seed=3, prompt_tokens=6, prompt_padding=2)
     sides = (Side(name, registry.load(name, checkpoint, fp32_on_cpu)) for name in (WORLD_ENGINE, candidate))
-    comparison = lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance("fp32")))
+    comparison = lockstep(*sides, checkpoint, scenario, Judgement(fixed_tolerance(FAMILY, "fp32")))
     assert comparison.compared == comparison.expected
     assert comparison.worst is not None
     assert comparison.worst.distance <= PARITY_BOUND
 
 
 def test_a_session_longer_than_the_models_is_refused(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_frames=2))
-    scenario = make_scenario(checkpoint.transformer, name="walk", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_units=2))
+    scenario = make_scenario(checkpoint.geometry, name="walk", units=3, seed=3, prompt_tokens=6, prompt_padding=2)
     adapter = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu)
-    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
-        run(adapter, scenario, checkpoint.transformer, recorder)
+    with recording({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
+        run(adapter, scenario, checkpoint, recorder)
 
 
 def test_a_button_half_down_is_refused(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
-    scenario = dataclasses.replace(tiny_scenario, button=tiny_scenario.button + 0.5)
+    scenario = tiny_scenario.with_tensors(button=tiny_scenario["button"] + 0.5)
     adapter = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
-    with Recorder({}, Capture()) as recorder, pytest.raises(UserError, match="down or up"):
-        run(adapter, scenario, tiny.transformer, recorder)
+    with recording({}, Capture()) as recorder, pytest.raises(UserError, match="down or up"):
+        run(adapter, scenario, tiny, recorder)
 
 
 def test_a_prompt_that_is_missing_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
@@ -258,7 +258,7 @@ def test_compiled_passes_agree_with_eager_ones_and_leave_nothing(
     eager = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
     before = ProcessSettings.read()
     compiled = registry.load(WORLD_ENGINE, tiny, dataclasses.replace(fp32_on_cpu, compiled=True))
-    judgement = Judgement(fixed_tolerance("fp32"), allowed_missing=("*",))
+    judgement = Judgement(fixed_tolerance(FAMILY, "fp32"), allowed_missing=("*",))
     comparison = lockstep(Side("eager", eager), Side("compiled", compiled), tiny, tiny_scenario, judgement)
     assert ProcessSettings.read() == before
     assert {"latent", "frame", "kv_cache.layers.2.kv", "input.noise"} <= compiled.sites().keys() < eager.sites().keys()

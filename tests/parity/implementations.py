@@ -1,5 +1,6 @@
 """What the parity tests share: capturing every tensor of a session, and the golden packs to hold them against."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ DTYPE_OF_PACK = {"base": "fp32", "image": "fp32", "bf16": "bf16"}
 
 @dataclass
 class Capture:
-    """A sink that keeps every tensor, by its name in a golden pack."""
+    """A sink that keeps every tensor, by the name of its key."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -33,14 +34,19 @@ class Capture:
 
 
 def run_pack(implementation: str, pack: str) -> dict[str, Tensor]:
-    """Every tensor that `implementation` shows on the scenario of a golden pack."""
+    """Every tensor that `implementation` shows on the scenario of a golden pack, by its name there."""
     checkpoint = open_checkpoint(GOLDEN / "base")
     numerics = Numerics(DTYPES[DTYPE_OF_PACK[pack]], torch.device("cpu"))
     adapter = registry.find(implementation)(checkpoint, numerics)
     capture = Capture()
     with recording(adapter.sites(), capture) as recorder:
-        run(adapter, read_scenario(GOLDEN / pack / "scenario.safetensors"), checkpoint.geometry.transformer, recorder)
-    return capture.tensors
+        run(adapter, read_scenario(GOLDEN / pack / "scenario.safetensors"), checkpoint, recorder)
+    return by_pack_name(capture.tensors)
+
+
+def by_pack_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Captured tensors by their names in a golden pack, which calls a unit a frame."""
+    return {f"f{name.removeprefix('u')}": tensor for name, tensor in tensors.items()}
 
 
 def golden_activations(pack: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ class ScaledCheckpoint(Checkpoint):
         values = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
         return cls(**values, key=key, factor=factor)
 
-    def transformer_weights(self) -> dict[str, Tensor]:
+    def weights(self, component: str) -> dict[str, Tensor]:
         """The weights, the one scaled in the dtype in which it is stored."""
-        weights = super().weights("transformer")
-        return weights | {self.key: weights[self.key] * self.factor}
+        weights = super().weights(component)
+        return weights | ({self.key: weights[self.key] * self.factor} if self.key in weights else {})

@@ -8,24 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from waypoint_parity.harness.cli.options import Parity
-from waypoint_parity.harness.cli.options.shared import Swept
-from waypoint_parity.harness.cli.planned import planned
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.cli.options import SweepOptions
+from waypoint_parity.harness.cli.parity import ParityCommand
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.sweep.cells import Cell
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-SWEPT = Swept(
+SWEPT = SweepOptions(
     checkpoint=str(FIXTURES / "golden" / "base"),
     scenario=FIXTURES / "scenarios" / "walk.safetensors",
     image_scenario=FIXTURES / "golden" / "image" / "scenario.safetensors",
 )
 # One seed will do.
-RUN, PLANNED = planned(Parity(seeds=(11,), swept=SWEPT))
+RUN, PLANNED = ParityCommand(seeds=(11,), swept=SWEPT).prepare()
 CHECKPOINT = RUN.checkpoint
 CELLS = {cell.name: cell for cell in PLANNED}
 
@@ -40,7 +39,9 @@ def adapters() -> dict[str, Adapter]:
 def comparison(request: pytest.FixtureRequest, adapters: dict[str, Adapter]) -> Comparison:
     reference, candidate = (Side(name, adapter) for name, adapter in adapters.items())
     cell: Cell = CELLS[request.param]
-    return lockstep(reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance("fp32")))
+    return lockstep(
+        reference, candidate, CHECKPOINT, cell.scenario, Judgement(fixed_tolerance(CHECKPOINT.family, "fp32"))
+    )
 
 
 def test_the_sweep_is_schedules_by_masks_and_one_seed_image() -> None:
@@ -60,6 +61,6 @@ def test_every_expected_observation_was_compared_and_passes(comparison: Comparis
 
 
 def test_every_frame_looks_the_same(comparison: Comparison) -> None:
-    assert len(comparison.frames) in {3, 8}
-    assert min(metrics.ssim for metrics in comparison.frames) >= 0.9999
-    assert max(metrics.mean_abs for metrics in comparison.frames) <= 0.02
+    assert len(comparison.pictures) in {3, 8}
+    assert min(metrics.ssim for metrics in comparison.pictures) >= 0.9999
+    assert max(metrics.mean_abs for metrics in comparison.pictures) <= 0.02

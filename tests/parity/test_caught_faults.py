@@ -29,8 +29,9 @@ class Caught(msgspec.Struct):
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five frames: one more than the local ring holds."""
     path = tmp_path_factory.mktemp("scenario") / "five.safetensors"
-    config = open_checkpoint(BASE).transformer
-    write_scenario(make_scenario(config, name="five", frames=config.local_window + 1, seed=11), path)
+    geometry = open_checkpoint(BASE).geometry
+    units = geometry.transformer.local_window + 1
+    write_scenario(make_scenario(geometry, name="five", units=units, seed=11), path)
     return path
 
 
@@ -54,12 +55,12 @@ def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
     ("candidate", "key", "wrong_slot"),
     [
         # Scaled by 1.001, so that its relative error is 1e-3 and nothing before it differs.
-        ("VelocityScaled", "f0/denoise0/velocity", []),
-        ("RotationLeftOut", "f0/denoise0/transformer.blocks.0.attn.q_rope", []),
+        ("VelocityScaled", "u0/denoise0/velocity", []),
+        ("RotationLeftOut", "u0/denoise0/transformer.blocks.0.attn.q_rope", []),
         # Block 1 is the first local layer; its ring of 4 frames is full from frame 4 on.
         (
             "StaleSlotVisible",
-            "f4/denoise0/kv_cache.layers.1.visible",
+            "u4/denoise0/kv_cache.layers.1.visible",
             ["local layer 1, frame 4: slot 0 holds frame 0, expected hidden"],
         ),
     ],
@@ -75,14 +76,14 @@ def test_a_fault_is_named_by_the_first_site_that_shows_it(
     assert str(first.key) == key
     assert first.rel_l2 is not None
     assert first.rel_l2 > first.tolerance
-    assert f"{first.site} (f{first.frame} {first.phase}{first.step})" in caught.printed
-    assert [fault.message for fault in caught.comparison.ring[:1]] == wrong_slot
+    assert f"{first.site} (u{first.unit} {first.phase}{first.step})" in caught.printed
+    assert [fault.message for fault in caught.comparison.slots[:1]] == wrong_slot
 
 
 def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> None:
     scenario = tmp_path / "one.safetensors"
-    config = open_checkpoint(BASE).transformer
-    write_scenario(make_scenario(config, name="one", frames=1, seed=11), scenario)
+    geometry = open_checkpoint(BASE).geometry
+    write_scenario(make_scenario(geometry, name="one", units=1, seed=11), scenario)
     command = [
         sys.executable,
         "-m",
@@ -103,10 +104,10 @@ def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: 
     assert caught.status == 1
     first = caught.comparison.first
     assert first is not None
-    assert str(first.key) == "f0/cache0/input.sigma"
+    assert str(first.key) == "u0/cache0/input.sigma"
     assert first.verdict is Verdict.MISSING
     # What the skipped pass should have left behind is told too.
     kv = next(failure for failure in caught.comparison.failures if failure.site == "kv_cache.layers.0.kv")
-    assert (kv.verdict, kv.frame, kv.phase) == (Verdict.DIVERGED, 0, "cache")
+    assert (kv.verdict, kv.unit, kv.phase) == (Verdict.DIVERGED, 0, "cache")
     message = "global layer 0, frame 0: slot 0 holds frame 0 as of denoise step 3, expected frame 0"
-    assert caught.comparison.ring[0].message == message
+    assert caught.comparison.slots[0].message == message

@@ -6,7 +6,6 @@ was measured with. False alarms in 1 of 1000 right runs, over all their sites.
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import pytest
 import torch
@@ -14,18 +13,17 @@ import torch
 from tests.parity.implementations import IMPLEMENTATIONS, golden_activations, golden_frames, run_pack
 from tests.parity.scaled import ScaledCheckpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.options import Judging
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, FloorBounds
 from waypoint_parity.harness.judge.noise_floor.measure import against_itself
 from waypoint_parity.harness.judge.standards import standards
 from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
-from waypoint_parity.harness.run.keys import Key, Phase, is_input
+from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.registry import find
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -49,14 +47,14 @@ class Bench:
         scaled = ScaledCheckpoint.of(self.checkpoint, f"{SITE}.weight", scale)
         return find("candidate")(scaled, self.numerics)
 
-    def scenario(self, seed: int, frames: int) -> Scenario:
+    def scenario(self, seed: int, units: int) -> Scenario:
         """A session with noise, controls and a prompt of its own."""
-        return make_scenario(self.checkpoint.geometry, name=f"seed {seed}", frames=frames, seed=100 * seed)
+        return make_scenario(self.checkpoint.geometry, name=f"seed {seed}", units=units, seed=100 * seed)
 
-    def compare(self, candidate: Adapter, seed: int, frames: int) -> Comparison:
+    def compare(self, candidate: Adapter, seed: int, units: int) -> Comparison:
         """A session of both, in lockstep."""
         sides = Side("eager", self.reference), Side("candidate", candidate)
-        return lockstep(*sides, self.checkpoint, self.scenario(seed, frames), self.judgement)
+        return lockstep(*sides, self.checkpoint, self.scenario(seed, units), self.judgement)
 
     def beyond(self, errors: dict[Key, Error]) -> dict[Key, Error]:
         """The errors that are no noise, in execution order."""
@@ -69,7 +67,7 @@ class Bench:
 
     def found(self, scale: float, seed: int) -> bool:
         """Whether the scaled projection is the first site beyond the floor, in the first denoise pass alone."""
-        candidate, scenario = self.candidate(scale), self.scenario(seed, frames=1)
+        candidate, scenario = self.candidate(scale), self.scenario(seed, units=1)
         beyond = self.beyond(against_itself(self.reference, candidate, self.checkpoint, scenario, most_passes=2))
         return next(iter(beyond), None) == Key(0, "denoise", 0, SITE)
 
@@ -86,8 +84,8 @@ def bf16(base: Checkpoint) -> Bench:
 
 def bench_of(dtype: str, base: Checkpoint) -> Bench:
     numerics = Numerics(DTYPES[dtype], torch.device("cpu"))
-    judged_by = standards(Judging(), dtype, folder=base.folder, digest=base.digest)
-    judgement = judged_by.judgement(base.geometry.transformer.scheduler_sigmas, image=False)
+    judged_by = standards(base.family, dtype, folder=base.folder, digest=base.digest)
+    judgement = judged_by.judgement(base.geometry.transformer.scheduler_sigmas, ["prompt_emb", "prompt_pad_mask"])
     assert isinstance(judgement.bounds, FloorBounds)
     assert judgement.bounds.false_alarm_rate == 1e-3
     return Bench(base, numerics, find("eager")(base, numerics), judgement)
@@ -96,7 +94,7 @@ def bench_of(dtype: str, base: Checkpoint) -> Bench:
 def test_no_right_run_is_called_diverged(bench: Bench) -> None:
     candidate = bench.candidate()
     for seed in SEEDS:
-        comparison = bench.compare(candidate, seed, frames=2)
+        comparison = bench.compare(candidate, seed, units=2)
         assert comparison.verdict is Verdict.WITHIN_NOISE, f"seed {seed}: {comparison.first}"
         assert comparison.compared == comparison.expected
 
@@ -123,13 +121,13 @@ def parsed(name: str) -> Key:
     """The key of a tensor's name: f{frame}/{phase}{step}/{site}."""
     frame, at, site = name.split("/")
     phase = at.rstrip("0123456789")
-    return Key(int(frame[1:]), cast(Phase, phase), int(at.removeprefix(phase)), site)
+    return Key(int(frame[1:]), phase, int(at.removeprefix(phase)), site)
 
 
 def test_a_projection_scaled_by_a_twentieth_is_named_in_every_run(bf16: Bench) -> None:
     candidate = bf16.candidate(1.05)
     for seed in SEEDS:
-        comparison = bf16.compare(candidate, seed, frames=1)
+        comparison = bf16.compare(candidate, seed, units=1)
         assert comparison.verdict is Verdict.DIVERGED
         assert comparison.first is not None
         assert comparison.first.key == Key(0, "denoise", 0, SITE)
@@ -145,7 +143,7 @@ def test_the_smallest_scale_that_is_named_in_every_run(bf16: Bench) -> None:
 def test_a_projection_scaled_by_a_hundred_thousandth_is_named_in_fp32(base: Checkpoint) -> None:
     """Two right fp32 runs differ by up to 7e-7 there."""
     fp32 = bench_of("fp32", base)
-    comparison = fp32.compare(fp32.candidate(1 + 1e-5), seed=0, frames=1)
+    comparison = fp32.compare(fp32.candidate(1 + 1e-5), seed=0, units=1)
     assert comparison.verdict is Verdict.DIVERGED
     assert comparison.first is not None
     assert comparison.first.key == Key(0, "denoise", 0, SITE)

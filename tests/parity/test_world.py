@@ -9,15 +9,16 @@ import pytest
 
 from waypoint_parity.fixtures.faults import SUITE
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.pictures import FrameMetrics, Pixels, frame_metrics
+from waypoint_parity.harness.compare.pictures import PictureMetrics, Pixels, picture_metrics
 from waypoint_parity.harness.compare.sharpness import BlurDecision, blur_decision
-from waypoint_parity.harness.explain.blame.pictures import pictures_of
 from waypoint_parity.harness.explain.scorecard.fault import Change
-from waypoint_parity.harness.families.waypoint.variant import Variant
+from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
+from waypoint_parity.harness.run.variant import Variant
 
 SCENARIOS = Path(__file__).parents[2] / "fixtures" / "scenarios"
 FAULTS = {fault.name: fault for fault in SUITE.faults}
@@ -32,7 +33,7 @@ VISIBLE, INVISIBLE = 1.0, 0.05
 class Seen:
     """A candidate's frames against the reference's, over all scenarios."""
 
-    metrics: list[FrameMetrics]
+    metrics: list[PictureMetrics]
     decisions: list[BlurDecision]
 
     @property
@@ -58,7 +59,7 @@ def frames(
     adapter = registry.load(implementation, world, numerics)
     for change in changes:
         change(adapter)
-    with pictures_of(adapter) as pictures:
+    with decoded_pictures(adapter, world.family) as pictures:
         run(adapter, scenario, world)
     return pictures
 
@@ -71,10 +72,10 @@ def seen(world: Checkpoint, fp32_on_cpu: Numerics) -> Iterator[dict[str, Seen]]:
         expected = frames("eager", world, fp32_on_cpu, scenario)
         for name, one in found.items():
             changes = [FAULTS[name].change] if name in FAULTS else []
-            given = Variant(ONE_STEP).apply(scenario, world.geometry) if name == ONE_STEP else scenario
+            given = Variant.of({"schedule": ONE_STEP}).apply(scenario, world.geometry) if name == ONE_STEP else scenario
             actual = frames("candidate", world, fp32_on_cpu, given, *changes)
             pairs = list(zip(actual, expected, strict=True))
-            one.metrics.extend(frame_metrics(number, *pair) for number, pair in enumerate(pairs))
+            one.metrics.extend(picture_metrics(PictureAt(number), *pair) for number, pair in enumerate(pairs))
             one.decisions.extend(blur_decision(*pair) for pair in pairs)
     yield found
     print(f"\n{'':20} {'mean |d|':>8} {'SSIM':>6} {'sharpness':>9}  called")
@@ -86,7 +87,7 @@ def seen(world: Checkpoint, fp32_on_cpu: Numerics) -> Iterator[dict[str, Seen]]:
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_fault_is_visible_and_parity_is_not(name: str, seen: dict[str, Seen]) -> None:
     # The first generated frame has the seed image for a history, from which a wrong schedule goes the least astray.
-    assert min(metrics.mean_abs for metrics in seen[name].metrics if metrics.frame > 0) > VISIBLE
+    assert min(metrics.mean_abs for metrics in seen[name].metrics if metrics.at.unit > 0) > VISIBLE
     assert max(metrics.mean_abs for metrics in seen["right"].metrics) < INVISIBLE
 
 

@@ -30,7 +30,9 @@ def config(checkpoint: Checkpoint) -> TransformerConfig:
 
 @pytest.fixture(scope="session")
 def model(checkpoint: Checkpoint) -> WorldModel:
-    return load_world_model(checkpoint.geometry.transformer, checkpoint.weights("transformer"), device=CPU, dtype=torch.float32)
+    return load_world_model(
+        checkpoint.geometry.transformer, checkpoint.weights("transformer"), device=CPU, dtype=torch.float32
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.sites import every_site, pass_sites
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
@@ -21,7 +21,7 @@ def adapter(checkpoint: Checkpoint) -> EagerAdapter:
 
 
 def test_it_has_every_site(adapter: EagerAdapter, checkpoint: Checkpoint) -> None:
-    assert adapter.sites().keys() == every_site(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder)
+    assert adapter.sites().keys() == {row.name for row in site_table(checkpoint.geometry).rows}
 
 
 def test_every_pass_shows_its_sites_once(
@@ -41,11 +41,11 @@ def test_every_pass_shows_its_sites_once(
         yield from adapter.append_image(scenario["image"])
         yield from adapter.generate(scenario["noise"][0], controls)
 
-    passes = session()
+    passes, table = session(), site_table(checkpoint.geometry)
     at = next(passes, None)
     while at is not None:
         following = next(passes, None)
-        assert shown == Counter(pass_sites(checkpoint.geometry.transformer, checkpoint.geometry.autoencoder, at)), at
+        assert shown == Counter(row.name for row, _ in table.shown(at.phase, at.step, at.branches)), at
         shown.clear()
         at = following
 

@@ -38,7 +38,9 @@ def table(geometry: Geometry) -> SiteTable:
     rows = [
         SiteRow(name="input.ids", phases=("prepare",), part="ids", kind=Kind.INPUT, accepted_as=("ids",)),
         SiteRow(name="embedding", phases=("prepare",), part="embedding", reads=("input.ids",)),
-        SiteRow(name="input.start", phases=("refine",), part="start", kind=Kind.INPUT, once=True, accepted_as=("start",)),
+        SiteRow(
+            name="input.start", phases=("refine",), part="start", kind=Kind.INPUT, once=True, accepted_as=("start",)
+        ),
     ]
     entering = ("input.start", "sample", "embedding")
     for layer in range(geometry.layers):
@@ -72,7 +74,7 @@ class Toy(Plain):
     name = "toy"
     unit_name = "clip"
     components = ("net",)
-    layout = "toy.json and toy.safetensors"
+    layout, configs = "toy.json and toy.safetensors", ("toy.json",)
     tolerances = {"fp32": (1e-5, 1e-3)}
     sites = table(Geometry())
     parts = tuple(
@@ -99,6 +101,9 @@ class Toy(Plain):
 
     def layout_of(self, folder: Path) -> str | None:
         return "toy" if (folder / "toy.json").is_file() else None
+
+    def weight_files(self, folder: Path) -> tuple[str, ...]:
+        return ("toy.safetensors",)
 
     def open(self, folder: Path, find: Any) -> Opened:
         geometry = Geometry(**json.loads((folder / "toy.json").read_text()))
@@ -134,7 +139,6 @@ class Toy(Plain):
 
     def layer_groups(self, names: Any, geometry: Geometry) -> dict[str, list[int]]:
         return {"every": list(range(geometry.layers))}
-
 
 
 FAMILY = Toy()

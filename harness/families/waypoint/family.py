@@ -35,6 +35,7 @@ class Waypoint(Plain):
     parts: Sequence[Part] = PARTS
     kinds: ClassVar[Sequence[FaultKind]] = KINDS
     caches: Caches = RingCaches()
+    configs = ("transformer/config.json", "vae/config.json", "config.yaml", "encoder_conf.yml", "decoder_conf.yml")
     layout = "transformer/config.json and vae/config.json, or config.yaml and model.safetensors"
     fields: Mapping[str, Field] = {
         "noise": Field(dtype="float32", axes=("unit", "B", "N", "C", "h*ph", "w*pw"), drawn=True),
@@ -92,6 +93,12 @@ class Waypoint(Plain):
         from waypoint_parity.harness.families.waypoint.layouts import layout_of
 
         return layout_of(folder)
+
+    def weight_files(self, folder: Path) -> tuple[str, ...]:
+        """Patterns of the weights that belong to the configs in a folder."""
+        from waypoint_parity.harness.families.waypoint.layouts import weight_files
+
+        return weight_files(folder)
 
     def open(self, folder: Path, find: Callable[[str], Path]) -> Opened:
         """The checkpoint in a folder."""

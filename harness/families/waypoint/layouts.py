@@ -21,6 +21,13 @@ from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, 
 from waypoint_parity.harness.run.family import Opened
 
 _CLASSES = {"transformer": "WorldModel", "vae": "WorldEngineVAE"}
+# Exact names: a repository may also hold the same weights in another precision, under a name that differs by a word.
+_DIFFUSERS_WEIGHTS = tuple(
+    f"{part}/diffusion_pytorch_model{ending}"
+    for part in ("transformer", "vae")
+    for ending in (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
+)
+_PACKAGE_WEIGHTS = ("model.safetensors", "encoder.safetensors", "decoder.safetensors")
 _PACKAGE_ONLY_KEYS = ("ae_uri", "prompt_encoder_uri")
 
 
@@ -29,6 +36,13 @@ def layout_of(folder: Path) -> str | None:
     if (folder / "transformer" / "config.json").is_file():
         return "diffusers"
     return "package" if (folder / "config.yaml").is_file() else None
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The weights that belong to the configs in a folder. Of the package's, the autoencoder may lie there alone."""
+    if layout_of(folder) == "diffusers":
+        return _DIFFUSERS_WEIGHTS
+    return _PACKAGE_WEIGHTS if any((folder / name).is_file() for name in ("config.yaml", "encoder_conf.yml")) else ()
 
 
 def opened(folder: Path, find: Callable[[str], Path]) -> Opened:

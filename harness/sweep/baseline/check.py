@@ -12,7 +12,7 @@ from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.run.family import family_named
-from waypoint_parity.harness.sweep.baseline.document import BaselineDump, Opened
+from waypoint_parity.harness.sweep.baseline.document import BaselineDump, OpenedBaseline
 from waypoint_parity.harness.sweep.baseline.provenance import (
     Difference,
     accepted_inputs,
@@ -88,7 +88,7 @@ def read_check(path: Path) -> Check:
 
 
 def check(
-    baseline: Opened,
+    baseline: OpenedBaseline,
     run: RunDumps,
     judgement_of: Callable[[Dump], Judgement],
     accepted: Collection[str] = (),

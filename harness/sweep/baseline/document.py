@@ -45,7 +45,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedBaseline:
     """A baseline whose files are all there and are what they were."""
 
     folder: Path
@@ -73,7 +73,7 @@ def read_baseline(folder: Path) -> Baseline:
     return baseline
 
 
-def open_baseline(folder: Path) -> Opened:
+def open_baseline(folder: Path) -> OpenedBaseline:
     """The baseline in `folder`, every file of it verified.
 
     Raises UserError where there is none, and for a damaged one, which is never a regression of anything.
@@ -95,7 +95,7 @@ def open_baseline(folder: Path) -> Opened:
     if changed := sorted(path for path in expected if found[path] != expected[path]):
         digest = f"SHA-256 {found[changed[0]][:12]}"
         raise _damaged(folder, f"{listed(changed)} changed, {digest}", f"SHA-256 {expected[changed[0]][:12]}")
-    return Opened(folder, baseline)
+    return OpenedBaseline(folder, baseline)
 
 
 def kept_files(dump: Path) -> list[Path]:

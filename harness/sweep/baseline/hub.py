@@ -10,13 +10,13 @@ from pathlib import Path
 
 from waypoint_parity.harness.checkpoint.hub import PINNED, RepositoryKind, snapshot
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.sweep.baseline.document import Baseline, Opened, named
+from waypoint_parity.harness.sweep.baseline.document import Baseline, OpenedBaseline, named
 from waypoint_parity.harness.sweep.baseline.store import add_copy
 
 _DATASET: RepositoryKind = "dataset"
 
 
-def push(baseline: Opened, repo: str, *, force: bool = False) -> str:
+def push(baseline: OpenedBaseline, repo: str, *, force: bool = False) -> str:
     """Upload a baseline to the dataset `repo`, "owner/name", and return where it is pinned: owner/name@revision.
 
     A repository that does not exist is made, private: frames and statistics of weights are for their owner to publish.

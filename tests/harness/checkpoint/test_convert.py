@@ -7,11 +7,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
-from waypoint_parity.harness.checkpoint.convert import Layout, convert
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.convert import convert
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 from waypoint_parity.harness.errors import UserError
 
-LAYOUTS: tuple[Layout, ...] = ("diffusers", "package")
+LAYOUTS = ("diffusers", "package")
 WEIGHTS = {
     "diffusers": {f"transformer/{WEIGHTS_NAME}", f"vae/{WEIGHTS_NAME}"},
     "package": {"model.safetensors", "encoder.safetensors", "decoder.safetensors"},
@@ -47,7 +48,7 @@ def test_the_golden_checkpoint_comes_back_bit_for_bit(base: Checkpoint, golden: 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_dtype_is_kept_whatever_it_is(tiny_folder: Path, tmp_path: Path, layout: Layout) -> None:
+def test_a_dtype_is_kept_whatever_it_is(tiny_folder: Path, tmp_path: Path, layout: str) -> None:
     source = tmp_path / "source"
     convert(open_checkpoint(tiny_folder), "diffusers", source)
     file = source / "transformer" / WEIGHTS_NAME
@@ -62,7 +63,7 @@ def test_a_dtype_is_kept_whatever_it_is(tiny_folder: Path, tmp_path: Path, layou
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_has_its_files_and_no_others(tiny: Checkpoint, tmp_path: Path, layout: Layout) -> None:
+def test_a_layout_has_its_files_and_no_others(tiny: Checkpoint, tmp_path: Path, layout: str) -> None:
     convert(tiny, layout, tmp_path / "converted")
     configs = {
         "diffusers": {"transformer/config.json", "vae/config.json"},
@@ -73,6 +74,11 @@ def test_a_layout_has_its_files_and_no_others(tiny: Checkpoint, tmp_path: Path, 
     for name in WEIGHTS[layout]:
         with safe_open(tmp_path / "converted" / name, framework="pt") as file:
             assert file.metadata() == {"format": "pt"}
+
+
+def test_a_layout_that_does_not_exist_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such layout[\s\S]*diffusers, package"):
+        convert(tiny, "onnx", tmp_path / "converted")
 
 
 def test_a_folder_that_holds_the_model_already_is_left_as_it_is(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -95,7 +101,7 @@ def test_another_model_is_replaced_only_by_force(tiny: Checkpoint, tmp_path: Pat
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_half_of_a_checkpoint_is_not_taken_for_the_model(tiny: Checkpoint, tmp_path: Path, layout: Layout) -> None:
+def test_half_of_a_checkpoint_is_not_taken_for_the_model(tiny: Checkpoint, tmp_path: Path, layout: str) -> None:
     """A copy that was cut short lies under the name: it is neither skipped over nor replaced without being told to."""
     folder = tmp_path / "converted"
     convert(tiny, layout, folder)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.inspection import Inspection, inspect_checkpoint
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.run.adapter import Numerics

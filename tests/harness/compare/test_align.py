@@ -83,20 +83,20 @@ def test_a_key_that_comes_twice_is_refused_by_file_and_line(tmp_path: Path) -> N
 
 
 def test_a_key_comes_twice_also_where_the_first_has_long_found_its_partner(tmp_path: Path) -> None:
-    long = [key("latent", frame) for frame in range(1500)]
+    long = [key("latent", unit) for unit in range(1500)]
     with pytest.raises(UserError, match="line 1501: "):
         Aligned(tmp_path, long, [*long, long[3]])
 
 
-def test_another_call_of_a_site_is_another_record(tmp_path: Path) -> None:
-    calls = [key("latent"), key("latent", call=1)]
-    assert len(Aligned(tmp_path, calls, calls).pairs) == 2
+def test_another_call_or_branch_of_a_site_is_another_record(tmp_path: Path) -> None:
+    calls = [key("latent"), key("latent", call=1), key("latent")._replace(branch="uncond")]
+    assert len(Aligned(tmp_path, calls, calls).pairs) == 3
 
 
 def test_what_the_other_dump_did_not_record_on_purpose_does_not_wait(tmp_path: Path) -> None:
     every_other = Selection(every=2)
     aligned = Aligned(
-        tmp_path, [key("latent", 0), key("latent", 2)], [key("latent", frame) for frame in range(4)], every_other
+        tmp_path, [key("latent", 0), key("latent", 2)], [key("latent", unit) for unit in range(4)], every_other
     )
     assert aligned.pairs == [(0, 0, key("latent", 0)), (2, 1, key("latent", 2))]
     assert aligned.reference.waiting == {}

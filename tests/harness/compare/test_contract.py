@@ -2,9 +2,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.observations import manifest
+from tests.harness.observations import FAMILY, manifest
 from waypoint_parity.harness.compare.contract import (
-    ACCEPTABLE,
     accepted_sites,
     clock_shift,
     unlike_inputs,
@@ -12,6 +11,7 @@ from waypoint_parity.harness.compare.contract import (
 )
 from waypoint_parity.harness.errors import UserError
 
+ACCEPTABLE = (*FAMILY.sites.acceptable, "checkpoint", "dtype")
 INPUTS = {name: f"{name} as recorded" for name in ("noise", "button", "mouse", "scroll", "sigmas", "prompt_emb")}
 
 
@@ -27,6 +27,11 @@ def test_runs_of_another_model_or_precision_are_incomparable_unless_that_is_acce
     assert unlike_models(manifest(**changes), manifest(), [name]) is None
     others = [other for other in ACCEPTABLE if other != name]
     assert unlike_models(manifest(**changes), manifest(), others) == reason
+
+
+def test_runs_of_another_family_are_incomparable_before_anything_else() -> None:
+    reason = unlike_models(manifest(family="clips", checkpoint_digest="another"), manifest(), ["checkpoint"])
+    assert reason == "family differs: candidate clips, reference waypoint"
 
 
 @pytest.mark.parametrize(
@@ -82,15 +87,15 @@ def test_without_digests_an_accepted_input_excuses_the_scenario_but_not_the_sche
 
 def test_a_name_that_accepts_nothing_is_refused_with_those_that_do() -> None:
     with pytest.raises(UserError, match="nothing that could differ has this name") as caught:
-        accepted_sites(["noise", "noize"])
+        accepted_sites(["noise", "noize"], FAMILY)
     assert caught.value.found == "noize"
     assert "prompt_pad_mask" in caught.value.expected
 
 
 def test_names_stand_for_the_inputs_as_implementations_consume_them() -> None:
-    assert accepted_sites(["sigma"]) == {"input.sigma"}
-    assert accepted_sites(["controls"]) == {"input.button", "input.mouse", "input.scroll"}
-    assert accepted_sites(["checkpoint", "dtype"]) == set()
+    assert accepted_sites(["sigma"], FAMILY) == {"input.sigma"}
+    assert accepted_sites(["controls"], FAMILY) == {"input.button", "input.mouse", "input.scroll"}
+    assert accepted_sites(["checkpoint", "dtype"], FAMILY) == set()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +109,7 @@ def test_names_stand_for_the_inputs_as_implementations_consume_them() -> None:
         ([], [], 0),
     ],
 )
-def test_a_clock_is_shifted_where_every_frame_is_by_as_much(
+def test_a_clock_is_shifted_where_every_unit_is_by_as_much(
     candidate: list[int], reference: list[int], shift: int
 ) -> None:
     assert clock_shift(candidate, reference) == shift

@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.cli.text_comparison import comparison_lines
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
-from waypoint_parity.harness.judge.judgement import FIXED, Judgement
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.truth_diff import with_truth
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
@@ -17,12 +18,14 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import recording
 
+BF16 = Judgement(fixed_tolerance(FAMILY, "bf16"))
+
 
 def compared(candidate: str, tiny: Checkpoint, scenario: Scenario, *, three_way: bool = True) -> Comparison:
     bf16, fp32 = (Numerics(DTYPES[dtype], torch.device("cpu")) for dtype in ("bf16", "fp32"))
     sides = Side("eager", load("eager", tiny, bf16)), Side(candidate, load(candidate, tiny, bf16))
     truth = load("eager", tiny, fp32) if three_way else None
-    return lockstep(*sides, tiny, scenario, Judgement(FIXED["bf16"]), truth=truth)
+    return lockstep(*sides, tiny, scenario, BF16, truth=truth)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_three_dumps_tell_the_same_as_three_runs(
 ) -> None:
     truth = dumped(tmp_path / "truth", "fp32", "eager", tiny, tiny_scenario)
     sides = [dumped(tmp_path / name, "bf16", name, tiny, tiny_scenario) for name in ("eager", "candidate")]
-    comparison = diff_dumps(*sides, Judgement(FIXED["bf16"]))
+    comparison = diff_dumps(*sides, BF16)
     with_distances = with_truth(comparison, truth, *sides)
     assert with_distances.verdict is comparison.verdict
     assert set(distances(with_distances, "input.sigma")) == {(None, None)}
@@ -92,6 +95,6 @@ def test_three_dumps_tell_the_same_as_three_runs(
 def test_dumps_without_a_score_get_no_distances(tiny: Checkpoint, tiny_scenario: Scenario, tmp_path: Path) -> None:
     truth = dumped(tmp_path / "truth", "fp32", "eager", tiny, tiny_scenario)
     candidate = dumped(tmp_path / "candidate", "bf16", "eager", tiny, tiny_scenario)
-    unlike = diff_dumps(truth, candidate, Judgement(FIXED["bf16"]))
+    unlike = diff_dumps(truth, candidate, BF16)
     assert unlike.reason is not None
     assert with_truth(unlike, truth, truth, candidate) == unlike

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.observations import JUDGEMENT
-from waypoint_parity.harness.judge.comparison import FrameGrowth, Verdict, rounded_up
+from waypoint_parity.harness.judge.comparison import LatentError, Verdict, rounded_up, where_in
 from waypoint_parity.harness.judge.ledger import incomparable
+from waypoint_parity.harness.run.keys import Key
 
 
 def test_only_identity_and_noise_pass() -> None:
@@ -15,11 +16,11 @@ def test_only_identity_and_noise_pass() -> None:
 @pytest.mark.parametrize(
     ("errors", "horizon"), [([], None), ([1e-6, 1e-5], None), ([1e-6, 2e-5, 1e-6], 1), ([None], 0)], ids=str
 )
-def test_the_horizon_is_the_first_frame_whose_error_exceeds_noise(
+def test_the_horizon_is_the_first_unit_whose_error_exceeds_noise(
     errors: list[float | None], horizon: int | None
 ) -> None:
     comparison = incomparable("eager", "candidate", "", bounds=JUDGEMENT.bounds, evidence="tensors")
-    growth = [FrameGrowth(frame=frame, rel_l2=error, tolerance=1e-5) for frame, error in enumerate(errors)]
+    growth = [LatentError(unit=unit, rel_l2=error, tolerance=1e-5) for unit, error in enumerate(errors)]
     assert msgspec.structs.replace(comparison, growth=growth).horizon == horizon
 
 
@@ -32,3 +33,8 @@ def test_a_tolerance_that_is_printed_holds_when_it_is_used(value: float) -> None
 @pytest.mark.parametrize(("value", "text"), [(2e-4, "2.00e-04"), (2.001e-4, "2.01e-04"), (9.999e-4, "1.00e-03")])
 def test_a_tolerance_is_printed_with_three_digits(value: float, text: str) -> None:
     assert rounded_up(value) == text
+
+
+def test_where_it_was_is_told_in_words() -> None:
+    assert where_in(Key(3, "denoise", 1, "latent")) == "unit 3, denoise step 1"
+    assert where_in(Key(3, "denoise", 1, "velocity", "uncond", 2)) == "unit 3, denoise step 1, uncond"

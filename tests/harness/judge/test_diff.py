@@ -9,7 +9,14 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.diff import UNLIKE_SELECTIONS, diff
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.record.records import RECORDS_NAME, frame_path
+from waypoint_parity.harness.record.records import (
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    PassSites,
+    PictureAt,
+    picture_path,
+    read_manifest,
+)
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
 
@@ -38,7 +45,7 @@ def test_a_dump_is_identical_to_itself(reference: Path) -> None:
     comparison = diff(reference, reference)
     assert comparison.verdict is Verdict.IDENTICAL
     assert (comparison.compared, comparison.expected) == (7, 7)
-    assert [frame.ssim for frame in comparison.frames] == [1.0]
+    assert [picture.ssim for picture in comparison.pictures] == [1.0]
 
 
 def test_the_first_site_in_execution_order_that_diverges_is_named(reference: Path, tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_a_site_that_one_side_lacks_is_never_a_pass(reference: Path, tmp_path: P
 
 def test_a_site_may_be_missing_by_name_but_not_in_one_pass_alone(tmp_path: Path) -> None:
     judgement = Judgement(JUDGEMENT.bounds, allowed_missing=("out_norm",))
-    both = [(key("patchify"), normal(4)), (key("out_norm"), normal(4)), (key("out_norm", frame=1), normal(4))]
+    both = [(key("patchify"), normal(4)), (key("out_norm"), normal(4)), (key("out_norm", unit=1), normal(4))]
     reference = write_dump(tmp_path / "reference", both)
     assert diff(reference, write_dump(tmp_path / "never", both[:1]), judgement)
     assert not diff(reference, write_dump(tmp_path / "once", both[:2]), judgement)
@@ -88,7 +95,7 @@ def test_another_input_makes_the_runs_incomparable(reference: Path, tmp_path: Pa
     comparison = diff(reference, candidate)
     assert comparison.verdict is Verdict.INCOMPARABLE
     lines = f"{candidate / RECORDS_NAME}, line 1; {reference / RECORDS_NAME}, line 1"
-    assert comparison.reason == f"input.noise differs at frame 0, denoise step 0 ({lines})"
+    assert comparison.reason == f"input.noise differs at unit 0, denoise step 0 ({lines})"
     accepted = Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",))
     assert diff(reference, candidate, accepted)
 
@@ -106,28 +113,28 @@ def test_frames_of_another_size_diverge_and_have_no_metrics(reference: Path, tmp
     assert comparison.verdict is Verdict.DIVERGED
     assert comparison.first is not None
     assert comparison.first.note == "shape [352, 640, 3], not [360, 640, 3]"
-    assert comparison.frames == []
+    assert comparison.pictures == []
 
 
 def test_a_frame_that_diverges_shows_in_its_metrics(reference: Path, tmp_path: Path) -> None:
     comparison = diff(reference, write_dump(tmp_path / "candidate", session(frame=pixels(seed=1))))
     assert comparison.first is not None
     assert comparison.first.site == "frame"
-    assert comparison.frames[0].ssim < 0.1
+    assert comparison.pictures[0].ssim < 0.1
 
 
 def test_a_frame_that_is_no_image_is_refused(reference: Path, tmp_path: Path) -> None:
     candidate = write_dump(tmp_path / "candidate", session())
-    frame_path(candidate, 0).write_bytes(b"\x89PNG")
+    picture_path(candidate, PictureAt(0)).write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"000000\.png"):
         diff(reference, candidate)
 
 
 def test_dumps_of_different_selections_are_judged_where_both_recorded_and_say_so(tmp_path: Path) -> None:
-    every = [(key("latent", frame), normal(8, seed=frame)) for frame in range(4)]
-    passes = {"denoise0": ["latent"]}
-    reference = write_dump(tmp_path / "reference", every, frames=4, passes=passes)
-    selected = {"frames": 4, "passes": passes, "selection": Selection(every=2)}
+    every = [(key("latent", unit), normal(8, seed=unit)) for unit in range(4)]
+    passes = [PassSites("denoise", 0, [(0, 4)], ["latent"])]
+    reference = write_dump(tmp_path / "reference", every, units=4, passes=passes)
+    selected = {"units": 4, "passes": passes, "selection": Selection(every=2)}
     comparison = diff(reference, write_dump(tmp_path / "candidate", every[::2], **selected))
     assert comparison.verdict is Verdict.IDENTICAL
     assert (comparison.compared, comparison.expected) == (2, 2)
@@ -135,8 +142,8 @@ def test_dumps_of_different_selections_are_judged_where_both_recorded_and_say_so
 
 
 def test_a_site_that_both_dumps_lack_is_never_a_pass(tmp_path: Path) -> None:
-    session = {"frames": 2, "passes": {"denoise0": ["patchify", "latent"]}}
-    seen = [(key("patchify", frame), normal(8)) for frame in range(2)]
+    session = {"units": 2, "passes": [PassSites("denoise", 0, [(0, 2)], ["patchify", "latent"])]}
+    seen = [(key("patchify", unit), normal(8)) for unit in range(2)]
     sides = [write_dump(tmp_path / role, seen, **session) for role in ("reference", "candidate")]
     comparison = diff(*sides)
     assert comparison.verdict is Verdict.MISSING
@@ -152,3 +159,42 @@ def test_inputs_that_the_manifests_alone_tell_apart_are_named(reference: Path, t
     ]
     assert diff(*sides).reason == "scroll differs: candidate another, reference one"
     assert diff(*sides, Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))
+
+
+def film(*levels: int) -> Tensor:
+    """Pictures [n,24,24,3], each of one level."""
+    return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 24, 24, 3)
+
+
+def test_every_picture_of_a_unit_has_metrics_of_its_own(tmp_path: Path) -> None:
+    sides = [
+        write_dump(tmp_path / role, [(FRAME, film(10, 20, last)), (FRAME._replace(unit=1), film(40))])
+        for role, last in (("reference", 30), ("candidate", 33))
+    ]
+    found = [(picture.at, picture.mean_abs) for picture in diff(*sides).pictures]
+    numbered = [(PictureAt(0, 0, number), error) for number, error in enumerate((0.0, 0.0, 3.0))]
+    assert found == [*numbered, (PictureAt(1), 0.0)]
+
+
+def test_a_fault_in_one_branch_is_named_with_it(tmp_path: Path) -> None:
+    def branches(size: float) -> list[tuple[Key, Tensor]]:
+        each = [key("velocity")._replace(branch=branch) for branch in ("cond", "uncond")]
+        return [(each[0], normal(8)), (each[1], normal(8, seed=1) * size)]
+
+    session = {"units": 1, "passes": [PassSites("denoise", 0, [(0, 1)], ["velocity@cond", "velocity@uncond"])]}
+    sides = [write_dump(tmp_path / str(size), branches(size), **session) for size in (1.0, 1.5)]
+    comparison = diff(*sides)
+    assert (comparison.compared, comparison.expected) == (2, 2)
+    assert comparison.first is not None
+    assert comparison.first.key == key("velocity")._replace(branch="uncond")
+    assert [(rung.branch, rung.failed) for rung in comparison.sites] == [("cond", 0), ("uncond", 1)]
+    lacking = write_dump(tmp_path / "lacking", branches(1.0)[:1], **session)
+    assert diff(sides[0], lacking).verdict is Verdict.MISSING
+
+
+def test_dumps_of_unlike_families_are_incomparable(reference: Path, tmp_path: Path) -> None:
+    assert read_manifest(reference).family == "waypoint"
+    candidate = write_dump(tmp_path / "candidate", session())
+    manifest = (candidate / MANIFEST_NAME).read_text().replace('"waypoint"', '"clips"')
+    (candidate / MANIFEST_NAME).write_text(manifest)
+    assert diff(reference, candidate).reason == "family differs: candidate clips, reference waypoint"

@@ -3,35 +3,37 @@ import math
 import msgspec
 import pytest
 
-from tests.harness.observations import JUDGEMENT, SAME, key, off_by
+from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.compare.pictures import FrameMetrics
+from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, Limits, Tolerance
 from waypoint_parity.harness.judge.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, Expected, Ledger
 from waypoint_parity.harness.judge.tally import MOST_FAILURES
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.run.keys import Key, Rung
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 
 NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")
 
 
 def close(ledger: Ledger, expected: int = 1) -> Comparison:
-    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
 
 
 def judged(*errors: Error, judgement: Judgement = JUDGEMENT) -> Comparison:
-    ledger = Ledger(judgement)
+    ledger = Ledger(judgement, FAMILY)
     for order, error in enumerate(errors):
-        ledger.pair(order, key("latent", frame=order), error)
+        ledger.pair(order, key("latent", unit=order), error)
     return close(ledger)
 
 
-def test_every_picture_is_given_the_bound_of_its_frame() -> None:
-    black = FrameMetrics(frame=2, ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None)
-    ledger = Ledger(JUDGEMENT)
-    (frame,) = ledger.close("eager", "candidate", evidence="tensors", expected=0, frames=[black]).frames
-    assert frame == msgspec.structs.replace(black, bound=JUDGEMENT.bounds.of(Key(2, "decode", 0, "frame")).rel_l2)
+def test_every_picture_is_given_the_bound_of_its_unit() -> None:
+    black = PictureMetrics(at=PictureAt(2, 0, 1), ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None)
+    ledger = Ledger(JUDGEMENT, FAMILY)
+    (picture,) = ledger.close("eager", "candidate", evidence="tensors", expected=0, pictures=[black]).pictures
+    assert picture == msgspec.structs.replace(black, bound=JUDGEMENT.bounds.of(Key(2, "decode", 0, "frame")).rel_l2)
 
 
 @pytest.mark.parametrize(
@@ -65,13 +67,13 @@ def test_no_observation_at_all_is_no_pass() -> None:
 
 def test_nothing_but_inputs_is_no_pass() -> None:
     """Two implementations that show no site of their own were given the same, and did nothing to compare."""
-    ledger = Ledger(JUDGEMENT)
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, key("input.noise"), SAME)
     assert not close(ledger)
 
 
-def test_a_frame_has_a_tolerance_of_its_own() -> None:
-    ledger = Ledger(JUDGEMENT)
+def test_a_picture_has_a_tolerance_of_its_own() -> None:
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
     comparison = close(ledger)
     assert comparison.verdict is Verdict.WITHIN_NOISE
@@ -79,7 +81,7 @@ def test_a_frame_has_a_tolerance_of_its_own() -> None:
 
 
 def test_the_first_failure_is_the_first_in_execution_order_however_the_pairs_arrive() -> None:
-    ledger = Ledger(JUDGEMENT)
+    ledger = Ledger(JUDGEMENT, FAMILY)
     for order in (5, 2, 9, 3):
         ledger.pair(order, key(f"transformer.blocks.{order}"), off_by(float(order)))
     comparison = close(ledger)
@@ -89,7 +91,7 @@ def test_the_first_failure_is_the_first_in_execution_order_however_the_pairs_arr
 
 
 def test_the_worst_is_the_largest_error_of_an_activation() -> None:
-    ledger = Ledger(JUDGEMENT)
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, key("patchify"), off_by(1e-7))
     ledger.pair(1, key("out_norm"), off_by(3e-6))
     ledger.pair(2, key("velocity"), off_by(2e-6))
@@ -110,7 +112,7 @@ def test_a_failure_without_a_distance_is_worse_than_any_distance_and_says_why() 
 
 def test_a_failure_says_where_how_far_and_what_would_have_passed() -> None:
     first = str(judged(off_by(2e-4)).first)
-    assert first.startswith("latent at frame 0, denoise step 0: ")
+    assert first.startswith("latent at unit 0, denoise step 0: ")
     assert "relative L2 2.00e-04, tolerance 1.0e-05" in first
     assert first.endswith("would have passed at 2.00e-04")
     assert "would have passed" not in str(judged(off_by(2e-6)).worst)
@@ -122,18 +124,18 @@ def test_failures_are_kept_up_to_a_limit_and_counted_beyond_it() -> None:
     assert comparison.counts[Verdict.DIVERGED] == MOST_FAILURES + 50
 
 
-def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_frame() -> None:
-    ledger = Ledger(JUDGEMENT)
-    for frame, size in enumerate((1e-7, 3e-2, 2e-2)):
+def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_unit() -> None:
+    ledger = Ledger(JUDGEMENT, FAMILY)
+    for unit, size in enumerate((1e-7, 3e-2, 2e-2)):
         for step in range(2):
-            ledger.pair(2 * frame + step, key("latent", frame, step), off_by(size))
+            ledger.pair(2 * unit + step, key("latent", unit, step), off_by(size))
     rungs = close(ledger).sites
     assert [(rung.site, rung.step) for rung in rungs] == [("latent", 0), ("latent", 1)]
-    assert [(rung.rel_l2, rung.frame, rung.failed, rung.observations) for rung in rungs] == [(3e-2, 1, 2, 3)] * 2
+    assert [(rung.rel_l2, rung.unit, rung.failed, rung.observations) for rung in rungs] == [(3e-2, 1, 2, 3)] * 2
 
 
 def missing(site: str, *, allowed: tuple[str, ...] = (), seen_elsewhere: bool = False) -> Comparison:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
     ledger.pair(0, key("patchify"), SAME)
     ledger.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
     return close(ledger, expected=2)
@@ -163,26 +165,26 @@ def test_a_site_that_was_seen_in_other_passes_may_not_be_missing_in_one() -> Non
 
 
 def test_a_run_of_nothing_but_allowed_missing_sites_is_no_pass() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)), FAMILY)
     ledger.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
     assert not close(ledger)
 
 
 @pytest.mark.parametrize("error", [off_by(1e-9), NO_DISTANCE])
 def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) -> None:
-    ledger = Ledger(JUDGEMENT)
-    ledger.pair(3, key("input.sigma", frame=1), error)
+    ledger = Ledger(JUDGEMENT, FAMILY)
+    ledger.pair(3, key("input.sigma", unit=1), error)
     ledger.pair(1, key("input.noise"), error)
     ledger.pair(4, key("latent"), SAME)
     comparison = close(ledger)
     assert comparison.verdict is Verdict.INCOMPARABLE
-    assert comparison.reason == "input.noise differs at frame 0, denoise step 0"
+    assert comparison.reason == "input.noise differs at unit 0, denoise step 0"
     assert (comparison.counts, comparison.failures, comparison.worst, comparison.sites) == ({}, [], None, [])
     assert not comparison
 
 
 def test_an_input_may_differ_by_name() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)), FAMILY)
     ledger.pair(0, key("input.noise"), off_by(1.0))
     ledger.pair(1, key("latent"), off_by(1e-6))
     comparison = close(ledger)
@@ -191,34 +193,34 @@ def test_an_input_may_differ_by_name() -> None:
 
 
 def test_a_wider_tolerance_judges_the_same_error_otherwise() -> None:
-    wide = Judgement(Tolerance(activations=1e-2, frame=1e-2))
+    wide = Judgement(Tolerance(activations=1e-2, pictures=1e-2))
     assert judged(off_by(1e-3), judgement=wide)
     assert not judged(off_by(1e-3))
 
 
-EXPECTED = {("denoise", 0, "patchify"): 3, ("denoise", 0, "latent"): 3}
+EXPECTED = {Rung("denoise", 0, "patchify"): 3, Rung("denoise", 0, "latent"): 3}
 
 
 def covered(*keys: Key, expected: Expected, allowed: tuple[str, ...] = ()) -> Comparison:
     """The comparison of two sides that both showed the same at `keys`, and nothing else."""
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
     for order, at in enumerate(keys):
         ledger.pair(order, at, SAME)
-    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, frames=[])
+    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
 
 
-def all_frames(*sites: str) -> list[Key]:
-    return [key(site, frame) for frame in range(3) for site in sites]
+def all_units(*sites: str) -> list[Key]:
+    return [key(site, unit) for unit in range(3) for site in sites]
 
 
 def test_full_coverage_passes() -> None:
-    comparison = covered(*all_frames("patchify", "latent"), expected=EXPECTED)
+    comparison = covered(*all_units("patchify", "latent"), expected=EXPECTED)
     assert comparison.verdict is Verdict.IDENTICAL
     assert (comparison.compared, comparison.expected) == (6, 6)
 
 
 def test_a_site_that_both_sides_lack_is_missing_and_one_failure() -> None:
-    comparison = covered(*all_frames("patchify"), expected=EXPECTED)
+    comparison = covered(*all_units("patchify"), expected=EXPECTED)
     assert comparison.verdict is Verdict.MISSING
     assert comparison.counts == {Verdict.IDENTICAL: 3, Verdict.MISSING: 3}
     assert (comparison.compared, comparison.expected) == (3, 6)
@@ -229,22 +231,22 @@ def test_a_site_that_both_sides_lack_is_missing_and_one_failure() -> None:
     ]
 
 
-def test_a_site_that_both_sides_lack_in_one_frame_is_missing_there() -> None:
-    keys = [at for at in all_frames("patchify", "latent") if at != key("latent", 1)]
+def test_a_site_that_both_sides_lack_in_one_unit_is_missing_there() -> None:
+    keys = [at for at in all_units("patchify", "latent") if at != key("latent", 1)]
     comparison = covered(*keys, expected=EXPECTED, allowed=("latent",))
     assert comparison.first is not None
     assert comparison.first.key == key("latent", 1)
 
 
 def test_a_site_that_both_sides_lack_may_be_missing_by_name() -> None:
-    comparison = covered(*all_frames("patchify"), expected=EXPECTED, allowed=("lat*",))
+    comparison = covered(*all_units("patchify"), expected=EXPECTED, allowed=("lat*",))
     assert comparison.verdict is Verdict.IDENTICAL
     assert comparison.counts[ALLOWED_MISSING] == 3
 
 
-def test_a_repeated_call_makes_up_for_no_frame_that_lacks() -> None:
+def test_a_repeated_call_makes_up_for_no_unit_that_lacks_it() -> None:
     calls = [key("latent", 0, call=call) for call in range(3)]
-    comparison = covered(*all_frames("patchify"), *calls, expected=EXPECTED)
+    comparison = covered(*all_units("patchify"), *calls, expected=EXPECTED)
     assert comparison.verdict is Verdict.MISSING
     assert comparison.first is not None
     assert comparison.first.key == key("latent", 1)
@@ -252,42 +254,42 @@ def test_a_repeated_call_makes_up_for_no_frame_that_lacks() -> None:
 
 
 def test_what_was_not_expected_is_compared_and_covers_nothing() -> None:
-    comparison = covered(*all_frames("patchify", "out_norm"), expected=EXPECTED)
+    comparison = covered(*all_units("patchify", "out_norm"), expected=EXPECTED)
     assert comparison.verdict is Verdict.MISSING
     assert comparison.compared == 3
 
 
 def test_where_only_their_number_is_known_too_few_observations_are_no_pass() -> None:
-    comparison = covered(*all_frames("patchify"), expected=5)
+    comparison = covered(*all_units("patchify"), expected=5)
     assert comparison.verdict is Verdict.MISSING
     assert comparison.first is not None
     assert comparison.first.note == "neither side has a record of 2 of 5 observations"
-    assert covered(*all_frames("patchify"), expected=5, allowed=("latent",))
+    assert covered(*all_units("patchify"), expected=5, allowed=("latent",))
 
 
 def test_an_input_of_one_element_is_told_by_its_values() -> None:
-    ledger = Ledger(JUDGEMENT)
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, key("input.timestamp", 2), Error(identical=False, rel_l2=0.5, values=(3.0, 2.0)))
-    assert close(ledger).reason == "input.timestamp is 3, expected 2, at frame 2, denoise step 0"
+    assert close(ledger).reason == "input.timestamp is 3, expected 2, at unit 2, denoise step 0"
 
 
 def test_controls_are_accepted_by_one_name_and_an_unknown_name_is_refused() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)), FAMILY)
     for order, site in enumerate(("input.button", "input.mouse", "input.scroll", "latent")):
         ledger.pair(order, key(site), off_by(1e-6))
     assert close(ledger).counts == {ACCEPTED_INPUT: 3, Verdict.WITHIN_NOISE: 1}
     with pytest.raises(UserError, match="nothing that could differ has this name"):
-        Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)))
+        Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)), FAMILY)
 
 
 def test_norms_are_judged_where_they_have_a_bound() -> None:
     class Strict(Tolerance):
         def of(self, at: Key) -> Limits:
-            return Limits(1e-2, 1e-4 if at.frame < 1 else 1e-2)
+            return Limits(1e-2, 1e-4 if at.unit < 1 else 1e-2)
 
-        frames = 1
+        units = 1
 
-    judgement = Judgement(Strict(activations=1.0, frame=1.0))
+    judgement = Judgement(Strict(activations=1.0, pictures=1.0))
     error = Error(identical=False, rel_l2=1e-3, norm_ratio=1.001)
     assert judged(error, error, judgement=judgement).counts == {Verdict.DIVERGED: 1, Verdict.WITHIN_NOISE: 1}
 
@@ -296,4 +298,49 @@ def test_many_pairs_are_judged_as_one() -> None:
     comparison = judged(*[off_by(1e-6)] * 1300, off_by(1.0))
     assert comparison.counts == {Verdict.WITHIN_NOISE: 1300, Verdict.DIVERGED: 1}
     assert comparison.first is not None
-    assert comparison.first.frame == 1300
+    assert comparison.first.unit == 1300
+
+
+def test_the_growth_is_that_of_the_latents_that_units_end_with() -> None:
+    """Neither that of a velocity, nor that of what a seed image is encoded to."""
+    ledger = Ledger(JUDGEMENT, FAMILY)
+    ledger.pair(0, Key(2, "image", 0, "latent"), SAME)
+    for order, (site, unit, error) in enumerate([("latent", 0, 1e-7), ("velocity", 0, 1.0), ("latent", 1, 3e-7)]):
+        ledger.pair(order + 1, key(site, unit), off_by(error))
+    assert [(at.unit, at.rel_l2) for at in close(ledger).growth] == [(0, 1e-7), (1, 3e-7)]
+
+
+def test_branches_are_rungs_and_failures_of_their_own() -> None:
+    ledger = Ledger(JUDGEMENT, FAMILY)
+    for order, branch in enumerate(("cond", "uncond")):
+        ledger.pair(order, key("velocity")._replace(branch=branch), off_by(float(order)))
+    expected = {Rung("denoise", 0, "velocity", branch): 1 for branch in ("cond", "uncond", "perturbed")}
+    comparison = ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
+    assert [(rung.branch, rung.failed) for rung in comparison.sites] == [("cond", 0), ("uncond", 1), ("perturbed", 1)]
+    assert str(comparison.first).startswith("velocity at unit 0, denoise step 0, uncond: ")
+    assert [failure.key.branch for failure in comparison.failures] == ["uncond", "perturbed"]
+    assert (comparison.compared, comparison.expected) == (2, 3)
+
+
+def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
+    class Clips:
+        sites = SiteTable(
+            [
+                SiteRow(name="input.text", phases=("prepare",), part="text", kind=Kind.INPUT, accepted_as=("text",)),
+                SiteRow(name="score", phases=("judge",), part="judge", optional=True),
+                SiteRow(name="attends", phases=("denoise",), part="mask", kind=Kind.MASK),
+                SiteRow(name="film", phases=("decode",), part="decoder", kind=Kind.PICTURE),
+            ]
+        )
+
+    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("text",)), Clips())  # type: ignore[arg-type]
+    ledger.pair(0, Key(0, "prepare", 0, "input.text"), off_by(1.0))
+    ledger.pair(1, Key(0, "denoise", 0, "attends"), off_by(9e-6))
+    ledger.pair(2, Key(0, "denoise", 0, "latent"), off_by(1e-7))
+    ledger.missing(3, Key(0, "judge", 0, "score"), lacking="candidate", seen_elsewhere=False)
+    comparison = close(ledger)
+    assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 2}
+    # A mask is right or wrong, which no distance tells; and the table has no latent whose growth could be followed.
+    assert comparison.worst is not None
+    assert comparison.worst.site == "latent"
+    assert comparison.growth == []

@@ -13,6 +13,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import (
     DUMP_SCHEMA,
     MANIFEST_NAME,
+    MOST_UNITS,
     RECORDS_NAME,
     SKETCH_SIZE,
     Record,
@@ -20,13 +21,14 @@ from waypoint_parity.harness.record.records import (
     is_dump,
     read_manifest,
     read_records,
+    records_mentioning,
     to_json,
 )
 
 
 @pytest.fixture
 def dump(tmp_path: Path) -> Path:
-    return write_dump(tmp_path / "dump", [(key("latent", frame), normal(50, seed=frame)) for frame in range(3)])
+    return write_dump(tmp_path / "dump", [(key("latent", unit), normal(50, seed=unit)) for unit in range(3)])
 
 
 def line(dump: Path, number: int = 0) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def refusal(dump: Path) -> UserError:
 
 
 def test_a_record_has_the_fields_of_the_format(dump: Path) -> None:
-    key_fields = {"frame", "phase", "step", "site", "call"}
+    key_fields = {"unit", "phase", "step", "site", "call"}
     statistics = {"mean", "std", "min", "max", "absmean", "rms", "nan", "posinf", "neginf", "sample", "sketch"}
     assert line(dump).keys() == key_fields | {"sigma", "shape", "dtype"} | statistics | {"digest"}
 
@@ -62,7 +64,7 @@ def test_a_sketch_is_base64_of_little_endian_floats(dump: Path) -> None:
 
 
 def test_records_come_in_the_order_of_the_file(dump: Path) -> None:
-    assert [record.key for record in read_records(dump)] == [key("latent", frame) for frame in range(3)]
+    assert [record.key for record in read_records(dump)] == [key("latent", unit) for unit in range(3)]
 
 
 def test_a_field_that_is_not_known_is_passed_over(dump: Path) -> None:
@@ -71,12 +73,24 @@ def test_a_field_that_is_not_known_is_passed_over(dump: Path) -> None:
     assert len(records) == 1
 
 
+def test_a_record_of_a_step_with_branches_names_its_own(tmp_path: Path) -> None:
+    dump = write_dump(tmp_path / "dump", [(key("velocity")._replace(branch="uncond"), normal(4))])
+    assert line(dump)["branch"] == "uncond"
+    assert next(read_records(dump)).key == key("velocity")._replace(branch="uncond")
+
+
+@pytest.mark.parametrize("unit", [-1, MOST_UNITS])
+def test_a_unit_that_no_run_can_have_is_refused(dump: Path, unit: int) -> None:
+    """What reads a dump sets a bit for every unit."""
+    assert refusal(rewrite(dump, line(dump) | {"unit": unit})).what.endswith("line 1: not a record")
+
+
 def test_a_record_of_another_writer_needs_no_digest(dump: Path) -> None:
     bare = {name: value for name, value in line(dump).items() if name != "digest"}
     assert next(read_records(rewrite(dump, bare))).digest is None
 
 
-@pytest.mark.parametrize("field", ["frame", "site", "shape", "mean", "nan", "sample", "sketch"])
+@pytest.mark.parametrize("field", ["unit", "site", "shape", "mean", "nan", "sample", "sketch"])
 def test_a_record_without_a_required_field_is_refused(dump: Path, field: str) -> None:
     bare = {name: value for name, value in line(dump).items() if name != field}
     assert f"`{field}`" in refusal(rewrite(dump, line(dump), bare)).found
@@ -84,7 +98,7 @@ def test_a_record_without_a_required_field_is_refused(dump: Path, field: str) ->
 
 @pytest.mark.parametrize(
     "changes",
-    [{"phase": "encode"}, {"frame": "0"}, {"mean": "0.1"}, {"shape": 50}, {"nan": None}, {"step": 0.5}],
+    [{"phase": 0}, {"branch": None}, {"unit": "0"}, {"mean": "0.1"}, {"shape": 50}, {"nan": None}, {"step": 0.5}],
     ids=str,
 )
 def test_a_field_of_the_wrong_type_is_refused(dump: Path, changes: dict[str, Any]) -> None:
@@ -148,10 +162,10 @@ def test_a_manifest_is_read_back_as_it_was_written(dump: Path) -> None:
 
 
 def test_a_manifest_of_an_unknown_schema_is_refused(dump: Path) -> None:
-    (dump / MANIFEST_NAME).write_bytes(to_json(manifest(schema="waypoint-parity/dump/2", complete=True)))
+    (dump / MANIFEST_NAME).write_bytes(to_json(manifest(schema="waypoint-parity/dump/3", complete=True)))
     with pytest.raises(UserError) as caught:
         read_manifest(dump)
-    assert (caught.value.found, caught.value.expected) == ("waypoint-parity/dump/2", DUMP_SCHEMA)
+    assert (caught.value.found, caught.value.expected) == ("waypoint-parity/dump/3", DUMP_SCHEMA)
 
 
 def test_the_manifest_of_an_unfinished_run_is_refused(dump: Path) -> None:
@@ -186,3 +200,31 @@ def test_no_bare_nan_reaches_a_file() -> None:
 def test_a_record_survives_encoding(dump: Path) -> None:
     record = next(read_records(dump))
     assert msgspec.json.decode(encode(record), type=Record) == record
+
+
+NAMED = ("input.noise", "patchify", "transformer.blocks.0.attn.k_rope", "latent", "input.noise")
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    return write_dump(tmp_path / "dump", [(key(site, unit), normal(4)) for unit, site in enumerate(NAMED)])
+
+
+def test_the_records_of_the_named_sites_come_in_order(named: Path) -> None:
+    every = list(read_records(named))
+    assert list(records_mentioning(named, ["input."])) == [every[0], every[4]]
+    assert list(records_mentioning(named, [".attn.k_rope", "latent"])) == every[2:4]
+
+
+def test_a_dump_that_was_cut_short_is_refused_though_its_end_names_none_of_the_sites(named: Path) -> None:
+    lines = (named / RECORDS_NAME).read_bytes().splitlines(keepends=True)
+    (named / RECORDS_NAME).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(UserError, match="the 5 records that the manifest promises"):
+        list(records_mentioning(named, ["patchify"]))
+
+
+def test_a_broken_record_of_a_named_site_is_refused(named: Path) -> None:
+    content = (named / RECORDS_NAME).read_bytes().replace(b'"patchify"', b'"patchify', 1)
+    (named / RECORDS_NAME).write_bytes(content)
+    with pytest.raises(UserError, match=r"line 2: not a record"):
+        list(records_mentioning(named, ["patchify"]))

@@ -1,38 +1,19 @@
-import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.harness.sweeps import tiny_cells, tiny_run
+from tests.harness.implementations import Shy
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import read_manifest
-from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE, Controls, Prompt
+from waypoint_parity.harness.record.observer import NO_EFFECT, check_observer, observer_effect
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
-from waypoint_parity.harness.run.observer import NO_EFFECT, check_observer, observer_effect
 from waypoint_parity.harness.run.registry import find
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
-from waypoint_parity.harness.sweep.parity import run_parity
+from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.eager.adapter import EagerAdapter
-
-
-class Shy(EagerAdapter):
-    """Computes otherwise in one block while a hook is on it, as a kernel does that is fused only where nobody looks."""
-
-    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
-        super().__init__(checkpoint, numerics)
-        block = self.sites()["transformer.blocks.0.mlp"].module
-        seen = block.forward
-
-        def forward(*args: Any, **options: Any) -> Any:
-            return seen(*args, **options) * (1 + 1e-6 * bool(block._forward_hooks))
-
-        block.forward = forward  # type: ignore[method-assign]
 
 
 class Unseen(EagerAdapter):
@@ -79,7 +60,7 @@ def test_recording_changes_no_bit_of_what_our_own_compute(
     tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, name: str, image: Tensor | None
 ) -> None:
     adapter = find(name)(tiny, fp32_on_cpu)
-    scenario = dataclasses.replace(tiny_scenario, image=image)
+    scenario = tiny_scenario.with_tensors(image=image)
     assert observer_effect(adapter, scenario, tiny, adapter.sites()) is None
 
 
@@ -87,7 +68,7 @@ def test_hooks_that_change_what_is_computed_are_found(
     tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
 ) -> None:
     found = effect(Shy, tiny, tiny_scenario, fp32_on_cpu)
-    assert found.startswith("f0/denoise0/latent: ")
+    assert found.startswith("u0/denoise0/latent: ")
     assert "elements differ, by up to" in found
 
 
@@ -116,27 +97,12 @@ def test_no_hook_is_left_behind(tiny: Checkpoint, tiny_scenario: Scenario, fp32_
 def test_an_effect_refuses_the_run_unless_it_is_allowed(
     tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
 ) -> None:
-    adapter, config = Shy(tiny, fp32_on_cpu), tiny.geometry.transformer
+    adapter = Shy(tiny, fp32_on_cpu)
     with pytest.raises(UserError, match="recording changes what") as error:
-        check_observer(adapter, tiny_scenario, config, adapter.sites())
-    assert "f0/denoise0/latent" in error.value.found
+        check_observer(adapter, tiny_scenario, tiny, adapter.sites())
+    assert "u0/denoise0/latent" in error.value.found
     assert "--allow-observer-effect" in error.value.do
-    assert check_observer(adapter, tiny_scenario, config, adapter.sites(), allow=True) == error.value.found
-
-
-@pytest.mark.parametrize("allow", [False, True])
-def test_a_parity_run_looks_at_both_implementations(
-    tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path, allow: bool
-) -> None:
-    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=(f"{__name__}:Shy",))
-    run = tiny_run(tiny, tmp_path, allow_observer_effect=allow)
-    with nullcontext() if allow else pytest.raises(UserError, match="recording changes what"):
-        summary = run_parity(run, cells)
-    if allow:
-        folder = tmp_path / summary.cells[cells[0].name].folder
-        found = {role: read_manifest(folder / role).observer for role in ("reference", "candidate")}
-        assert found["reference"] == NO_EFFECT
-        assert "elements differ" in str(found["candidate"])
+    assert check_observer(adapter, tiny_scenario, tiny, adapter.sites(), allow=True) == error.value.found
 
 
 def test_a_run_without_an_effect_says_so(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:

@@ -96,7 +96,7 @@ def test_a_file_without_the_class_is_refused_with_those_that_it_has(file: Path) 
 
 def test_a_class_without_the_methods_of_an_adapter_is_refused_by_method() -> None:
     error = refusal("tests.harness.implementations:NoAdapter")
-    assert error.found == "a class without sites, start, append_image, generate"
+    assert error.found == "a class without sites, session"
 
 
 def test_options_after_the_name_are_the_implementations_own_numerics(

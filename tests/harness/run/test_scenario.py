@@ -1,18 +1,17 @@
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from waypoint_parity.fixtures.tiny import transformer_config
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, SCHEMA, Scenario, read_scenario, write_scenario
+from waypoint_parity.harness.run.scenario import SCHEMA, Scenario, read_scenario, write_scenario
 
-CONFIG = transformer_config()
+FIRST_SCHEMA = "waypoint-parity/scenario/1"
 
 
 @pytest.fixture
@@ -30,56 +29,90 @@ def rewrite(file: Path, metadata: dict[str, str] | None = None, **changes: Tenso
     return file
 
 
-def refusal(scenario: Scenario) -> UserError:
-    with pytest.raises(UserError) as caught:
-        scenario.check(CONFIG)
-    return caught.value
+def metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata())
 
 
 def test_a_scenario_is_read_back_as_it_was_written(tiny_scenario: Scenario, file: Path) -> None:
     found = read_scenario(file)
     assert found.tensors.keys() == tiny_scenario.tensors.keys()
     assert all(found.tensors[name].equal(tensor) for name, tensor in tiny_scenario.tensors.items())
-    assert (found.name, found.seed, found.noise_policy) == ("short", 3, "per-frame")
+    assert (found.family, found.name, found.seed, found.units) == ("waypoint", "short", 3, 2)
+    assert (found.numbers, found.labels) == ({}, {"noise_policy": "per-frame"})
     assert found.digest == tiny_scenario.digest
 
 
-def test_the_seed_of_its_true_frames_travels_with_it(tiny_scenario: Scenario, tmp_path: Path) -> None:
-    assert tiny_scenario.world_seed is None
-    write_scenario(dataclasses.replace(tiny_scenario, world_seed=2_000_120), tmp_path / "rendered.safetensors")
-    assert read_scenario(tmp_path / "rendered.safetensors").world_seed == 2_000_120
+def test_numbers_labels_and_units_travel_with_it(tiny_scenario: Scenario, tmp_path: Path) -> None:
+    told = dataclasses.replace(
+        tiny_scenario,
+        seed=-4,
+        units=7,
+        numbers={"guidance": 7.5, "shift": -1e-7},
+        labels={"world_seed": "2000120", "made by": "hand"},
+    )
+    write_scenario(told, tmp_path / "told.safetensors")
+    found = read_scenario(tmp_path / "told.safetensors")
+    assert (found.seed, found.units, found.numbers, found.labels) == (-4, 7, told.numbers, told.labels)
+    assert found.digest == told.digest
 
 
-def test_an_official_scenario_is_read(golden: Path, base: Checkpoint) -> None:
-    scenario = read_scenario(golden / "image" / "scenario.safetensors")
-    base.family.check(scenario, base.geometry)
-    assert scenario.get("image") is not None
-    assert scenario.units == 3
+def test_a_file_of_the_first_schema_is_read(file: Path, tiny_scenario: Scenario) -> None:
+    """It names no family and no units, and what are labels now were fields."""
+    first = {"schema": FIRST_SCHEMA, "name": "old", "seed": "5", "noise_policy": "global", "world_seed": "7"}
+    found = read_scenario(rewrite(file, first))
+    assert (found.family, found.name, found.seed, found.units) == ("waypoint", "old", 5, 2)
+    assert found.labels == {"noise_policy": "global", "world_seed": "7"}
+    assert found.digest == tiny_scenario.digest
 
 
-def test_the_digest_is_that_of_the_tensors_alone(tiny_scenario: Scenario) -> None:
-    renamed = dataclasses.replace(tiny_scenario, name="another", seed=99, noise_policy="global")
+def test_a_file_that_says_nothing_of_itself_is_of_the_first_schema_too(file: Path) -> None:
+    found = read_scenario(rewrite(file))
+    assert (found.family, found.name, found.seed, found.units, found.labels) == ("waypoint", "short", 0, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("pack", "digest"),
+    [
+        ("base", "1001d99887378c717ad1d14c4cdc9c32964281b01ea0e38ab7b56326c11feb39"),
+        ("image", "9f4051f0ae3fd84ad740b8e630eff6825ab0754c20df4c25d8b393402302ff0b"),
+    ],
+)
+def test_a_recorded_digest_stays_what_it_was(golden: Path, pack: str, digest: str) -> None:
+    """Baselines and noise floors name scenarios by it."""
+    assert read_scenario(golden / pack / "scenario.safetensors").digest == digest
+
+
+def test_the_digest_is_that_of_the_tensors_and_numbers_alone(tiny_scenario: Scenario) -> None:
+    renamed = dataclasses.replace(tiny_scenario, name="another", seed=99, labels={"noise_policy": "global"})
     assert renamed.digest == tiny_scenario.digest
-    louder = dataclasses.replace(tiny_scenario, noise=tiny_scenario["noise"] * 1.0001)
-    assert louder.digest != tiny_scenario.digest
+    louder = tiny_scenario.with_tensors(noise=tiny_scenario["noise"] * 1.0001)
+    guided = [dataclasses.replace(tiny_scenario, numbers=numbers) for numbers in ({"cfg": 7.0}, {"cfg": 7.5})]
+    digests = {scenario.digest for scenario in (tiny_scenario, louder, *guided)}
+    assert len(digests) == 4
+
+
+def test_the_order_of_numbers_and_tensors_is_none_of_the_digest_s(tiny_scenario: Scenario) -> None:
+    ordered = [dataclasses.replace(tiny_scenario, numbers=dict(pairs)) for pairs in ([("a", 1.0), ("b", 2.0)],) * 2]
+    turned = dataclasses.replace(
+        ordered[0], numbers={"b": 2.0, "a": 1.0}, tensors=dict([*tiny_scenario.tensors.items()][::-1])
+    )
+    assert {scenario.digest for scenario in (*ordered, turned)} == {ordered[0].digest}
 
 
 def test_a_view_has_the_digest_of_its_values(tiny_scenario: Scenario) -> None:
     noise = tiny_scenario["noise"].transpose(-1, -2).contiguous().transpose(-1, -2)
-    assert dataclasses.replace(tiny_scenario, noise=noise).digest == tiny_scenario.digest
+    assert tiny_scenario.with_tensors(noise=noise).digest == tiny_scenario.digest
 
 
-def test_the_controls_of_a_frame_are_its_row(tiny_scenario: Scenario) -> None:
-    controls = tiny_scenario.controls(1)
-    assert controls.button.equal(tiny_scenario["button"][1])
-    assert controls.mouse.equal(tiny_scenario["mouse"][1])
-    assert controls.scroll.equal(tiny_scenario["scroll"][1])
-
-
-def test_the_schedule_is_the_scenarios_own_else_the_checkpoints(tiny_scenario: Scenario) -> None:
-    assert tiny_scenario.schedule(CONFIG).tolist() == [1.0, 0.5, 0.0]
-    own = dataclasses.replace(tiny_scenario, sigmas=torch.tensor([1.0, 0.0]))
-    assert own.schedule(CONFIG).tolist() == [1.0, 0.0]
+def test_tensors_are_replaced_and_taken_away(tiny_scenario: Scenario) -> None:
+    sigmas = torch.tensor([1.0, 0.0])
+    changed = tiny_scenario.with_tensors(sigmas=sigmas, noise=None)
+    assert changed["sigmas"] is changed.get("sigmas") is sigmas
+    assert (changed.get("noise"), changed["mouse"]) == (None, tiny_scenario["mouse"])
+    with pytest.raises(KeyError):
+        changed["noise"]
+    assert tiny_scenario.get("noise") is not None
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
@@ -97,13 +130,40 @@ def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_schema_is_refused(file: Path) -> None:
     with pytest.raises(UserError) as caught:
-        read_scenario(rewrite(file, {"schema": "waypoint-parity/scenario/2"}))
-    assert (caught.value.found, caught.value.expected) == ("waypoint-parity/scenario/2", SCHEMA)
+        read_scenario(rewrite(file, {"schema": "waypoint-parity/scenario/3"}))
+    assert (caught.value.found, caught.value.expected) == ("waypoint-parity/scenario/3", SCHEMA)
 
 
-def test_a_seed_that_is_no_number_is_refused(file: Path) -> None:
-    with pytest.raises(UserError, match="seed"):
-        read_scenario(rewrite(file, {"seed": "eleven"}))
+def test_an_unknown_family_is_refused(file: Path) -> None:
+    with pytest.raises(UserError, match="sora: no such family of models"):
+        read_scenario(rewrite(file, metadata(file) | {"family": "sora"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"seed": "eleven"}, "seed eleven is no whole number"),
+        ({"units": "2.5"}, "units 2.5 is no whole number"),
+        ({"numbers": "7.5"}, "numbers are no JSON object of numbers"),
+        ({"numbers": "{"}, "numbers are no JSON object of numbers"),
+        ({"numbers": json.dumps({"cfg": "high"})}, "numbers are no JSON object of numbers"),
+        ({"numbers": json.dumps({"cfg": None})}, "numbers are no JSON object of numbers"),
+    ],
+    ids=str,
+)
+def test_a_file_whose_numbers_are_none_is_refused_with_what_is_wrong(
+    file: Path, changes: dict[str, str], found: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_scenario(rewrite(file, metadata(file) | changes))
+    assert caught.value.found == found
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e400"])
+def test_a_number_that_is_not_finite_is_refused(file: Path, text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_scenario(rewrite(file, metadata(file) | {"numbers": f'{{"cfg": {text}}}'}))
+    assert caught.value.found == "cfg is not finite"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +172,6 @@ def test_a_seed_that_is_no_number_is_refused(file: Path) -> None:
         ({"noise": None}, "lacks noise"),
         ({"text": torch.zeros(1)}, "unknown text"),
         ({"noise": torch.zeros(2, 1, 1, 4, 2, 2, dtype=torch.float64)}, "noise is torch.float64, not torch.float32"),
-        ({"prompt_pad_mask": None}, "prompt_emb and prompt_pad_mask come together or not at all"),
         ({"mouse": torch.tensor([[0.0, torch.nan], [0.0, 0.0]])}, "mouse holds values that are not finite"),
         ({"noise": torch.tensor(0.0)}, "noise is a single number"),
         ({"prompt_pad_mask": torch.tensor(False)}, "prompt_pad_mask is a single number"),
@@ -125,50 +184,6 @@ def test_a_file_that_is_no_scenario_is_refused_with_what_is_wrong(
     with pytest.raises(UserError) as caught:
         read_scenario(rewrite(file, **changes))
     assert caught.value.found == found
-
-
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"noise": torch.zeros(2, 1, 1, 4, 2, 3)}, "noise [2, 1, 1, 4, 2, 3]"),
-        ({"noise": torch.zeros(3, 1, 1, 4, 2, 2)}, "button [2, 4], mouse [2, 2], scroll [2, 1]"),
-        ({"button": torch.zeros(2, 5)}, "button [2, 5]"),
-        ({"image": torch.zeros(64, 64, 3, dtype=torch.uint8)}, "image [64, 64, 3]"),
-        ({"prompt_emb": torch.zeros(1, 6, 31)}, "prompt_emb [1, 6, 31]"),
-        ({"prompt_pad_mask": torch.zeros(1, 5, dtype=torch.bool)}, "prompt_emb [1, 6, 32]"),
-    ],
-    ids=["latent", "frames", "buttons", "image", "prompt width", "prompt length"],
-)
-def test_a_scenario_for_another_geometry_is_refused_with_every_tensor_that_does_not_fit(
-    tiny_scenario: Scenario, changes: dict[str, Any], found: str
-) -> None:
-    assert refusal(dataclasses.replace(tiny_scenario, **changes)).found == found
-
-
-def test_a_session_without_frames_is_refused(tiny_scenario: Scenario) -> None:
-    """It would show nothing but its prompt, and any two implementations would agree."""
-    names = ("noise", "button", "mouse", "scroll")
-    empty = dataclasses.replace(tiny_scenario, **{name: getattr(tiny_scenario, name)[:0] for name in names})
-    assert refusal(empty).found.startswith("noise [0, 1, 1, 4, 2, 2], button [0, 4]")
-
-
-def test_a_prompt_where_the_checkpoint_takes_none_is_refused_and_the_other_way_round(tiny_scenario: Scenario) -> None:
-    bare = dataclasses.replace(tiny_scenario, prompt_emb=None, prompt_pad_mask=None)
-    assert (refusal(bare).found, refusal(bare).expected) == ("no prompt", "a prompt")
-    with pytest.raises(UserError) as caught:
-        tiny_scenario.check(transformer_config(prompt_conditioning=None))
-    assert (caught.value.found, caught.value.expected) == ("a prompt", "no prompt")
-
-
-@pytest.mark.parametrize(
-    "sigmas", [[0.0], [1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [[1.0, 0.0]]]
-)
-def test_sigmas_must_fall_to_zero(tiny_scenario: Scenario, sigmas: list[float]) -> None:
-    assert "not a sigma schedule" in refusal(dataclasses.replace(tiny_scenario, sigmas=torch.tensor(sigmas))).what
-
-
-def test_an_image_of_the_right_shape_fits(tiny_scenario: Scenario) -> None:
-    dataclasses.replace(tiny_scenario, image=torch.zeros(IMAGE_SHAPE, dtype=torch.uint8)).check(CONFIG)
 
 
 def test_a_file_is_replaced_as_a_whole(tiny_scenario: Scenario, file: Path) -> None:

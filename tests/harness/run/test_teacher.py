@@ -9,13 +9,14 @@ from tests.harness import rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Verdict
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 from waypoint_parity.harness.run.taps import Observation
 from waypoint_parity.harness.run.teacher import Teacher, check_teachable
 from waypoint_parity.reference.eager.adapter import EagerAdapter
@@ -35,7 +36,7 @@ class Faster(CandidateAdapter):
 
     def _keep(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """The ring as the first pass of a frame finds it, in the official layout."""
-        clock, cache = self.session.clock, self.engine.rings[2]
+        clock, cache = self.running.clock, self.engine.rings[2]
         if clock not in self.given:
             self.given[clock] = cache.official_kv(inputs[5], clock - 1)
 
@@ -46,7 +47,7 @@ Forcing = Callable[..., Comparison]
 @pytest.fixture(scope="module")
 def scenario(tiny: Checkpoint) -> Scenario:
     """As many frames as make both kinds of ring replace a slot."""
-    return make_scenario(tiny.geometry, name="four", frames=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
+    return make_scenario(tiny.geometry, name="four", units=FRAMES, seed=3, prompt_tokens=6, prompt_padding=2)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_a_right_candidate_passes(force: Forcing, tiny: Checkpoint, fp32_on_cpu:
     assert (comparison.verdict, comparison.rollout) == (Verdict.WITHIN_NOISE, TEACHER_FORCED)
     assert comparison.compared == comparison.expected
     assert comparison.horizon is None
-    assert [at.frame for at in comparison.growth] == list(range(FRAMES))
+    assert [at.unit for at in comparison.growth] == list(range(FRAMES))
 
 
 def test_an_error_that_a_rollout_carries_on_grows_unless_the_caches_follow_the_teacher(
@@ -94,12 +95,12 @@ def test_an_error_that_a_rollout_carries_on_grows_unless_the_caches_follow_the_t
 def test_a_fault_of_one_frame_stays_in_that_frame(force: Forcing, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     stale_once, stale = rollouts.StaleOnce(tiny, fp32_on_cpu), rollouts.STALE_FRAME
     free, forced = force(stale_once, teacher_forced=False), force(stale_once)
-    assert {failure.frame for failure in free.failures} == {stale, stale + 1}
-    assert {failure.frame for failure in forced.failures} == {stale}
+    assert {failure.unit for failure in free.failures} == {stale, stale + 1}
+    assert {failure.unit for failure in forced.failures} == {stale}
     for comparison in (free, forced):
         assert comparison.first is not None
-        assert str(comparison.first.key) == f"f{stale}/denoise0/kv_cache.layers.1.visible"
-        assert comparison.ring[0].message == f"local layer 1, frame {stale}: slot 0 holds frame 0, expected hidden"
+        assert str(comparison.first.key) == f"u{stale}/denoise0/kv_cache.layers.1.visible"
+        assert comparison.slots[0].message == f"local layer 1, frame {stale}: slot 0 holds frame 0, expected hidden"
 
 
 def test_the_next_frames_attention_reads_the_teachers_caches_bit_for_bit(
@@ -121,40 +122,68 @@ def test_the_next_frames_attention_reads_the_teachers_caches_bit_for_bit(
     ("site", "found"), [("patchify", "is not among"), (KV, "is not among"), ("sealed", "cannot be replaced")]
 )
 def test_an_implementation_whose_state_cannot_be_replaced_is_refused(
-    tiny: Checkpoint, fp32_on_cpu: Numerics, site: str, found: str
+    tiny: Checkpoint, scenario: Scenario, fp32_on_cpu: Numerics, site: str, found: str
 ) -> None:
     adapter = (rollouts.Sealed if site == "sealed" else EagerAdapter)(tiny, fp32_on_cpu)
     sites = {name: of for name, of in adapter.sites().items() if name != site}
     with pytest.raises(UserError, match=rf"cannot be taught[\s\S]*{found}[\s\S]*leave --teacher-forced out"):
-        check_teachable(sites, tiny.geometry.transformer.n_layers)
+        check_teachable(sites, tiny.family.table(tiny.geometry, scenario))
 
 
-def observation(phase: Phase, frame: int = 0) -> Observation:
-    return Observation(Key(frame, phase, 0, "patchify"), None, torch.tensor([1.0]))
+TABLE = SiteTable(
+    [
+        SiteRow(name="patchify", phases=("denoise",), part="patchify"),
+        SiteRow(name="patchify", phases=("cache",), part="patchify", taught=True),
+        SiteRow(name=KV, phases=("cache",), part="cache", kind=Kind.CACHE, taught=True),
+        SiteRow(name=f"{KV}.written", phases=("cache",), part="cache", kind=Kind.MASK, taught=True),
+    ]
+)
+
+
+def observation(phase: str, unit: int = 0) -> Observation:
+    return Observation(Key(unit, phase, 0, "patchify"), None, torch.tensor([1.0]))
 
 
 @pytest.fixture
 def sites() -> Mapping[str, Site]:
-    return {"patchify": Site(nn.Identity()), KV: Site(nn.Identity(), lambda kv: kv + 1, lambda right, kv: right - 1)}
+    return {
+        "patchify": Site(nn.Identity()),
+        KV: Site(nn.Identity(), lambda kv, inputs: kv + 1, lambda right, kv: right - 1),
+    }
 
 
 def test_a_value_is_given_once_in_the_pass_where_it_belongs(sites: Mapping[str, Site]) -> None:
-    own, teacher = torch.tensor([5.0]), Teacher(sites, layers=1)
+    own, teacher = torch.tensor([5.0]), Teacher(sites, TABLE)
     probe = sites["patchify"].module
     with teacher:
         teacher.observe(observation("denoise"))
         assert probe(own) == 5
         teacher.observe(observation("cache"))
         assert (probe(own), probe(own)) == (1, 5)
-        teacher.observe(observation("cache", frame=1))
-        teacher.observe(observation("denoise", frame=2))
+        teacher.observe(observation("cache", unit=1))
+        teacher.observe(observation("denoise", unit=2))
         assert probe(own) == 5
-        teacher.observe(observation("cache", frame=2))
+        teacher.observe(observation("cache", unit=2))
     assert probe(own) == 5
 
 
 def test_a_value_is_given_in_the_implementations_own_layout(sites: Mapping[str, Site]) -> None:
-    teacher = Teacher(sites, layers=1)
+    teacher = Teacher(sites, TABLE)
     with teacher:
         teacher.observe(Observation(Key(0, "cache", 0, KV), None, torch.tensor([4.0])))
         assert sites[KV].module(torch.tensor([7.0])) == 3
+
+
+def test_a_mask_is_taught_where_it_can_be_and_is_no_reason_to_refuse(sites: Mapping[str, Site]) -> None:
+    """It follows from the clock, so that many implementations only show it."""
+    shown = {f"{KV}.written": Site(nn.Identity(), lambda mask, inputs: mask)}
+    teacher = Teacher({**sites, **shown}, TABLE)
+    with teacher:
+        teacher.observe(Observation(Key(0, "cache", 0, f"{KV}.written"), None, torch.tensor([True])))
+        assert not shown[f"{KV}.written"].module(torch.tensor([False]))
+
+
+def test_a_family_that_says_nothing_is_taught_cannot_be_teacher_forced(sites: Mapping[str, Site]) -> None:
+    with pytest.raises(UserError, match="cannot be taught") as caught:
+        check_teachable(sites, SiteTable(TABLE.rows[:1]))
+    assert caught.value.found == "nothing is not among its sites"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import beside
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.sweep.dispatch import dispatched
 from waypoint_parity.harness.sweep.executors import dask, in_process, processes
-from tests.processes import beside
 
 distributed = pytest.importorskip("distributed")
 SLOW = 0.4

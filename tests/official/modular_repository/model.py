@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
-from waypoint_parity.harness.run.adapter import Controls
+from waypoint_parity.harness.families.waypoint.scenario import Controls
 from waypoint_parity.reference.eager.kv_cache import KVCache, RingCache
 from waypoint_parity.reference.eager.model import WorldModel
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE, ring_part
+from waypoint_parity.harness.run.digest import fast_digest
 
 
 def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:

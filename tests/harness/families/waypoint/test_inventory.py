@@ -5,7 +5,8 @@ import pytest
 from safetensors import safe_open
 
 from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 from waypoint_parity.harness.families.waypoint import inventory
 
 
@@ -57,14 +58,3 @@ def test_a_stage_has_a_projection_up_only_where_the_width_changes() -> None:
     config = autoencoder_config(transformer_config())
     projections = [key for key in inventory.autoencoder_keys(config) if ".up.proj." in key]
     assert {key.split(".")[2] for key in projections} == {str(len(config.decoder_blocks_per_stage) - 1)}
-
-
-def test_a_mismatch_names_what_is_missing_extra_and_misshapen() -> None:
-    mismatch = inventory.compare({"a": (1,), "c": (2, 3), "d": ()}, {"a": (1,), "b": (4,), "c": (3, 2)})
-    assert mismatch
-    assert (mismatch.missing, mismatch.extra) == (["b"], ["d"])
-    assert mismatch.misshapen == ["c [2, 3], not [3, 2]"]
-
-
-def test_equal_inventories_do_not_mismatch() -> None:
-    assert not inventory.compare({"a": (1,)}, {"a": (1,)})

@@ -5,6 +5,7 @@ from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
 from waypoint_parity.harness.families.waypoint.sites import PARTS, site_table
 from waypoint_parity.harness.run.family import Part, family_named, part_named
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.sites import kind_of
 
 CONFIG = transformer_config()
 TABLE = site_table(WaypointGeometry(CONFIG, autoencoder_config(CONFIG)))
@@ -29,6 +30,17 @@ def test_every_site_of_every_pass_belongs_to_one_part() -> None:
 def test_every_part_has_sites_and_a_name_of_its_own() -> None:
     assert {part_of(at).name for at in SHOWN} == {part.name for part in PARTS}
     assert len({part.name for part in PARTS}) == len(PARTS)
+
+
+def test_parts_are_in_the_order_in_which_a_frame_first_shows_them() -> None:
+    shown = list(dict.fromkeys(TABLE.part_of(at) for at in SHOWN if at.phase in ("denoise", "decode")))
+    assert [part.name for part in PARTS if part.name in shown] == shown
+
+
+def test_the_places_are_those_of_the_pipeline() -> None:
+    places = list(dict.fromkeys(part.place for part in PARTS))
+    assert places == ["input", "transformer", "cache", "sampler", "decoder", "after the decoder"]
+    assert {part.name for part in PARTS if part.whole} == {"encoder", "image latent", "decoder", "picture"}
 
 
 def test_the_groups_are_those_that_a_user_can_name() -> None:
@@ -56,16 +68,24 @@ def test_a_site_s_part_and_group_go_by_its_name_and_where_it_must_its_phase(at: 
     assert (part_of(at).name, part_of(at).group) == (part, group)
 
 
-def test_a_schedule_is_exchanged_with_the_latents_it_leads_to() -> None:
-    schedule = "input.schedule"
-    carried = [key("latent"), key("patchify", "cache"), key("decoder.conv_in", "decode")]
-    assert all(TABLE.carries(at, schedule) and not TABLE.shows(at, schedule) for at in carried)
-    assert not any(TABLE.carries(at, schedule) for at in (key("latent", "image"), key("patchify"), key("velocity")))
+def test_what_is_exchanged_with_a_part_though_it_is_anothers() -> None:
+    carried = [(part.name, at) for part in PARTS for at in SHOWN if TABLE.carries(at, part.name)]
+    assert {(part, at.phase, kind_of(at.site)) for part, at in carried} == {
+        # A schedule goes with the latents that it leads to, and with what is made of the last one.
+        ("input.schedule", "denoise", "latent"),
+        ("input.schedule", "cache", "patchify"),
+        ("input.schedule", "decode", "decoder.conv_in"),
+        # What a pass sees of a ring may be shown and not patched: it acts through the attention.
+        *(("cache", phase, "transformer.blocks.*.attn") for phase in ("image", "denoise", "cache")),
+        # With a value residual the ring stores what the attention mixed.
+        *(("attention", phase, "kv_cache.layers.*.kv") for phase in ("image", "cache")),
+    }
+    assert not any(TABLE.shows(at, part) for part, at in carried)
 
 
-def test_a_cache_is_exchanged_with_the_attention_that_reads_it() -> None:
-    assert TABLE.carries(key("transformer.blocks.2.attn"), "cache")
-    assert not TABLE.carries(key("transformer.blocks.2.attn.q_proj"), "cache")
+def test_two_sites_are_made_of_a_frames_final_latent() -> None:
+    handed_on = [(at.phase, at.site) for at in SHOWN if TABLE.takes_final(at)]
+    assert handed_on == [("cache", "patchify"), ("decode", "decoder.conv_in")]
 
 
 @pytest.mark.parametrize("site", ["transformer.blocks.0.norm", "xvelocity", "velocity.2"])

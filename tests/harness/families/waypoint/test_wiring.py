@@ -72,13 +72,66 @@ def test_a_site_reads_what_its_pass_has_shown_before_it_or_what_a_pass_before_le
             assert not later & of[site], site
 
 
+def test_what_a_block_reads() -> None:
+    block, attn, ring = "transformer.blocks.2", "transformer.blocks.2.attn", "kv_cache.layers.2"
+    stream = ("transformer.blocks.1", f"{block}.cond_head", attn)
+    expected: dict[str, tuple[str, ...]] = {
+        f"{block}.cond_head": ("denoise_step_emb",),
+        **dict.fromkeys((f"{attn}.{name}_proj" for name in ("q", "k", "v", "gate")), stream[:2]),
+        f"{attn}.q_rope": (f"{attn}.q_proj", "input.timestamp"),
+        f"{attn}.k_rope": (f"{attn}.k_proj", "input.timestamp"),
+        f"{ring}.visible": (f"{ring}.written", "input.timestamp"),
+        attn: (
+            *(f"{attn}.{name}" for name in ("q_rope", "k_rope", "v_proj", "gate_proj")),
+            *(f"{ring}.{part}" for part in ("visible", "kv")),
+        ),
+        f"{block}.ctrl_mlpfusion": (*stream, "ctrl_emb"),
+        f"{block}.mlp": (*stream, f"{block}.ctrl_mlpfusion"),
+        block: (*stream, f"{block}.ctrl_mlpfusion", f"{block}.mlp"),
+        f"{ring}.written": ("input.timestamp",),
+        f"{ring}.kv": (f"{attn}.k_rope", f"{attn}.v_proj", f"{ring}.written"),
+    }
+    of = table()
+    found = {name: of.reads(name) for name in names() if name == block or name.startswith((f"{block}.", f"{ring}."))}
+    assert found == expected
+
+
+def test_what_lies_around_the_blocks_reads() -> None:
+    first = "transformer.blocks.0"
+    expected = {
+        "encoder.conv_in": {"input.image"},
+        "encoder.blocks.0": {"encoder.conv_in"},
+        "denoise_step_emb": {"input.sigma"},
+        "ctrl_emb": {"input.button", "input.mouse", "input.scroll"},
+        "patchify": {"input.noise", "latent"},
+        f"{first}.attn.q_proj": {"patchify", f"{first}.cond_head"},
+        f"{first}.prompt_cross_attn": {"patchify", f"{first}.cond_head", f"{first}.attn", "input.prompt_emb"},
+        "out_norm": {"transformer.blocks.2", "denoise_step_emb"},
+        "velocity": {"out_norm"},
+        "latent": {"velocity", "input.noise", "input.sigma", "encoder.conv_out"},
+        "decoder.conv_in": {"latent"},
+        "decoder.residuals.3": {"decoder.blocks.2", "decoder.residuals.2"},
+        "decoder.conv_out": {"decoder.blocks.7", "decoder.residuals.7"},
+        "frame": {"decoder.conv_out"},
+    }
+    assert {site: reads(site) for site in expected} == expected
+
+
 def test_a_value_residual_has_later_layers_read_the_first_ones_values() -> None:
     first, residual = "transformer.blocks.0.attn.v_proj", transformer_config(value_residual=True)
     for site in ("transformer.blocks.2.attn", "kv_cache.layers.2.kv"):
         assert first not in reads(site)
         assert first in reads(site, residual)
-    mixed = {site for site in names(residual) if table(residual).around(site) != table().around(site)}
-    assert mixed == {f"kv_cache.layers.{i}.kv" for i in (1, 2)}
+
+
+def test_errors_that_reach_a_site_whatever_is_patched() -> None:
+    rings = (f"kv_cache.layers.{layer}.{part}" for layer in range(3) for part in ("written", "visible"))
+    known = {"latent": ("input.sigma",), **dict.fromkeys(rings, ("input.timestamp",))}
+    mixed = {f"kv_cache.layers.{layer}.kv": (f"transformer.blocks.{layer}.attn",) for layer in (1, 2)}
+    residual = transformer_config(value_residual=True)
+    for config, expected in ((CONFIG, known), (residual, known | mixed)):
+        of = table(config)
+        assert {site: of.around(site) for site in names(config) if of.around(site)} == expected
 
 
 def test_a_gate_is_read_where_there_are_gates() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from tests.harness.observations import Seen
+from tests.harness.observations import FAMILY, Seen
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.judge.noise_floor.harmless import (
@@ -36,6 +36,10 @@ def errors(tiny: Checkpoint, tiny_scenario: Scenario) -> Measure:
     return measure
 
 
+def rounded(adapter: Adapter) -> Adapter:
+    return RoundedOtherwise(adapter, FAMILY.sites)
+
+
 def at(errors: Mapping[Key, Error], site: str) -> Error:
     return errors[Key(0, "denoise", 0, site)]
 
@@ -44,7 +48,7 @@ def at(errors: Mapping[Key, Error], site: str) -> Error:
 def test_rounding_otherwise_reaches_every_site_with_an_error_of_its_dtypes_size(
     errors: Measure, dtype: str, least: float, most: float
 ) -> None:
-    found = errors(RoundedOtherwise, dtype)
+    found = errors(rounded, dtype)
     unmoved = {key.site for key, error in found.items() if error.identical}
     assert {site for site in unmoved if not site.endswith((".written", ".visible"))} == set()
     # Nothing comes before them: the error is the site's own.
@@ -53,8 +57,8 @@ def test_rounding_otherwise_reaches_every_site_with_an_error_of_its_dtypes_size(
 
 
 def test_rounding_otherwise_draws_from_its_seed(errors: Measure) -> None:
-    first, again = errors(RoundedOtherwise, "fp32"), errors(RoundedOtherwise, "fp32")
-    other = errors(lambda adapter: RoundedOtherwise(adapter, seed=1), "fp32")
+    first, again = errors(rounded, "fp32"), errors(rounded, "fp32")
+    other = errors(lambda adapter: RoundedOtherwise(adapter, FAMILY.sites, seed=1), "fp32")
     assert first == again != other
 
 
@@ -78,7 +82,7 @@ def test_another_thread_count_holds_while_a_pass_runs_and_no_longer(
     adapter.sites()["frame"].module.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
     before, between = torch.get_num_threads(), set()
     with recording({}, Seen()) as recorder, exact_arithmetic():
-        for _ in passes(OtherThreadCount(adapter), tiny_scenario, tiny.geometry.transformer, recorder):
+        for _ in passes(OtherThreadCount(adapter), tiny_scenario, tiny, recorder):
             between.add(torch.get_num_threads())
     assert threads == [2 if before == 1 else 1] * tiny_scenario.units
     assert between == {before} == {torch.get_num_threads()}

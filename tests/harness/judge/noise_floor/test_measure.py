@@ -2,9 +2,18 @@ from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
+=======
+from tests.harness.observations import FAMILY
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
+from waypoint_parity.harness.judge.judgement import fixed_tolerance
+from waypoint_parity.harness.judge.noise_floor.document import NoiseFloor, floor_bounds
+>>>>>>> coretests
 from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING
 from waypoint_parity.harness.judge.noise_floor.measure import FEWEST_RUNS, RUNS_OF_A_CHANGE, Planned, against_itself, measure_floor
 from waypoint_parity.harness.judge.noise_floor.document import Floor, floor_bounds
@@ -15,6 +24,7 @@ from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 
+FIXED = fixed_tolerance(FAMILY, "fp32")
 RUNS = 6
 HERE = ["fused-attention", "merged-projections", "thread count", "noise jitter", "rounding", EVERYTHING]
 
@@ -28,7 +38,7 @@ def changes(fp32_on_cpu: Numerics) -> list[str]:
 @pytest.fixture(scope="module")
 def sessions(tiny: Checkpoint) -> list[Scenario]:
     """Short sessions of one kind, each with inputs of its own."""
-    return [make_scenario(tiny.geometry, name="one", frames=1, seed=seed) for seed in range(RUNS)]
+    return [make_scenario(tiny.geometry, name="one", units=1, seed=seed) for seed in range(RUNS)]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,8 @@ def test_every_change_is_run_a_few_times_and_everything_at_once_in_every_session
 def test_the_floor_says_what_it_was_measured_on(floor: Floor, tiny: Checkpoint, sessions: list[Scenario]) -> None:
     (session,) = floor.sessions
     assert (floor.reference, floor.numerics["dtype"], floor.checkpoint_digest) == ("eager", "fp32", tiny.digest)
-    assert (session.sigmas, session.image, session.frames) == (list(tiny.geometry.transformer.scheduler_sigmas), False, 1)
+    assert (session.sigmas, session.units) == (list(tiny.geometry.transformer.scheduler_sigmas), 1)
+    assert session.given == ["prompt_emb", "prompt_pad_mask"]
 
 
 def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor, changes: list[str]) -> None:
@@ -76,16 +87,16 @@ def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor,
 
 def test_no_run_of_its_own_is_beyond_the_bounds_and_the_largest_is_the_statistic(floor: Floor) -> None:
     (session,) = floor.sessions
-    distance, norm = floor_bounds(floor, session, 1e-3, FIXED["fp32"]).factors
+    distance, norm = floor_bounds(floor, session, 1e-3, FIXED).factors
     assert 1 < max(session.distance_maxima) < distance < 4 * max(session.distance_maxima)
     assert 1 < max(session.norm_maxima) < norm < 4 * max(session.norm_maxima)
 
 
 def test_a_right_implementation_is_within_the_floor(floor: Floor, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     """On noise that the floor was not measured with."""
-    bounds = floor_bounds(floor, floor.sessions[0], 1e-3, FIXED["fp32"])
+    bounds = floor_bounds(floor, floor.sessions[0], 1e-3, FIXED)
     reference, candidate = (load(name, tiny, fp32_on_cpu) for name in ("eager", "candidate"))
-    fresh = make_scenario(tiny.geometry, name="fresh", frames=1, seed=100)
+    fresh = make_scenario(tiny.geometry, name="fresh", units=1, seed=100)
     errors = against_itself(reference, candidate, tiny, fresh)
     assert {str(key): error.rel_l2 for key, error in errors.items() if error.rel_l2 > bounds.of(key).rel_l2} == {}
     assert {str(key): error.log_norm for key, error in errors.items() if error.log_norm > bounds.of(key).log_norm} == {}

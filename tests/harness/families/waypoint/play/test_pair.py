@@ -6,13 +6,13 @@ import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.explain.blame.pictures import pictures_of
 from waypoint_parity.harness.families.waypoint.play.pair import Pair, controls_of
 from waypoint_parity.harness.families.waypoint.play.player import PlayerError, Role
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import decoded_pictures
 
 # Of the tiny checkpoint.
 BUTTONS = 4
@@ -36,7 +36,7 @@ def test_what_was_walked_is_a_scenario_that_shows_it_again(pair: Pair, tiny: Che
     assert scenario["button"][:, 1].tolist() == [1, 0, 1]
     assert scenario["mouse"][:, 0].tolist() == [0, -0.5, 0]
     adapter = registry.load("eager", tiny, fp32_on_cpu)
-    with pictures_of(adapter) as again:
+    with decoded_pictures(adapter, tiny.family) as again:
         run(adapter, scenario, tiny)
     assert all(np.array_equal(one, other) for one, other in zip(walked, again, strict=True))
 

@@ -70,7 +70,7 @@ def test_a_frame_comes_with_its_measures_and_three_pictures(asking: Asking, pair
     assert told["max_abs"] <= 1
     shown = [np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures]
     assert [picture.shape for picture in shown] == [(360, 640, 3)] * 3
-    assert pair.recorded().button[0, 1] == 1
+    assert pair.recorded()["button"][0, 1] == 1
 
 
 def test_the_walk_can_be_fetched_as_a_scenario(asking: Asking, pair: Pair, tmp_path: Path) -> None:

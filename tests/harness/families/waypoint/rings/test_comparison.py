@@ -2,14 +2,17 @@ import pytest
 
 from waypoint_parity.harness.families.waypoint.rings.comparison import MOST_FAULTS, RingComparison
 from waypoint_parity.harness.families.waypoint.rings.side import EMPTY, RingGeometry, Sign
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key
 
-GLOBAL = RingGeometry(kind="global", frames=4, dilation=2, tokens=4)
-LOCAL = RingGeometry(kind="local", frames=2, dilation=1, tokens=4)
-LAYERS = [GLOBAL, LOCAL, LOCAL, LOCAL, GLOBAL]
+LAYERS = [
+    RingGeometry(name=f"kv_cache.layers.{layer}", kind="global", frames=4, dilation=2, tokens=4)
+    if layer in (0, 4)
+    else RingGeometry(name=f"kv_cache.layers.{layer}", kind="local", frames=2, dilation=1, tokens=4)
+    for layer in range(5)
+]
 
 
-def sign(frame: int, site: str, *, digest: str | None = None, marks: str = "", phase: Phase = "cache") -> Sign:
+def sign(frame: int, site: str, *, digest: str | None = None, marks: str = "", phase: str = "cache") -> Sign:
     return Sign(Key(frame, phase, 0, site), "float32", digest, marks.split() or None)
 
 
@@ -17,7 +20,7 @@ def keys(frame: int, digest: str, layer: int = 4) -> Sign:
     return sign(frame, f"transformer.blocks.{layer}.attn.k_rope", digest=digest)
 
 
-def kv(frame: int, marks: str, layer: int = 4, phase: Phase = "cache") -> Sign:
+def kv(frame: int, marks: str, layer: int = 4, phase: str = "cache") -> Sign:
     return sign(frame, f"kv_cache.layers.{layer}.kv", marks=marks, phase=phase)
 
 
@@ -100,7 +103,7 @@ def test_the_first_fault_in_the_references_order_comes_first_and_their_number_is
         comparison.reference(order, mask("visible", 9, "0 1", layer))
     for layer in reversed(layers):
         comparison.candidate(mask("visible", 9, "1 1", layer))
-    assert [fault.layer for fault in comparison.faults] == list(range(MOST_FAULTS))
+    assert [fault.cache for fault in comparison.faults] == [f"kv_cache.layers.{layer}" for layer in range(MOST_FAULTS)]
 
 
 @pytest.mark.parametrize("first", ["reference", "candidate"])
@@ -113,4 +116,5 @@ def test_a_fault_knows_its_place_whichever_side_came_first(first: str) -> None:
     for name in sorted(sides, reverse=first == "reference"):
         sides[name]()
     (fault,) = comparison.faults
-    assert (fault.layer, fault.frame, fault.phase, fault.step, fault.slot) == (4, 9, "denoise", 0, 1)
+    assert (fault.cache, fault.slot) == ("kv_cache.layers.4", 1)
+    assert (fault.unit, fault.phase, fault.step) == (9, "denoise", 0)

@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -6,18 +5,19 @@ import pytest
 import torch
 
 from tests.harness import rollouts
-from tests.harness.observations import write_dump
+from tests.harness.observations import FAMILY, write_dump
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
-from waypoint_parity.harness.families.waypoint.rings.diff import ring_faults
 from waypoint_parity.harness.families.waypoint.rings.map import LEGEND, RingRow, ring_map, ring_tables
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE
+from waypoint_parity.harness.judge.diff import open_dump, slot_faults
 from waypoint_parity.harness.record.records import MANIFEST_NAME, read_manifest, to_json
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.registry import load
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, Scenario
+from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import recording
 
@@ -34,8 +34,8 @@ RINGS = Selection(sites=("kv_cache.*", "*.k_rope"))
 @pytest.fixture(scope="module")
 def seeded(tiny: Checkpoint) -> Scenario:
     """An image and three frames."""
-    scenario = make_scenario(tiny.geometry, name="seeded", frames=3, seed=3, prompt_tokens=6, prompt_padding=2)
-    return dataclasses.replace(scenario, image=torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))
+    image = torch.zeros(IMAGE_SHAPE, dtype=torch.uint8)
+    return make_scenario(tiny.geometry, name="seeded", units=3, seed=3, prompt_tokens=6, prompt_padding=2, image=image)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,9 @@ def test_a_layer_that_is_none_is_refused(dumps: dict[str, Path]) -> None:
 
 def test_a_dump_that_does_not_tell_its_rings_is_refused(dumps: dict[str, Path], tmp_path: Path) -> None:
     latents = write_dump(tmp_path / "latents", [])
-    with pytest.raises(UserError, match=r"does not tell[\s\S]*no `rings` in the manifest"):
+    with pytest.raises(UserError, match=r"does not tell[\s\S]*no `caches` in the manifest"):
         ring_map(latents)
-    manifest = msgspec.structs.replace(read_manifest(latents), rings=read_manifest(dumps["eager"]).rings)
+    manifest = msgspec.structs.replace(read_manifest(latents), caches=read_manifest(dumps["eager"]).caches)
     (latents / MANIFEST_NAME).write_bytes(to_json(manifest))
     with pytest.raises(UserError, match=r"does not tell[\s\S]*no record that tells"):
         ring_map(latents)
@@ -119,5 +119,6 @@ def test_a_dump_that_does_not_tell_its_rings_is_refused(dumps: dict[str, Path], 
     ],
 )
 def test_two_dumps_tell_the_first_wrong_slot(dumps: dict[str, Path], role: str, message: str) -> None:
-    assert ring_faults(dumps["eager"], dumps[role])[0].message == message
-    assert ring_faults(dumps["eager"], dumps["candidate"]) == []
+    reference, wrong, right = (open_dump(dumps[name]) for name in ("eager", role, "candidate"))
+    assert slot_faults(reference, wrong, FAMILY)[0].message == message
+    assert slot_faults(reference, right, FAMILY) == []

@@ -10,16 +10,16 @@ from waypoint_parity.harness.families.waypoint.rings.side import (
     ring_geometries,
     tells_of_a_ring,
 )
-from waypoint_parity.harness.run.keys import Key, Phase
+from waypoint_parity.harness.run.keys import Key
 
 KEYS, RING = "transformer.blocks.4.attn.k_rope", "kv_cache.layers.4.kv"
 
 
-def rotated(frame: int, digest: str, phase: Phase = "cache", step: int = 0, dtype: str = "float32") -> Sign:
+def rotated(frame: int, digest: str, phase: str = "cache", step: int = 0, dtype: str = "float32") -> Sign:
     return Sign(Key(frame, phase, step, KEYS), dtype, digest, None)
 
 
-def ring(frame: int, *marks: str, phase: Phase = "cache") -> Sign:
+def ring(frame: int, *marks: str, phase: str = "cache") -> Sign:
     return Sign(Key(frame, phase, 0, RING), "float32", None, list(marks))
 
 

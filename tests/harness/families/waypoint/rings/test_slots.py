@@ -3,12 +3,12 @@ import torch
 
 from tests.harness.observations import normal
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE
 from waypoint_parity.harness.families.waypoint.rings.slots import slot_marks
 from waypoint_parity.harness.record.records import Record, read_records
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
@@ -57,7 +57,7 @@ def test_a_slot_has_the_digest_of_the_keys_that_its_frame_has_rotated(
     with writer, recording(adapter.sites(), writer) as recorder:
         run(adapter, tiny_scenario, tiny, recorder)
     records: dict[tuple[str, str, int], Record] = {
-        (seen.site, seen.phase, seen.frame): seen for seen in read_records(folder)
+        (seen.site, seen.phase, seen.unit): seen for seen in read_records(folder)
     }
     for layer, slots in enumerate([(0, EMPTY, EMPTY, EMPTY, 1), (0, 1, 1), (0, EMPTY, EMPTY, EMPTY, 1)]):
         rotated = [records[f"transformer.blocks.{layer}.attn.k_rope", "cache", frame].digest for frame in range(2)]

@@ -6,13 +6,26 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from waypoint_parity.fixtures.tiny import transformer_config
-from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.draws import draw_controls, draw_noise, draw_prompt, make_scenario, read_image
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE, NoisePolicy
 from tests.conftest import assert_same_draw
+from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
+from waypoint_parity.harness.families.waypoint.draws import (
+    NoisePolicy,
+    draw_controls,
+    draw_noise,
+    draw_prompt,
+    make_scenario,
+    read_image,
+)
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE
 
 SHAPE = (4, 2, 2)
+
+
+def geometry(**changes: object) -> WaypointGeometry:
+    config = transformer_config(**changes)
+    return WaypointGeometry(config, autoencoder_config(config))
 
 
 def test_noise_per_frame_is_the_official_scripts(golden: Path) -> None:
@@ -68,21 +81,20 @@ def test_a_prompt_is_zero_and_masked_where_it_is_padding() -> None:
 
 
 def test_a_seed_makes_the_same_scenario_again_and_another_seed_another() -> None:
-    config = transformer_config()
-    made = [make_scenario(config, name="walk", frames=3, seed=seed).digest for seed in (1, 1, 2)]
+    made = [make_scenario(geometry(), name="walk", units=3, seed=seed).digest for seed in (1, 1, 2)]
     assert made[0] == made[1] != made[2]
 
 
 def test_a_checkpoint_without_a_prompt_gets_a_scenario_without_one() -> None:
-    scenario = make_scenario(transformer_config(prompt_conditioning=None), name="walk", frames=1, seed=1)
-    assert scenario.prompt is None
+    scenario = make_scenario(geometry(prompt_conditioning=None), name="walk", units=1, seed=1)
+    assert not {"prompt_emb", "prompt_pad_mask"} & scenario.tensors.keys()
 
 
-@pytest.mark.parametrize("changes", [{"prompt_padding": 7}, {"prompt_padding": -1}, {"frames": 0}], ids=str)
+@pytest.mark.parametrize("changes", [{"prompt_padding": 7}, {"prompt_padding": -1}, {"units": 0}], ids=str)
 def test_what_cannot_be_made_is_refused(changes: dict[str, int]) -> None:
-    arguments = {"frames": 2, "prompt_tokens": 6, **changes}
+    arguments = {"units": 2, "prompt_tokens": 6, **changes}
     with pytest.raises(UserError, match="scenario cannot be made"):
-        make_scenario(transformer_config(), name="walk", seed=1, **arguments)  # type: ignore[arg-type]
+        make_scenario(geometry(), name="walk", seed=1, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_picture_is_brought_to_the_size_of_a_seed_image(tmp_path: Path) -> None:

@@ -14,13 +14,21 @@ from torch import Tensor
 
 from tests.harness.observations import JUDGEMENT, LATENT, key, manifest, normal, record, write_dump
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.diff import diff
-from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, frame_path, read_manifest, read_records
+from waypoint_parity.harness.record.records import (
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    PictureAt,
+    kept_pictures,
+    picture_path,
+    read_manifest,
+    read_records,
+)
 from waypoint_parity.harness.record.statistics import summarise
 from waypoint_parity.harness.record.writer import TENSORS_NAME, DumpWriter
 from waypoint_parity.harness.run.keys import Key
-from waypoint_parity.harness.run.scenario import IMAGE_SHAPE
 from waypoint_parity.harness.run.taps import Observation
 
 FRAME = Key(0, "decode", 0, "frame")
@@ -56,6 +64,14 @@ def test_a_digest_is_that_of_the_values_in_their_order(tmp_path: Path) -> None:
 def test_a_tensor_of_any_dtype_can_be_recorded(tmp_path: Path, dtype: torch.dtype) -> None:
     found = record(tmp_path / "dump", torch.ones(3, dtype=dtype))
     assert (found.dtype, found.mean, found.std) == (str(dtype).removeprefix("torch."), 1.0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_tensor_that_repeats_one_value_in_memory_has_the_digest_of_its_values(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    repeated = torch.ones(1, dtype=dtype).expand(6)
+    assert record(tmp_path / "view", repeated) == record(tmp_path / "copy", torch.ones(6, dtype=dtype))
 
 
 def queries_and_keys() -> tuple[Tensor, Tensor]:
@@ -170,15 +186,66 @@ def test_full_tensors_are_kept_where_asked_for(tmp_path: Path) -> None:
         for at, tensor in seen.items():
             writer.observe(observed(tensor, at))
     kept = load_file(tmp_path / "dump" / TENSORS_NAME)
-    assert kept.keys() == {"f0/denoise0/velocity", "f0/denoise0/latent"}
-    assert kept["f0/denoise0/latent"].equal(seen[key("latent")])
+    assert kept.keys() == {"u0/denoise0/velocity", "u0/denoise0/latent"}
+    assert kept["u0/denoise0/latent"].equal(seen[key("latent")])
 
 
-def test_frames_are_kept_without_loss(tmp_path: Path) -> None:
+def test_pictures_are_kept_without_loss(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, IMAGE_SHAPE, dtype=torch.uint8)
     folder = write_dump(tmp_path / "dump", [(FRAME, pixels)])
-    with Image.open(frame_path(folder, 0)) as image:
+    with Image.open(picture_path(folder, PictureAt(0))) as image:
         assert np.array_equal(np.asarray(image), pixels.numpy())
+
+
+def film(*levels: int) -> Tensor:
+    """Pictures [n,4,5,3], each of one level."""
+    return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 5, 3)
+
+
+def level(folder: Path, at: PictureAt) -> int:
+    with Image.open(picture_path(folder, at)) as image:
+        assert image.size == (5, 4)
+        return int(np.asarray(image).max())
+
+
+def test_several_pictures_of_a_unit_are_kept_by_their_numbers_in_their_order(tmp_path: Path) -> None:
+    """Of one call, of several calls, and of several steps."""
+    shown = [
+        (FRAME, film(10, 11, 12)),
+        (FRAME._replace(unit=1), film(20, 21)),
+        (FRAME._replace(unit=1, call=1), film(22, 23)),
+        (FRAME._replace(unit=1, step=1), film(30)[0]),
+        (FRAME._replace(unit=12), film(40)),
+    ]
+    folder = write_dump(tmp_path / "dump", shown)
+    kept = kept_pictures(folder)
+    assert kept == [
+        *(PictureAt(0, 0, number) for number in range(3)),
+        *(PictureAt(1, 0, number) for number in range(4)),
+        PictureAt(1, 1),
+        PictureAt(12),
+    ]
+    assert [level(folder, at) for at in kept] == [10, 11, 12, 20, 21, 22, 23, 30, 40]
+    assert [picture_path(folder, at).name for at in kept[:2]] == ["000000.png", "000000-0-1.png"]
+    assert [str(at) for at in kept[2:8]] == ["0.0.2", "1", "1.0.1", "1.0.2", "1.0.3", "1.1.0"]
+
+
+def test_what_is_no_picture_of_the_dump_is_passed_over(tmp_path: Path) -> None:
+    folder = write_dump(tmp_path / "dump", [(FRAME, film(10))])
+    for name in ("notes.png", "000000-1.png", "000001-a-0.png", "contact sheet.png", "000002.jpg"):
+        (folder / "frames" / name).touch()
+    assert kept_pictures(folder) == [PictureAt(0)]
+    assert kept_pictures(tmp_path / "nowhere") == []
+
+
+def test_every_branch_has_a_tensor_and_a_record_of_its_own(tmp_path: Path) -> None:
+    branches = {key("velocity")._replace(branch=branch): normal(3, seed=at) for at, branch in enumerate("ab")}
+    with DumpWriter(tmp_path / "dump", manifest(), keep=["*"]) as writer:
+        for at, tensor in branches.items():
+            writer.observe(observed(tensor, at))
+    assert [found.key for found in read_records(tmp_path / "dump")] == list(branches)
+    kept = load_file(tmp_path / "dump" / TENSORS_NAME)
+    assert all(kept[f"u0/denoise0/velocity@{at.branch}"].equal(tensor) for at, tensor in branches.items())
 
 
 def test_an_earlier_dump_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from tests.harness.observations import LATENT
+from tests.harness.observations import FAMILY, LATENT
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.judge.judgement import FIXED, Limits
+from waypoint_parity.harness.judge.judgement import Limits, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import (
     FLOOR_SCHEMA,
     FloorBounds,
@@ -24,6 +25,7 @@ from waypoint_parity.harness.record.records import SKETCH_SIZE
 from waypoint_parity.harness.run.keys import Key
 
 SIGMAS = [1.0, 0.5, 0.0]
+FIXED = fixed_tolerance(FAMILY, "fp32")
 
 
 def site_floor(site: str = "latent", rel_l2: list[float] | None = None) -> SiteFloor:
@@ -38,11 +40,11 @@ def site_floor(site: str = "latent", rel_l2: list[float] | None = None) -> SiteF
     )
 
 
-def session_floor(image: bool = False, sigmas: list[float] = SIGMAS) -> SessionFloor:
+def session_floor(given: Sequence[str] = (), sigmas: list[float] = SIGMAS) -> SessionFloor:
     return SessionFloor(
         sigmas=sigmas,
-        image=image,
-        frames=2,
+        given=list(given),
+        units=2,
         distance_maxima=[1.2, 1.3, 1.4, 1.3, 1.2],
         norm_maxima=[2.2, 2.4, 2.6, 2.4, 2.2],
         sites=[site_floor()],
@@ -61,27 +63,30 @@ def noise_floor(**changes: object) -> NoiseFloor:
         threads=1,
         source_revision=None,
         changes=["rounding"],
-        sessions=[session_floor(), session_floor(image=True)],
+        sessions=[session_floor(), session_floor(given=["image"])],
     )
     return msgspec.structs.replace(floor, **changes)
 
 
 @pytest.fixture
 def bounds() -> FloorBounds:
-    return floor_bounds(noise_floor(), session_floor(), 1e-3, FIXED["fp32"])
+    return floor_bounds(noise_floor(), session_floor(), 1e-3, FIXED)
 
 
-def test_the_limits_are_multiples_of_the_levels_of_site_and_frame(bounds: FloorBounds) -> None:
+def test_the_limits_are_multiples_of_the_levels_of_site_and_unit(bounds: FloorBounds) -> None:
     distance, norm = bounds.factors
     assert distance > 1.4
     assert norm > 2.6
     assert bounds.of(LATENT) == Limits(distance * 1e-7, norm * 1e-8)
-    assert bounds.of(LATENT._replace(frame=1)) == Limits(distance * 2e-7, norm * 2e-8)
+    assert bounds.of(LATENT._replace(unit=1)) == Limits(distance * 2e-7, norm * 2e-8)
 
 
-@pytest.mark.parametrize("unmeasured", [LATENT._replace(frame=2), LATENT._replace(step=1), Key(0, "decode", 0, "mine")])
+@pytest.mark.parametrize(
+    "unmeasured",
+    [LATENT._replace(unit=2), LATENT._replace(step=1), LATENT._replace(branch="b"), Key(0, "decode", 0, "mine")],
+)
 def test_what_was_not_measured_is_judged_by_the_fixed_tolerance(bounds: FloorBounds, unmeasured: Key) -> None:
-    assert bounds.of(unmeasured) == FIXED["fp32"].of(unmeasured)
+    assert bounds.of(unmeasured) == FIXED.of(unmeasured)
 
 
 def test_a_lower_false_alarm_rate_allows_more() -> None:
@@ -129,7 +134,7 @@ def test_the_bounds_say_what_they_are(bounds: FloorBounds) -> None:
     said = bounds.to_json()
     assert said["kind"] == "noise floor"
     assert said["false-alarm rate of a run"] == 1e-3
-    assert (said["runs"], said["frames"], said["reference"]) == (5, 2, "eager")
+    assert (said["runs"], said["units"], said["reference"]) == (5, 2, "eager")
 
 
 def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_floor(floor_path(tmp_path, "fp32")) == noise_floor()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": "waypoint-parity/noise-floor/2"}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": "waypoint-parity/noise-floor/3"}', b"\xff\xfe"])
 def test_a_broken_floor_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "floor.json").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a noise floor"):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.observations import JUDGEMENT, key, normal, write_dump
+from tests.harness.observations import FAMILY, JUDGEMENT, key, normal, write_dump
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.scan import run, sweep, tasks
@@ -11,7 +11,7 @@ from waypoint_parity.harness.record.records import RECORDS_NAME
 from waypoint_parity.harness.run.keys import Key
 
 SITES = [*(f"transformer.blocks.{block}" for block in range(4)), "latent"]
-KEYS = [key(site, frame) for frame in range(20) for site in SITES]
+KEYS = [key(site, unit) for unit in range(20) for site in SITES]
 WRONG = {key("transformer.blocks.2", 3), key("latent", 17)}
 
 
@@ -27,11 +27,11 @@ def written(folder: Path, keys: list[Key]) -> Path:
 
 
 def compared(reference: Path, candidate: Path, parts: int) -> Comparison:
-    whole = Whole(reference, candidate, JUDGEMENT)
-    for task in tasks(reference, candidate, (None, None), JUDGEMENT, parts):
+    whole = Whole(reference, candidate, JUDGEMENT, FAMILY)
+    for task in tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, parts):
         whole.add(run(task))
     whole.finish()
-    return whole.ledger.close("eager", "candidate", evidence="sketches", expected=len(KEYS), frames=[])
+    return whole.ledger.close("eager", "candidate", evidence="sketches", expected=len(KEYS), pictures=[])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def compared(reference: Path, candidate: Path, parts: int) -> Comparison:
 def test_parts_add_up_to_the_whole(reference: Path, tmp_path: Path, keys: list[Key], parts: int) -> None:
     candidate = written(tmp_path, keys)
     once, added = compared(reference, candidate, 1), compared(reference, candidate, parts)
-    assert len(tasks(reference, candidate, (None, None), JUDGEMENT, parts)) == parts
+    assert len(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, parts)) == parts
     assert added.counts == once.counts
     assert added.failures == once.failures
     assert (added.worst and added.worst.rel_l2) == (once.worst and once.worst.rel_l2)
@@ -77,8 +77,8 @@ def test_a_broken_line_of_a_later_part_has_its_number_in_the_file(reference: Pat
 
 def test_processes_of_their_own_find_the_same(reference: Path, tmp_path: Path) -> None:
     candidate = written(tmp_path, KEYS)
-    whole = Whole(reference, candidate, JUDGEMENT)
-    for swept in sweep(tasks(reference, candidate, (None, None), JUDGEMENT, 2)):
+    whole = Whole(reference, candidate, JUDGEMENT, FAMILY)
+    for swept in sweep(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)):
         whole.add(swept)
     whole.finish()
     assert whole.ledger.tally.counts == compared(reference, candidate, 1).counts
@@ -88,5 +88,5 @@ def test_an_error_in_a_process_of_its_own_arrives_whole(reference: Path, tmp_pat
     candidate = written(tmp_path, KEYS)
     candidate.write_bytes(candidate.read_bytes()[:-1])
     with pytest.raises(UserError, match="line 100: not a record") as caught:
-        list(sweep(tasks(reference, candidate, (None, None), JUDGEMENT, 2)))
+        list(sweep(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)))
     assert caught.value.found == "the line is cut short"

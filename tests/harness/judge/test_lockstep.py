@@ -7,11 +7,11 @@ import torch
 from tests.harness import implementations, rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import ALLOWED_MISSING
+from waypoint_parity.harness.judge.lockstep import Side, lockstep
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics
@@ -59,7 +59,7 @@ def test_an_implementation_is_identical_to_itself(compare: Callable[..., Compare
     assert live.counts == offline.counts == {Verdict.IDENTICAL: live.expected}
     assert live.compared == live.expected == offline.compared
     assert [(live.evidence, offline.evidence)] == [("tensors", "sketches")]
-    assert [frame.ssim for frame in live.frames] == [1.0, 1.0]
+    assert [picture.ssim for picture in live.pictures] == [1.0, 1.0]
 
 
 def test_the_candidate_agrees_with_the_reference_by_either_way(ours: Compared) -> None:
@@ -70,7 +70,7 @@ def test_the_candidate_agrees_with_the_reference_by_either_way(ours: Compared) -
     assert live.worst is not None
     assert offline.worst is not None
     assert offline.worst.distance == pytest.approx(live.worst.distance, rel=0.5)
-    assert live.frames == offline.frames
+    assert live.pictures == offline.pictures
 
 
 def test_a_divergence_is_found_at_the_same_first_site_by_either_way(
@@ -85,7 +85,7 @@ def test_a_divergence_is_found_at_the_same_first_site_by_either_way(
     assert live.first.rel_l2 == pytest.approx(1e-4, rel=1e-2)
     assert live.counts == offline.counts
     assert {rung.site for rung in live.sites if rung.failed} == {"transformer.blocks.1.mlp"}
-    assert live.ring == offline.ring == []
+    assert live.slots == offline.slots == []
 
 
 def test_a_slot_that_holds_another_frame_is_found_at_the_same_first_site_by_either_way_and_named(
@@ -95,11 +95,11 @@ def test_a_slot_that_holds_another_frame_is_found_at_the_same_first_site_by_eith
     assert live.verdict is offline.verdict is Verdict.DIVERGED
     assert live.first is not None
     assert offline.first is not None
-    assert str(live.first.key) == str(offline.first.key) == "f1/cache0/kv_cache.layers.1.kv"
+    assert str(live.first.key) == str(offline.first.key) == "u1/cache0/kv_cache.layers.1.kv"
     assert live.counts == offline.counts
-    messages = [fault.message for fault in live.ring]
+    messages = [fault.message for fault in live.slots]
     assert messages[0] == "local layer 1, frame 1: slot 0 holds frame 1, expected frame 0"
-    assert live.ring == offline.ring
+    assert live.slots == offline.slots
 
 
 def test_a_side_may_lack_an_optional_site_by_either_way(compare: Callable[..., Compared], tmp_path: Path) -> None:
@@ -109,15 +109,15 @@ def test_a_side_may_lack_an_optional_site_by_either_way(compare: Callable[..., C
     assert live.expected == offline.expected == live.compared
 
 
-def test_the_error_of_every_frames_last_latent_is_told_by_either_way(ours: Compared) -> None:
+def test_the_error_of_every_units_last_latent_is_told_by_either_way(ours: Compared) -> None:
     live, offline = ours
     last = [rung for rung in live.sites if rung.site == "latent"][-1]
-    assert [growth.frame for growth in live.growth] == [0, 1]
+    assert [growth.unit for growth in live.growth] == [0, 1]
     assert max(growth.rel_l2 or 0.0 for growth in live.growth) == last.rel_l2
     assert {growth.tolerance for growth in live.growth} == {1e-5}
     assert live.horizon is offline.horizon is None
     # A sketch of 61 numbers is good to 9 %, one standard deviation.
-    assert [growth.frame for growth in offline.growth] == [0, 1]
+    assert [growth.unit for growth in offline.growth] == [0, 1]
     for exact, estimated in zip(live.growth, offline.growth, strict=True):
         assert estimated.rel_l2 == pytest.approx(exact.rel_l2, rel=0.3)
 
@@ -127,7 +127,7 @@ def test_another_input_makes_the_runs_incomparable_by_either_way(
 ) -> None:
     live, offline = compare(named(implementations.OtherNoise), tmp_path)
     assert live.verdict is offline.verdict is Verdict.INCOMPARABLE
-    assert live.reason == "input.noise differs at frame 0, denoise step 0"
+    assert live.reason == "input.noise differs at unit 0, denoise step 0"
     assert offline.reason is not None
     assert offline.reason.startswith(live.reason)
 

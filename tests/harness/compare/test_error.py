@@ -140,6 +140,7 @@ def test_tensors_of_any_size_and_kind_can_be_compared(error: Measure, tensor: Te
 
 def test_the_layout_in_memory_makes_no_difference() -> None:
     assert tensor_error(normal(4, 6).T.contiguous().T, normal(4, 6)).identical
+    assert tensor_error(torch.ones(1).expand(6), torch.ones(6)).identical
 
 
 def without_digest(found: Record) -> Record:
@@ -156,7 +157,7 @@ def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: P
 
 def rows_of(folder: Path, tensors: list[Tensor], forms: Forms, *, digests: bool = True) -> Rows:
     """The rows of a dump of `tensors`."""
-    path = write_dump(folder, [(key("latent", frame), tensor) for frame, tensor in enumerate(tensors)]) / RECORDS_NAME
+    path = write_dump(folder, [(key("latent", unit), tensor) for unit, tensor in enumerate(tensors)]) / RECORDS_NAME
     if not digests:
         path.write_bytes(re.sub(rb',"digest":"\w+"', b"", path.read_bytes()))
     return Rows.joined([rows for _, rows in read_rows(FilePart(path), forms)])

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.checkpoint.digest import fast_digest
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.statistics import Measurements
 from waypoint_parity.harness.run.adapter import Adapter, Site
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic, passes

@@ -24,4 +24,4 @@ def fast_digest(tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The values of `tensor` as bytes in row-major order; a copy only where it lies otherwise."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol

@@ -1,0 +1,96 @@
+"""Families by name: ours, and what an installed distribution registers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.observations import FAMILY
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.family import Waypoint
+from waypoint_parity.harness.run.family import GROUP, NoCaches, families, family_in, family_named, optional_fields
+from waypoint_parity.harness.run.keys import Key
+
+# A family as far as it is found, and two distributions that register it: under a name of its own, and under ours.
+SOURCE = """
+class Clips:
+    name = "clips"
+
+    def layout_of(self, folder):
+        return "clips" if (folder / "clips.json").is_file() else None
+
+class Impostor(Clips):
+    name = "waypoint"
+
+FAMILY, IMPOSTOR = Clips(), Impostor()
+"""
+ENTRY_POINTS = f"[{GROUP}]\nclips = clip_models:FAMILY\nwaypoint = clip_models:IMPOSTOR\n"
+PROGRAM = """
+import sys
+from pathlib import Path
+from waypoint_parity.harness.run.family import families, family_in
+print(*families())
+print(type(families()["waypoint"]).__name__)
+print(*(getattr(family_in(Path(folder)), "name", None) for folder in sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder of installed packages that has a family."""
+    site = tmp_path / "site-packages"
+    info = site / "clip_models-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "clip_models.py").write_text(SOURCE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clip-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    return site
+
+
+def test_ours_is_found_by_its_folder() -> None:
+    assert isinstance(family_named("waypoint"), Waypoint)
+    assert families()["waypoint"] is FAMILY
+
+
+def test_a_family_that_a_distribution_registers_is_found_after_ours_and_takes_no_name_of_ours(
+    installed: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "clips.json").touch()
+    paths = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tiny_folder, tmp_path, installed],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout.splitlines() == ["waypoint clips", "Waypoint", "waypoint clips None"]
+
+
+def test_an_unknown_family_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UserError, match="sora: no such family of models") as caught:
+        family_named("sora")
+    assert "waypoint" in caught.value.expected
+    assert GROUP in caught.value.do
+
+
+def test_a_folder_is_of_the_family_that_recognises_it(tiny_folder: Path, tmp_path: Path) -> None:
+    assert family_in(tiny_folder) is FAMILY
+    assert family_in(tmp_path) is None
+
+
+def test_the_fields_that_a_scenario_might_do_without_are_named_but_for_the_schedule() -> None:
+    names = ["sigmas", "prompt_pad_mask", "noise", "prompt_emb", "unknown"]
+    assert optional_fields(FAMILY, names) == ["prompt_emb", "prompt_pad_mask"]
+    assert optional_fields(FAMILY, [*names, "image"]) == ["image", "prompt_emb", "prompt_pad_mask"]
+
+
+def test_a_family_without_caches_has_no_faults_in_them() -> None:
+    caches, key = NoCaches(), Key(0, "denoise", 0, "memory")
+    comparison = caches.comparison(caches.describe(None), teacher_forced=False)
+    assert not caches.tells("memory")
+    comparison.reference(0, caches.sign(key, "float32", None, None))
+    comparison.candidate(caches.sign(key, "float32", "c0ffee", None))
+    assert comparison.faults == []
