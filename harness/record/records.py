@@ -18,7 +18,7 @@ from waypoint_parity.harness.run.keys import Key
 
 DUMP_SCHEMA = "waypoint-parity/dump/2"
 # Before units and branches had names: a unit was a `frame`, and there was one family.
-FIRST_SCHEMA, FIRST_FAMILY, _FIRST_UNIT = "waypoint-parity/dump/1", "waypoint", "frame"
+FIRST_SCHEMA, FIRST_FAMILY = "waypoint-parity/dump/1", "waypoint"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
 SAMPLES = 8
@@ -194,41 +194,6 @@ def _decoded_manifest(path: Path) -> Manifest:
     return manifest
 
 
-<<<<<<< HEAD
-=======
-class _FirstManifest(msgspec.Struct):
-    """What a manifest of the first schema says in other words: `passes` by phase and step, as in "denoise0"."""
-
-    frames: int | None = None
-    passes: dict[str, list[str]] | None = None
-    rings: list[dict[str, Any]] | None = None
-    selection: dict[str, Any] | None = None
-
-
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of the first schema in the names of this one. What came before the frames was in unit 0."""
-    first = msgspec.convert(values, _FirstManifest)
-    upgraded = {name: value for name, value in values.items() if name not in first.__struct_fields__}
-    if first.rings is not None:
-        upgraded["caches"] = [{"name": f"kv_cache.layers.{layer}", **ring} for layer, ring in enumerate(first.rings)]
-    if first.passes is not None and first.frames is not None:
-        named = [(name.rstrip("0123456789"), name, sites) for name, sites in first.passes.items()]
-        upgraded["passes"] = [
-            {
-                "phase": phase,
-                "step": int(name[len(phase) :] or 0),
-                "units": [(0, 1 if phase in ("prompt", "image") else first.frames)],
-                "sites": sites,
-            }
-            for phase, name, sites in named
-        ]
-    if first.selection is not None:
-        renamed = {"units" if name == "frames" else name: value for name, value in first.selection.items()}
-        upgraded["selection"] = {**renamed, "stepped": ["denoise"]}
-    return {**upgraded, "schema": DUMP_SCHEMA, "family": FIRST_FAMILY, "units": first.frames}
-
-
->>>>>>> coretests
 def read_records(folder: Path) -> Iterator[Record]:
     """The records of a dump in file order, one at a time. Raises UserError, naming file and line, for a broken one.
 
@@ -257,16 +222,7 @@ def check_promised(path: Path, number: int, promised: int) -> None:
 def decode_record(part: FilePart, index: int, line: bytes) -> Record:
     """The record on line `index` of a part. Raises UserError, naming file and line, where it is none."""
     try:
-<<<<<<< HEAD
-        try:
-            record = _decoder.decode(line)
-        except msgspec.ValidationError:
-            # A record of the first schema; any other one is broken whatever its unit is called.
-            values = msgspec.json.decode(line, type=dict[str, Any])
-            record = msgspec.convert({**values, "unit": values.get("unit", values.get(_FIRST_UNIT))}, Record)
-=======
         record = _decoded(line)
->>>>>>> coretests
         numbers = len(record.projection())
         problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:

@@ -73,17 +73,10 @@ Shown = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 class Site:
     """Where to watch: the module whose output is the site, and how that output becomes the official layout.
 
-<<<<<<< HEAD
-    `layout(output, inputs)` gets what the module returned and its positional inputs. `restore(shown, output)` is the
-    way back: from what a layout makes to the output that the implementation is to go on with. Without a `layout` the
-    output itself is the tensor; with one and no `restore` nothing can be put in the output's place. What a hook on
-    `module` returns must be what the implementation goes on with.
-=======
     `layout(output, inputs)` gets what the module returned and its positional inputs. `restore(official, output)` is the
     way back from what `layout` gives, in the same form: the output that the implementation is to go on with. Without a
     `layout` the output itself is the tensor; with one and no `restore` nothing can be put in the output's place. What a
     hook on `module` returns must be what the implementation goes on with.
->>>>>>> coretests
     """
 
     module: nn.Module
@@ -99,19 +92,11 @@ class Site:
         """Whether another value can be put in the place of the one that the site shows."""
         return self.layout is None or self.restore is not None
 
-<<<<<<< HEAD
-    def replacement(self, shown: Shown, output: Any) -> Any:
-        """What the implementation is to go on with so that the site, whose `output` is given, shows `shown`."""
-        if self.restore is not None:
-            return self.restore(shown, output)
-        return shown.to(output) if isinstance(shown, Tensor) else shown
-=======
     def replacement(self, official: Shown, output: Any) -> Any:
         """What the implementation is to go on with so that the site, whose `output` is given, shows `official`."""
         if self.restore is not None:
             return self.restore(official, output)
         return official.to(output) if isinstance(official, Tensor) else output
->>>>>>> coretests
 
 
 class Adapter(Protocol):

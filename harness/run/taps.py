@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -54,8 +53,6 @@ class Selecting(Protocol):
 
 # What it returns, in the official layout, takes the place of what was seen. None leaves that.
 Observer = Callable[[Observation], Tensor | None]
-# Where in what a site shows a tensor is: nowhere in particular, a branch, a number.
-_Label = str | int | None
 
 
 class Taps:
@@ -113,37 +110,13 @@ class Taps:
             shown = {name: site.shown(output, inputs) for name, site in sites.items()}
             changed = None
             for name, value in shown.items():
-<<<<<<< HEAD
-                for label, seen in self._seen(name, value):
-                    given = self._observe(seen)
-                    if given is not None:
-                        value = _put(given, label, value)
-                        now = output if changed is None else changed
-                        changed = self._replaced(name, sites[name], value, now, inputs)
-=======
                 given = self._handed_on(name, value)
                 if given is not None:
                     changed = self._replaced(name, sites[name], given, output if changed is None else changed, inputs)
->>>>>>> coretests
             return changed
 
         return tap
 
-<<<<<<< HEAD
-    def _seen(self, name: str, value: Shown) -> Iterator[tuple[_Label, Observation]]:
-        """The observations that a site's value makes, of those that are selected, and where in it each of them is.
-
-        A tensor without a branch belongs to the only one of its pass, or else to all of them in common.
-        """
-        only = self._pass.branches[0] if len(self._pass.branches) == 1 else ""
-        for label, tensor in _tensors(value):
-            branch = label if isinstance(label, str) else only
-            call = self._calls[name, branch]
-            self._calls[name, branch] += 1
-            key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
-            if self._selection is None or self._selection.takes(key):
-                yield label, Observation(key, self._pass.sigma, self._counted(name, tensor))
-=======
     def _handed_on(self, name: str, value: Shown) -> Shown | None:
         """Hand on what a site shows. Returns what takes its place, in the same form; None where nothing does."""
         tensors = list(self._branches(value))
@@ -171,7 +144,6 @@ class Taps:
             return
         branch = self._pass.branches[0] if len(self._pass.branches) == 1 else ""
         yield from ((branch, tensor) for tensor in ([value] if isinstance(value, Tensor) else value))
->>>>>>> coretests
 
     def _counted(self, name: str, tensor: Tensor) -> Tensor:
         return tensor if self._counts is None else counted(tensor, self._counts(name))
@@ -182,11 +154,7 @@ class Taps:
             self.refused.add(name)
             return output
         replaced = site.replacement(given, output)
-<<<<<<< HEAD
-        if site.layout is not None and not _alike(site.layout(replaced, inputs), given):
-=======
         if site.layout is not None and not self._shows(site.layout(replaced, inputs), given):
->>>>>>> coretests
             self.refused.add(name)
         return replaced
 
@@ -200,30 +168,6 @@ class Taps:
 def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
     """The tensor with 0 at positions that do not count; `which` is None where all do."""
     return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
-
-
-def _tensors(value: Shown) -> Iterator[tuple[_Label, Tensor]]:
-    if isinstance(value, Tensor):
-        yield None, value
-    elif isinstance(value, Mapping):
-        yield from value.items()
-    else:
-        yield from enumerate(value)
-
-
-def _put(given: Tensor, label: _Label, value: Shown) -> Shown:
-    """`value` with `given` in the place of one of its tensors."""
-    if label is None or isinstance(value, Tensor):
-        return given
-    if isinstance(value, Mapping):
-        return {**value, str(label): given}
-    return [given if other == label else tensor for other, tensor in _tensors(value)]
-
-
-def _alike(shown: Shown, given: Shown) -> bool:
-    """Whether a site shows what was put there."""
-    pairs = list(zip_longest(_tensors(shown), _tensors(given), fillvalue=(None, None)))
-    return all(one == other and _equal(this, that) for (one, this), (other, that) in pairs)
 
 
 def recording(
@@ -250,13 +194,8 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
         yield pictures
 
 
-<<<<<<< HEAD
-def _equal(shown: Tensor | None, given: Tensor | None) -> bool:
-    if shown is None or given is None or shown.shape != given.shape:
-=======
 def _equal(shown: Tensor, given: Tensor) -> bool:
     if shown.shape != given.shape:
->>>>>>> coretests
         return False
     given = given.to(shown)
     return bool(((shown == given) | (shown.isnan() & given.isnan())).all())

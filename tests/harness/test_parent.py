@@ -1,6 +1,5 @@
 """A worker ends with the process that it works for, however that one ended."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -51,12 +50,7 @@ def is_running(process: int) -> bool:
 def test_an_idle_worker_ends_with_a_killed_parent(way: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(imports=WAYS[way][0], begin=WAYS[way][1]), "utf-8")
-<<<<<<< HEAD
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with beside([sys.executable, script], stdout=subprocess.PIPE, cwd=ROOT, env=environment) as it:
-=======
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT) as it:
->>>>>>> coretests
+    with beside([sys.executable, script], stdout=subprocess.PIPE, cwd=ROOT) as it:
         assert it.stdout is not None
         worker = int(it.stdout.readline())
         assert is_running(worker)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Toy(Plain):
     unit_name = "clip"
     components = ("net",)
     layout, configs = "toy.json and toy.safetensors", ("toy.json",)
-    tolerances = {"fp32": (1e-5, 1e-3)}
+    tolerances: ClassVar = {"fp32": (1e-5, 1e-3)}
     sites = table(Geometry())
     parts = tuple(
         Part(name, group, place)
@@ -90,11 +90,11 @@ class Toy(Plain):
             ("sound", "shown", "after the decoder"),
         )
     )
-    fields = {
+    fields: ClassVar = {
         "start": Field(dtype="float32", axes=("unit", "4", "width"), drawn=True),
         "ids": Field(dtype="int64", axes=("tokens",)),
     }
-    factors = {
+    factors: ClassVar = {
         "guidance": Factor(change=guided_by, levels=("2.0", "5.0"), name_of="guidance{}".format),
         "seed": Factor(change=reseeded, name_of="seed{}".format),
     }

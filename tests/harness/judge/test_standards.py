@@ -4,14 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-<<<<<<< HEAD
-from tests.harness.judge.noise_floor.test_noise_floor import SIGMAS, noise_floor
-=======
 from tests.harness.judge.noise_floor.test_document import SIGMAS, noise_floor, session_floor
 from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.cli.options import Judging
->>>>>>> coretests
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE
 from waypoint_parity.harness.judge.judgement import Tolerance, fixed_tolerance
@@ -27,32 +22,19 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path
 
 
-<<<<<<< HEAD
 def judged(folder: Path | None, dtype: str = "fp32", digest: str = "c0ffee", **by: Any) -> Standards:
-    return standards(dtype, folder=folder, digest=digest, **by)
+    return standards(FAMILY, dtype, folder=folder, digest=digest, **by)
 
 
 def test_the_floor_that_travels_with_the_checkpoint_judges(checkpoint: Path) -> None:
-    bounds = judged(checkpoint, false_alarm_rate=0.01).judgement(SIGMAS, image=False).bounds
-=======
-def judged(given: Judging, folder: Path | None, dtype: str = "fp32", digest: str = "c0ffee") -> Standards:
-    return standards(given, FAMILY, dtype, folder=folder, digest=digest)
-
-
-def test_the_floor_that_travels_with_the_checkpoint_judges(checkpoint: Path) -> None:
-    bounds = judged(Judging(false_alarm_rate=0.01), checkpoint).judgement(SIGMAS, []).bounds
->>>>>>> coretests
+    bounds = judged(checkpoint, false_alarm_rate=0.01).judgement(SIGMAS, []).bounds
     assert isinstance(bounds, FloorBounds)
     assert bounds.false_alarm_rate == 0.01
     assert bounds.session.given == []
 
 
 def test_sessions_of_each_kind_have_their_own(checkpoint: Path) -> None:
-<<<<<<< HEAD
-    bounds = judged(checkpoint).judgement(SIGMAS, image=True).bounds
-=======
-    bounds = judged(Judging(), checkpoint).judgement(SIGMAS, ["image"]).bounds
->>>>>>> coretests
+    bounds = judged(checkpoint).judgement(SIGMAS, ["image"]).bounds
     assert isinstance(bounds, FloorBounds)
     assert bounds.session.given == ["image"]
 
@@ -71,23 +53,14 @@ def test_without_a_floor_the_fixed_tolerance_judges_and_says_so(checkpoint: Path
 
 
 def test_a_schedule_that_the_floor_lacks_is_judged_by_the_fixed_tolerance(checkpoint: Path) -> None:
-<<<<<<< HEAD
-    bounds = judged(checkpoint).judgement([1.0, 0.0], image=False).bounds
-=======
-    bounds = judged(Judging(), checkpoint).judgement([1.0, 0.0], []).bounds
->>>>>>> coretests
+    bounds = judged(checkpoint).judgement([1.0, 0.0], []).bounds
     assert isinstance(bounds, Tolerance)
     assert "no session without optional fields under these sigmas" in bounds.reason
 
 
 def test_a_given_tolerance_judges_before_any_floor(checkpoint: Path) -> None:
-<<<<<<< HEAD
-    bounds = judged(checkpoint, tolerance=1e-4).judgement(SIGMAS, image=False).bounds
-    assert bounds == Tolerance(1e-4, FIXED["fp32"].frame, "--tolerance")
-=======
-    bounds = judged(Judging(tolerance=1e-4), checkpoint).judgement(SIGMAS, []).bounds
+    bounds = judged(checkpoint, tolerance=1e-4).judgement(SIGMAS, []).bounds
     assert bounds == Tolerance(1e-4, fixed_tolerance(FAMILY, "fp32").pictures, "--tolerance", ("frame",))
->>>>>>> coretests
 
 
 def test_a_floor_that_is_named_must_be_of_this_checkpoint_and_dtype(checkpoint: Path) -> None:
@@ -107,18 +80,13 @@ def test_a_false_alarm_rate_is_a_probability(rate: float) -> None:
 
 
 def test_what_may_differ_or_lack_goes_into_the_judgement() -> None:
-<<<<<<< HEAD
     found = judged(None, accepted_inputs=("sigma",), allowed_missing=("decoder.*",))
-    judgement = found.judgement(SIGMAS, image=False)
-=======
-    found = judged(Judging(accept_inputs=("sigma",), allow_missing=("decoder.*",)), None)
     judgement = found.judgement(SIGMAS, [])
->>>>>>> coretests
     assert (judgement.accepted_inputs, judgement.allowed_missing) == (("sigma",), ("decoder.*",))
 
 
 def test_a_session_of_other_fields_than_any_of_the_floor_is_judged_by_the_fixed_tolerance(checkpoint: Path) -> None:
-    bounds = judged(Judging(), checkpoint).judgement(SIGMAS, ["image", "prompt_emb"]).bounds
+    bounds = judged(checkpoint).judgement(SIGMAS, ["image", "prompt_emb"]).bounds
     assert isinstance(bounds, Tolerance)
     assert "no session with image, prompt_emb under these sigmas" in bounds.reason
 

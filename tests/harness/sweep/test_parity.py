@@ -71,7 +71,7 @@ def test_the_folder_of_a_cell_holds_its_inputs_dumps_and_comparison(finished: Su
         assert manifest.implementation == name
         assert manifest.scenario_digest == scenario.digest
         assert cell.endswith(str(manifest.variant))
-    assert len(read_investigation(folder / INVESTIGATION_NAME).pictures) == scenario.frames
+    assert len(read_investigation(folder / INVESTIGATION_NAME).pictures) == scenario.units
 
 
 def test_a_broken_comparison_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -2,25 +2,23 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.errors import UserError
-=======
 from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
-from waypoint_parity.harness.judge.judgement import fixed_tolerance
-from waypoint_parity.harness.judge.noise_floor.document import NoiseFloor, floor_bounds
->>>>>>> coretests
-from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING
-from waypoint_parity.harness.judge.noise_floor.measure import FEWEST_RUNS, RUNS_OF_A_CHANGE, Planned, against_itself, measure_floor
+from waypoint_parity.harness.judge.judgement import FIXED, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import Floor, floor_bounds
+from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING
+from waypoint_parity.harness.judge.noise_floor.measure import (
+    FEWEST_RUNS,
+    RUNS_OF_A_CHANGE,
+    Planned,
+    against_itself,
+    measure_floor,
+)
 from waypoint_parity.harness.judge.noise_floor.other_process import other_processes
-from waypoint_parity.harness.judge.judgement import FIXED
+from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.keys import Key
-from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 
