@@ -25,9 +25,7 @@ def tiny_cells(
 ) -> list[Cell]:
     """The cells of a sweep; without levels to be `varied` on `scenario` as recorded."""
     conditions = Conditions(numerics, Standards(fixed_tolerance(checkpoint.family, numerics.dtype_name)))
-    return plan(
-        checkpoint, Factors(implementations, varied), scenario, lambda dtype: conditions
-    )
+    return plan(checkpoint, Factors(implementations, varied), scenario, lambda dtype: conditions)
 
 
 def tiny_run(checkpoint: Checkpoint, out: Path, *, fresh: bool = False, blame: bool = False, **rules: Any) -> ParityRun:

@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
-from waypoint_parity.harness.errors import UserError
 from tests.harness.observations import FAMILY
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.variant import Variant
 from waypoint_parity.harness.sweep.factors import SCENARIO, Choice, Factors, Setting, names_of
 

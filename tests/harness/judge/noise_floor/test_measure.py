@@ -6,7 +6,7 @@ from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
-from waypoint_parity.harness.judge.judgement import FIXED, fixed_tolerance
+from waypoint_parity.harness.judge.judgement import fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import Floor, floor_bounds
 from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING
 from waypoint_parity.harness.judge.noise_floor.measure import (
