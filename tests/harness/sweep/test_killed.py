@@ -23,7 +23,7 @@ from waypoint_parity.harness.sweep.store import CELLS
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, read_summary
 
 distributed = pytest.importorskip("distributed")
-KILLS = 10
+MOST_KILLS = 10
 SWEPT = ("--schedules", "single-step", "--prompt-masks", "none", "zeroed", "--no-blame")
 # What is not the same from run to run.
 TIMES = ("seconds",)
@@ -95,11 +95,12 @@ def kill(sweep: BaseProcess, out: Path, more: int, moment: float) -> None:
     sweep.join()
 
 
-def test_a_sweep_killed_ten_times_ends_as_an_undisturbed_one(
+def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(
     undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:
     moments, made = random.Random(6), []
-    for _ in range(KILLS):
+    # Until there is nothing left to make: a sweep that only writes its documents again ends before it is killed.
+    while len(made) < MOST_KILLS and (not made or made[-1] < 8):
         sweep = begin(tmp_path, tiny_folder, scenario_file, 1, 2, 3, 4)
         moment = moments.uniform(0, 1 / 8) * undisturbed.seconds
         kill(sweep, tmp_path / "run", more=moments.randint(0, 1), moment=moment)
@@ -145,7 +146,7 @@ def cluster() -> Iterator["distributed.LocalCluster"]:
 def test_a_cluster_that_loses_a_worker_in_the_middle_ends_as_one_process(
     cluster: "distributed.LocalCluster", tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
 ) -> None:
-    cells = tiny_cells(tiny, short, fp32_on_cpu, schedules=("single-step",), seeds=tuple(range(8)), masks=("zeroed",))
+    cells = tiny_cells(tiny, short, fp32_on_cpu, schedules=("single-step",), seeds=tuple(range(4)), masks=("zeroed",))
     expected = run_parity(tiny_run(tiny, tmp_path / "one"), cells)
     killed: list[int] = []
 
