@@ -101,8 +101,8 @@ class SiteTable:
         return list(dict.fromkeys(row.name for row in self.rows if row.kind is kind))
 
     def reads(self, site: str) -> tuple[str, ...]:
-        """The sites that a site is computed from, in any phase."""
-        return tuple(dict.fromkeys(name for row in self._by_name.get(site, ()) for name in row.reads))
+        """The sites that a site is computed from, in any phase: those of its last row first."""
+        return tuple(dict.fromkeys(name for row in reversed(self._by_name.get(site, [])) for name in row.reads))
 
     def around(self, site: str) -> tuple[str, ...]:
         """The sites whose errors reach a site whatever is patched."""

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.cli.conftest import refused
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 
 Dump = Callable[..., tuple[object, ...]]
 KEY = "transformer.blocks.1.attn.q_proj.weight"

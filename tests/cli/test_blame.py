@@ -5,7 +5,7 @@ import pytest
 from tests.cli.conftest import Outcome, refused, run
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.explain.blame.result import Blame, read_blame
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.scenario import write_scenario
 
 ROTATION_LEFT_OUT = "tests/parity/faulty.py:RotationLeftOut"
@@ -15,7 +15,7 @@ ROTATION_LEFT_OUT = "tests/parity/faulty.py:RotationLeftOut"
 def given(tiny_folder: Path, tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """A session of one frame on the tiny checkpoint."""
     path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
-    write_scenario(make_scenario(tiny.transformer, name="one", frames=1, seed=3), path)
+    write_scenario(make_scenario(tiny.geometry, name="one", frames=1, seed=3), path)
     return ("--checkpoint", tiny_folder, "--scenario", path, "--threads", 1)
 
 

@@ -69,8 +69,8 @@ def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_p
     shown = run("scenario", "show", file)
     assert (shown.code, shown.out) == (0, made.out)
     scenario = read_scenario(file)
-    scenario.check(tiny.transformer)
-    assert (scenario.name, scenario.frames, scenario.seed, scenario.noise_policy) == ("made", 3, 7, "sliced")
+    tiny.family.check(scenario, tiny.geometry)
+    assert (scenario.name, scenario.units, scenario.seed, scenario.noise_policy) == ("made", 3, 7, "sliced")
     assert scenario.digest in shown.out
 
 

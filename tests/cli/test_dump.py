@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.cli.conftest import refused, run
-from tests.harness.run import test_observer
+from tests.harness.record import test_observer
 from waypoint_parity.harness.record.observer import NO_EFFECT
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.selection import Selection

@@ -5,7 +5,7 @@ import pytest
 
 from tests.cli.conftest import refused, run, script
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.families.waypoint.make_scenario import make_scenario
+from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import read_comparison
 from waypoint_parity.harness.judge.noise_floor.document import floor_path, read_floor
 from waypoint_parity.harness.run.scenario import write_scenario
@@ -17,7 +17,7 @@ SHORT = ("--schedules", "checkpoint", "--prompt-masks", "zeroed", "--threads", 1
 @pytest.fixture(scope="module")
 def scenario(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
-    write_scenario(make_scenario(tiny.transformer, name="one", frames=1, seed=1), path)
+    write_scenario(make_scenario(tiny.geometry, name="one", frames=1, seed=1), path)
     return path
 
 

@@ -25,8 +25,8 @@ def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
 def test_a_sound_checkpoint_is_inventoried_by_module(tiny_folder: Path, tiny: Checkpoint) -> None:
     outcome = run("info", tiny_folder, "--implementation", "candidate")
     assert (outcome.code, outcome.err) == (0, "")
-    count = len(tiny.transformer_weights())
-    parameters = sum(tensor.numel() for tensor in tiny.transformer_weights().values())
+    count = len(tiny.weights("transformer"))
+    parameters = sum(tensor.numel() for tensor in tiny.weights("transformer").values())
     assert re.search(
         rf"transformer +{count} tensors +{parameters:,} parameters +{4 * parameters:,} bytes  F32", outcome.out
     )
@@ -37,7 +37,7 @@ def test_a_sound_checkpoint_is_inventoried_by_module(tiny_folder: Path, tiny: Ch
 
 def test_every_key_is_listed_when_asked_for(tiny_folder: Path, tiny: Checkpoint) -> None:
     outcome = run("info", tiny_folder, "--keys")
-    for key, tensor in {**tiny.transformer_weights(), **tiny.autoencoder_weights()}.items():
+    for key, tensor in {**tiny.weights("transformer"), **tiny.weights("vae")}.items():
         line = rf"  {re.escape(key)} +{re.escape(str(list(tensor.shape)))} +F32 +{tensor.numel():,} +{tensor.nbytes:,}"
         assert re.search(line, outcome.out), key
 

@@ -149,7 +149,9 @@ def cluster() -> Iterator["distributed.LocalCluster"]:
 def test_a_cluster_that_loses_a_worker_in_the_middle_ends_as_one_process(
     cluster: "distributed.LocalCluster", tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
 ) -> None:
-    cells = tiny_cells(tiny, short, fp32_on_cpu, schedules=("single-step",), seeds=tuple(range(8)), masks=("zeroed",))
+    cells = tiny_cells(
+        tiny, short, fp32_on_cpu, schedule=("single-step",), seed=tuple(map(str, range(8))), mask=("zeroed",)
+    )
     expected = run_parity(tiny_run(tiny, tmp_path / "one"), cells)
     killed: list[int] = []
 
