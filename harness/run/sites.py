@@ -67,9 +67,9 @@ class SiteTable:
         """
         return next((row for row in self._rows(site) if phase is None or phase in row.phases), None)
 
-    def kind(self, site: str) -> Kind:
-        """What a site shows; an activation where the family does not know it."""
-        row = self.of(site)
+    def kind(self, site: str, phase: str | None = None) -> Kind:
+        """What a site shows, in a phase if one is named; an activation where the family does not know it."""
+        row = self.of(site, phase) or self.of(site)
         if row is not None:
             return row.kind
         return Kind.INPUT if site.startswith("input.") else Kind.ACTIVATION

@@ -78,6 +78,14 @@ def test_every_site_is_of_a_kind_known_or_not(site: str, kind: Kind) -> None:
     assert TABLE.is_mask(site) is (kind is Kind.MASK)
 
 
+def test_a_site_may_be_of_another_kind_in_another_phase() -> None:
+    assert [TABLE.kind("latent", phase) for phase in ("denoise", "refine", "decode")] == [
+        Kind.LATENT,
+        Kind.ACTIVATION,
+        Kind.LATENT,
+    ]
+
+
 def test_what_is_not_known_is_not_optional() -> None:
     assert [TABLE.is_optional(site) for site in ("layers.1.seen", "memory", "nowhere")] == [True, False, False]
 
