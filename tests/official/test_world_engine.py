@@ -224,7 +224,7 @@ def test_parity_holds_in_other_geometries(geometry: str, candidate: str, tmp_pat
 
 
 def test_a_session_longer_than_the_models_is_refused(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_units=2))
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", n_frames=2))
     scenario = make_scenario(checkpoint.geometry, name="walk", units=3, seed=3, prompt_tokens=6, prompt_padding=2)
     adapter = registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu)
     with recording({}, Capture()) as recorder, pytest.raises(UserError, match="cannot take another frame"):
