@@ -125,9 +125,22 @@ def decisions(cell: CellReport) -> dict[str, list[int | str]]:
     """The pictures that differ by more than noise, by what tells them from the reference's."""
     found: dict[str, list[int | str]] = {}
     for picture in pictures_of(cell):
-        if picture.decision is not None and picture.decision.cause != "none":
-            found.setdefault(picture.decision.cause, []).append(cell.label(picture.metrics.at))
+        if _is_told(cause := _cause(cell, picture)):
+            found.setdefault(str(cause), []).append(cell.label(picture.metrics.at))
     return found
+
+
+def _cause(cell: CellReport, picture: Picture) -> str | None:
+    """What tells a picture from the reference's; None where nobody looked."""
+    if picture.decision is not None:
+        return picture.decision.cause
+    if picture.metrics.within_noise:
+        return "none"
+    return None if cell.investigation is None else "other"
+
+
+def _is_told(cause: str | None) -> bool:
+    return cause not in ("none", None)
 
 
 def _trajectory(cell: CellReport) -> list[LatentStep]:
@@ -139,7 +152,7 @@ def _measured(of: str, metrics: PictureMetrics) -> dict[str, float]:
 
 
 def _row(cell: CellReport, picture: Picture) -> dict[str, Any]:
-    metrics, decision, floor = picture.metrics, picture.decision, picture.floor
+    metrics, decision, floor, cause = picture.metrics, picture.decision, picture.floor, _cause(cell, picture)
     row = {
         cell.picture_name: cell.label(metrics.at),
         "SSIM": metrics.ssim,
@@ -147,7 +160,7 @@ def _row(cell: CellReport, picture: Picture) -> dict[str, Any]:
         "max |d|": metrics.max_abs,
         "PSNR dB": metrics.psnr,
         "sharpness": picture.sharpness,
-        "differs by": "no more than noise" if decision is None or decision.cause == "none" else decision.cause,
+        "differs by": "no more than noise" if cause == "none" else cause,
     }
     for name in ("edge_width", "noise", "gain", "likeness"):
         row[name.replace("_", " ")] = getattr(decision, name, None)
@@ -160,5 +173,5 @@ def _blurred(cell: CellReport) -> dict[tuple[int, str], str]:
     return {
         (number, "differs by"): "bad"
         for number, picture in enumerate(pictures_of(cell))
-        if picture.decision is not None and picture.decision.cause != "none"
+        if _is_told(_cause(cell, picture))
     }

@@ -153,4 +153,6 @@ def _says(row: dict[str, Any]) -> str:
     ]
     if row["sharpness"] is not None:
         parts.append(f"sharpness {row['sharpness']:.4f}")
-    return ", ".join([*parts, f"differs by {row['differs by']}"])
+    if row["differs by"] is not None:
+        parts.append(f"differs by {row['differs by']}")
+    return ", ".join(parts)

@@ -100,6 +100,8 @@ _SCALE = 1.0
 # Variance of white noise after the Laplacian of Gaussian of that scale: the sum of its squared weights.
 _NOISE_GAIN = 0.1608
 _BLOCK, _MARGIN = 16, 16
+# Pixels that a picture must have each way for anybody to say what tells it from another.
+LEAST_SIDE = 4 * _MARGIN
 # The share of the blocks that are flat, and the levels outside which noise would be cut off.
 _FLAT = 0.1
 _CLIPPED = (20, 235)
@@ -152,11 +154,11 @@ class ReferenceFrame:
 
     def __init__(self, expected: Pixels) -> None:
         """Measure `expected` [height,width,3] uint8. Raises UserError for a frame that is too small to measure."""
-        if min(expected.shape[:2]) < 4 * _MARGIN:
+        if min(expected.shape[:2]) < LEAST_SIDE:
             raise UserError(
                 "the sharpness cannot be measured",
                 found=f"a frame of {expected.shape[0]}x{expected.shape[1]} pixels",
-                expected=f"at least {4 * _MARGIN} each way",
+                expected=f"at least {LEAST_SIDE} each way",
                 do="compare the frames as the decoder gives them",
             )
         self._luma = _luma(expected)

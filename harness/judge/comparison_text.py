@@ -46,7 +46,7 @@ def _distances_from_truth(comparison: Comparison) -> list[str]:
     """How far both sides are from an fp32 run of the reference: the final latents, and the pictures."""
     sites = family_named(comparison.family).sites if comparison.family else SiteTable(())
     kinds = (Kind.LATENT, Kind.PICTURE)
-    last = {rung.site: rung for rung in comparison.sites if sites.kind(rung.site) in kinds}
+    last = {rung.site: rung for rung in comparison.sites if sites.kind(rung.site, rung.phase) in kinds}
     return [
         f"  from fp32:        {site} {rung.reference_to_truth:.1e} of the reference, {rung.candidate_to_truth:.1e}"
         for site, rung in last.items()

@@ -166,8 +166,7 @@ class Ledger:
         return self._kinds[places]
 
     def _kind(self, phase: str, site: str) -> int:
-        row = self._sites.of(site, phase)
-        kind = self._sites.kind(site) if row is None else row.kind
+        kind = self._sites.kind(site, phase)
         if kind is Kind.INPUT:
             return _ACCEPTED if site in self._accepted else _INPUT
         return _JUDGED_AS.get(kind, _ACTIVATION)

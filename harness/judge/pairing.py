@@ -83,7 +83,7 @@ class Pairing:
         self._paired.add(key.site)
         self.ledger.pair(order, key, tensor_error(actual, expected))
         self._truth.compare(key, actual, expected)
-        if self._family.sites.kind(key.site) is Kind.PICTURE and actual.shape == expected.shape:
+        if self._family.sites.kind(key.site, key.phase) is Kind.PICTURE and actual.shape == expected.shape:
             self._compare_pictures(key, actual, expected)
 
     def _compare_pictures(self, key: Key, actual: Tensor, expected: Tensor) -> None:

@@ -104,7 +104,7 @@ class DumpWriter:
         self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
-        if self._family.sites.kind(seen.key.site) is Kind.PICTURE:
+        if self._family.sites.kind(seen.key.site, seen.key.phase) is Kind.PICTURE:
             with writing(self._folder):
                 write_pictures(self._folder, seen.key, tensor)
 

@@ -171,12 +171,9 @@ class Caches(Protocol):
         """A new comparison; `teacher_forced`: the candidate is given the reference's caches after every unit."""
         ...
 
-    def tables(
-        self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None
-    ) -> list[CacheTable] | None:
-        """What the caches of a dump held, of all blocks or one, with the slots of `faults` marked.
+    def tables(self, folder: Path, faults: Collection[SlotFault] = ()) -> list[CacheTable] | None:
+        """What the caches of a dump held, with the slots of `faults` marked; None of a family without such state.
 
-        None of a family without such state.
         Raises UserError for a dump that is broken or incomplete, or that does not tell what its slots hold.
         """
         ...
@@ -216,7 +213,7 @@ class NoCaches:
         """A comparison that finds nothing."""
         return _NoFaults()
 
-    def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> None:
+    def tables(self, folder: Path, faults: Collection[SlotFault] = ()) -> None:
         """No table."""
         return
 

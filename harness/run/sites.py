@@ -67,9 +67,9 @@ class SiteTable:
         """
         return next((row for row in self._rows(site) if phase is None or phase in row.phases), None)
 
-    def kind(self, site: str) -> Kind:
-        """What a site shows; an activation where the family does not know it."""
-        row = self.of(site)
+    def kind(self, site: str, phase: str | None = None) -> Kind:
+        """What a site shows, in a phase if one is named; an activation where the family does not know it."""
+        row = self.of(site, phase) or self.of(site)
         if row is not None:
             return row.kind
         return Kind.INPUT if site.startswith("input.") else Kind.ACTIVATION
@@ -101,8 +101,8 @@ class SiteTable:
         return list(dict.fromkeys(row.name for row in self.rows if row.kind is kind))
 
     def reads(self, site: str) -> tuple[str, ...]:
-        """The sites that a site is computed from, in any phase."""
-        return tuple(dict.fromkeys(name for row in self._by_name.get(site, ()) for name in row.reads))
+        """The sites that a site is computed from, in any phase: those of its last row first."""
+        return tuple(dict.fromkeys(name for row in reversed(self._by_name.get(site, [])) for name in row.reads))
 
     def around(self, site: str) -> tuple[str, ...]:
         """The sites whose errors reach a site whatever is patched."""

@@ -19,7 +19,7 @@ def candidate_at(checkpoint: Checkpoint, numerics: Numerics, clock: int) -> Cand
     _begin(adapter, checkpoint)
     for cache in adapter.engine.rings:
         cache.ring.normal_()
-    adapter.session.seek(clock)
+    adapter.running.seek(clock)
     return adapter
 
 

@@ -1,5 +1,6 @@
 """Sweeps of the tiny checkpoint, as the tests of the instrument run them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from waypoint_parity.harness.sweep.identity import Rules
 from waypoint_parity.harness.sweep.parity import ParityRun
 
 
-def tiny_cells(checkpoint: Checkpoint, scenario: Scenario, numerics: Numerics, **factors: Any) -> list[Cell]:
-    """The cells of a sweep; without `factors` the candidate on `scenario` as recorded."""
+def tiny_cells(
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    numerics: Numerics,
+    *,
+    implementations: Sequence[str] = ("candidate",),
+    **varied: Sequence[str],
+) -> list[Cell]:
+    """The cells of a sweep; without levels to be `varied` on `scenario` as recorded."""
     conditions = Conditions(numerics, Standards(fixed_tolerance(checkpoint.family, numerics.dtype_name)))
-    return plan(
-        checkpoint, Factors(**{"implementations": ("candidate",), **factors}), scenario, lambda dtype: conditions
-    )
+    return plan(checkpoint, Factors(implementations, varied), scenario, lambda dtype: conditions)
 
 
 def tiny_run(checkpoint: Checkpoint, out: Path, *, fresh: bool = False, blame: bool = False, **rules: Any) -> ParityRun:

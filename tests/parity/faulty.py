@@ -55,7 +55,7 @@ class CachePassSkipped(CandidateAdapter):
 
 def skip_cache_pass(adapter: Any) -> None:
     """Have the session in progress remember its frames as their last denoise step left them."""
-    session = adapter.session
+    session = adapter.running
 
     def remember(latent: Tensor, control: Tensor) -> None:
         for cache in adapter.engine.rings:

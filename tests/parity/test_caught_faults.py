@@ -25,13 +25,10 @@ class Caught(msgspec.Struct):
     comparison: Comparison
 
 
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five frames: one more than the local ring holds."""
-    path = tmp_path_factory.mktemp("scenario") / "five.safetensors"
+def write_session(folder: Path, frames: int) -> Path:
+    path = folder / "session.safetensors"
     geometry = open_checkpoint(BASE).geometry
-    units = geometry.transformer.local_window + 1
-    write_scenario(make_scenario(geometry, name="five", units=units, seed=11), path)
+    write_scenario(make_scenario(geometry, name="session", units=frames, seed=11), path)
     return path
 
 
@@ -52,23 +49,24 @@ def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "key", "wrong_slot"),
+    ("candidate", "frames", "key", "wrong_slot"),
     [
         # Scaled by 1.001, so that its relative error is 1e-3 and nothing before it differs.
-        ("VelocityScaled", "u0/denoise0/velocity", []),
-        ("RotationLeftOut", "u0/denoise0/transformer.blocks.0.attn.q_rope", []),
+        ("VelocityScaled", 2, "u0/denoise0/velocity", []),
+        ("RotationLeftOut", 2, "u0/denoise0/transformer.blocks.0.attn.q_rope", []),
         # Block 1 is the first local layer; its ring of 4 frames is full from frame 4 on.
         (
             "StaleSlotVisible",
+            5,
             "u4/denoise0/kv_cache.layers.1.visible",
             ["local layer 1, frame 4: slot 0 holds frame 0, expected hidden"],
         ),
     ],
 )
 def test_a_fault_is_named_by_the_first_site_that_shows_it(
-    candidate: str, key: str, wrong_slot: list[str], scenario: Path, tmp_path: Path
+    candidate: str, frames: int, key: str, wrong_slot: list[str], tmp_path: Path
 ) -> None:
-    caught = run_parity(candidate, scenario, tmp_path / "out")
+    caught = run_parity(candidate, write_session(tmp_path, frames), tmp_path / "out")
     assert caught.status == 1
     assert caught.comparison.verdict is Verdict.DIVERGED
     first = caught.comparison.first
@@ -81,9 +79,7 @@ def test_a_fault_is_named_by_the_first_site_that_shows_it(
 
 
 def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> None:
-    scenario = tmp_path / "one.safetensors"
-    geometry = open_checkpoint(BASE).geometry
-    write_scenario(make_scenario(geometry, name="one", units=1, seed=11), scenario)
+    scenario = write_session(tmp_path, frames=1)
     command = [
         sys.executable,
         "-m",
@@ -99,8 +95,8 @@ def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> Non
     assert "8 of 12 cells fail: only with padding, at every schedule and seed" in finished.stdout
 
 
-def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(scenario: Path, tmp_path: Path) -> None:
-    caught = run_parity("CachePassSkipped", scenario, tmp_path / "out")
+def test_a_skipped_cache_pass_is_named_by_the_first_record_that_lacks(tmp_path: Path) -> None:
+    caught = run_parity("CachePassSkipped", write_session(tmp_path, frames=2), tmp_path / "out")
     assert caught.status == 1
     first = caught.comparison.first
     assert first is not None

@@ -10,9 +10,11 @@ import pytest
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.cli.play import PlayCommand
+from waypoint_parity.harness.families.waypoint.play.player import Role
 from waypoint_parity.harness.families.waypoint.play.server import serving
-from waypoint_parity.harness.families.waypoint.play.stage import PlayStage
-from waypoint_parity.harness.run.scenario import Scenario, read_scenario, write_scenario
+from waypoint_parity.harness.families.waypoint.play.stage import PlayStage, keys_of, staged
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.reports.play import play_page
 
 if TYPE_CHECKING:
@@ -22,10 +24,10 @@ NAME = "eager"
 
 
 @pytest.fixture(scope="module")
-def stage(tiny_folder: Path, tiny_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayStage]:
-    scenario = tmp_path_factory.mktemp("scenario") / "short.safetensors"
-    write_scenario(tiny_scenario, scenario)
-    with PlayCommand(checkpoint=str(tiny_folder), scenario=scenario, candidate=NAME).staged() as stage:
+def stage(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> Iterator[PlayStage]:
+    keys = keys_of(PlayCommand.buttons, PlayCommand.turns, tiny.geometry.transformer.n_buttons)
+    reference, candidate = (Role(NAME, tiny, fp32_on_cpu, 1) for _ in range(2))
+    with staged(reference, candidate, tiny_scenario, keys) as stage:
         yield stage
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from waypoint_parity.harness.compare.pictures import PictureMetrics, Pixels, read_pixels
-from waypoint_parity.harness.compare.sharpness import ReferenceFrame, sharpness
+from waypoint_parity.harness.compare.sharpness import LEAST_SIDE, ReferenceFrame, sharpness
 from waypoint_parity.harness.explain.investigation.picture_floor import picture_floor
 from waypoint_parity.harness.explain.investigation.result import Picture
 from waypoint_parity.harness.judge.comparison import Comparison
@@ -29,11 +29,11 @@ def picture(metrics: PictureMetrics, actual: Pixels, expected: Pixels) -> Pictur
     """One picture `actual` against `expected`, both [H,W,3] uint8; `metrics` are theirs."""
     sharp = sharpness(expected)
     # Looking for what tells two pictures apart takes a while, and noise is told by its size.
-    decision = None if metrics.within_noise else ReferenceFrame(expected).decide(actual)
+    is_told = not metrics.within_noise and min(expected.shape[:2]) >= LEAST_SIDE
     return Picture(
         metrics=metrics,
         sharpness=_sharpness_ratio(metrics, actual, sharp),
-        decision=decision,
+        decision=ReferenceFrame(expected).decide(actual) if is_told else None,
         floor=picture_floor(expected, sharp, metrics.bound),
     )
 

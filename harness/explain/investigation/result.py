@@ -29,7 +29,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One decoded picture: the candidate's against the reference's.
 
     `sharpness` is the candidate's normalised sharpness over the reference's, None of a flat picture;
-    `decision` what tells the two apart, None where they differ by no more than noise; `floor` None without a bound.
+    `decision` what tells the two apart, None where they differ by no more than noise or are too small; `floor` None
+    without a bound.
     """
 
     metrics: PictureMetrics

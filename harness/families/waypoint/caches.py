@@ -52,4 +52,4 @@ class RingCaches:
 
     def tables(self, folder: Path, faults: Collection[SlotFault] = (), *, block: int | None = None) -> list[CacheTable]:
         """The rings of a dump, those with equal maps together."""
-        return [cache_table(table, faults) for table in ring_tables(folder, block)]
+        return [cache_table(table, faults) for table in ring_tables(folder)]

@@ -68,7 +68,7 @@ def test_an_input_that_one_scenario_lacks_differs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"), [({"scenario_digest": "another"}, "scenario"), ({"sigmas": [1.0, 0.0]}, "sigmas")]
+    ("changes", "name"), [({"scenario_digest": "another"}, "scenario"), ({"sigmas": [1.0, 0.0]}, "schedule")]
 )
 def test_manifests_without_digests_of_each_input_are_compared_as_a_whole(changes: dict[str, Any], name: str) -> None:
     reason = unlike_inputs(manifest(**changes), manifest())
@@ -81,7 +81,7 @@ def test_without_digests_an_accepted_input_excuses_the_scenario_but_not_the_sche
     candidate = manifest(scenario_digest="another", sigmas=[1.0, 0.0])
     reason = unlike_inputs(candidate, manifest(), ["noise"])
     assert reason is not None
-    assert reason.startswith("sigmas differs")
+    assert reason.startswith("schedule differs")
     assert unlike_inputs(candidate, manifest(), ["sigma"]) is None
 
 

@@ -324,6 +324,7 @@ def test_branches_are_rungs_and_failures_of_their_own() -> None:
 
 def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
     class Clips:
+        name = "clips"
         sites = SiteTable(
             [
                 SiteRow(name="input.text", phases=("prepare",), part="text", kind=Kind.INPUT, accepted_as=("text",)),
@@ -344,3 +345,4 @@ def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
     assert comparison.worst is not None
     assert comparison.worst.site == "latent"
     assert comparison.growth == []
+    assert comparison.family == "clips"

@@ -5,8 +5,8 @@ import torch
 
 from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.lockstep import Side, lockstep

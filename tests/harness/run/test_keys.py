@@ -1,6 +1,6 @@
 import pytest
 
-from waypoint_parity.harness.run.keys import At, Key, Order, Rung, block_of, is_input
+from waypoint_parity.harness.run.keys import At, Key, Order, Rung, block_of, is_input, last_name
 
 PLANNED = [
     At(0, "prepare", 0),
@@ -22,6 +22,34 @@ def test_a_key_is_written_as_the_name_of_its_tensor() -> None:
     assert str(Key(3, "denoise", 1, "out_norm")) == "u3/denoise1/out_norm"
     assert str(Key(0, "cache", 0, "patchify", call=2)) == "u0/cache0/patchify#2"
     assert str(Key(1, "denoise", 0, "velocity", "cond", 1)) == "u1/denoise0/velocity@cond#1"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        Key(3, "denoise", 1, "out_norm"),
+        Key(0, "cache", 12, "transformer.blocks.3.attn", call=2),
+        Key(1, "denoise", 0, "velocity", "cond", 1),
+        Key(1, "refine2x", 0, "velocity", "cond"),
+    ],
+    ids=str,
+)
+def test_a_key_is_read_back_from_the_name_of_its_tensor(key: Key) -> None:
+    assert Key.parse(str(key)) == key
+    assert Key.parse(f"f{str(key)[1:]}") == key
+
+
+@pytest.mark.parametrize("name", ["", "latent", "u0/latent", "u0/denoise/latent", "x0/denoise0/latent", "u0/denoise0/"])
+def test_a_name_that_is_no_key_s_is_none(name: str) -> None:
+    assert Key.parse(name) is None
+
+
+def test_a_site_is_called_by_the_last_part_of_its_name_that_is_no_number() -> None:
+    assert [last_name(site) for site in ("transformer.blocks.3", "layers.0.attn.q_proj", "latent")] == [
+        "blocks",
+        "q_proj",
+        "latent",
+    ]
 
 
 def test_a_key_says_in_which_step_and_on_which_rung_it_is() -> None:

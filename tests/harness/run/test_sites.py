@@ -78,6 +78,14 @@ def test_every_site_is_of_a_kind_known_or_not(site: str, kind: Kind) -> None:
     assert TABLE.is_mask(site) is (kind is Kind.MASK)
 
 
+def test_a_site_may_be_of_another_kind_in_another_phase() -> None:
+    assert [TABLE.kind("latent", phase) for phase in ("denoise", "refine", "decode")] == [
+        Kind.LATENT,
+        Kind.ACTIVATION,
+        Kind.LATENT,
+    ]
+
+
 def test_what_is_not_known_is_not_optional() -> None:
     assert [TABLE.is_optional(site) for site in ("layers.1.seen", "memory", "nowhere")] == [True, False, False]
 
@@ -135,6 +143,29 @@ def test_an_error_belongs_to_the_part_of_its_site_in_that_phase() -> None:
     assert TABLE.parts_at(["latent", "layers.5", "nowhere"]) == {"sampler", "refiner", "layers"}
     with pytest.raises(ValueError, match="nowhere in a denoise pass is no site of any part"):
         TABLE.part_of(Key(0, "denoise", 0, "nowhere"))
+
+
+def test_a_part_is_seen_at_its_own_sites_in_their_phase() -> None:
+    latent = Key(0, "refine", 0, "latent")
+    assert TABLE.shows(latent, "refiner")
+    assert not TABLE.shows(latent, "sampler")
+    assert TABLE.shows(latent._replace(site="layers.9"), "layers")
+    assert not TABLE.shows(latent._replace(site="nowhere"), "refiner")
+
+
+def test_a_pass_that_one_side_only_has_is_an_error_of_the_site_that_stands_for_it_else_of_its_last() -> None:
+    assert [TABLE.entry(phase) for phase in ("denoise", "prepare", "decode", "nothing")] == [
+        "latent",
+        "input.tokens",
+        "sound",
+        None,
+    ]
+    marked = SiteTable([*TABLE.rows, SiteRow(name="step", phases=(), part="sampler", stands_for=("denoise", "write"))])
+    assert [marked.entry(phase) for phase in ("denoise", "write", "decode")] == ["step", "step", "sound"]
+
+
+def test_the_phases_that_lead_to_a_final_latent_are_those_that_show_one() -> None:
+    assert TABLE.sampling == {"denoise"}
 
 
 def test_a_site_says_what_is_exchanged_with_it_and_whether_it_takes_the_final_latent() -> None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.harness.observations import FAMILY
 from tests.harness.sweeps import tiny_cells
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
@@ -11,20 +12,20 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.sweep.cells import Conditions, plan
 from waypoint_parity.harness.sweep.factors import Choice, Factors
 
-SWEPT = {"schedules": ("checkpoint", "single-step"), "seeds": (1, 2), "masks": ("none", "zeroed")}
+SWEPT = {"schedule": ("checkpoint", "single-step"), "seed": ("1", "2"), "mask": ("none", "zeroed")}
 
 
 def conditions(dtype: str) -> Conditions:
     return Conditions(
         Numerics(torch.float32 if dtype == "fp32" else torch.bfloat16, torch.device("cpu")),
-        Standards(fixed_tolerance(dtype)),
+        Standards(fixed_tolerance(FAMILY, dtype)),
     )
 
 
 def test_every_cell_has_a_name_that_is_a_folder_of_its_own(tiny: Checkpoint, tiny_scenario: Scenario) -> None:
     factors = Factors(
         ("candidate", "tests/parity/faulty.py:VelocityScaled"),
-        **SWEPT,
+        varied=SWEPT,
         dtypes=("fp32", "bf16"),
         attentions=("own", "x"),
     )
@@ -34,22 +35,22 @@ def test_every_cell_has_a_name_that_is_a_folder_of_its_own(tiny: Checkpoint, tin
 
 
 def test_a_cell_has_the_levels_it_was_made_of(tiny: Checkpoint, tiny_scenario: Scenario) -> None:
-    factors = Factors(("candidate",), **SWEPT, dtypes=("fp32", "bf16"))
+    factors = Factors(("candidate",), varied=SWEPT, dtypes=("fp32", "bf16"))
     for cell in plan(tiny, factors, tiny_scenario, conditions):
         assert cell.numerics.dtype_name == cell.factors["dtype"]
-        assert cell.standards == Standards(fixed_tolerance(cell.factors["dtype"]))
+        assert cell.standards == Standards(fixed_tolerance(FAMILY, cell.factors["dtype"]))
         assert str(cell.scenario.seed) == cell.factors["seed"]
         assert (cell.scenario.get("sigmas") is not None) == (cell.factors["schedule"] == "single-step")
 
 
 def test_a_recorded_scenario_is_run_as_it_is(tiny: Checkpoint, tiny_scenario: Scenario) -> None:
-    factors = Factors(("candidate",), **SWEPT)
+    factors = Factors(("candidate",), varied=SWEPT)
     *_, recorded = plan(tiny, factors, tiny_scenario, conditions, recorded=[tiny_scenario])
     assert recorded.scenario.digest == tiny_scenario.digest
 
 
 def test_a_plan_takes_the_cells_that_are_chosen(tiny: Checkpoint, tiny_scenario: Scenario) -> None:
-    factors, choice = Factors(("candidate",), **SWEPT), Choice(only=[{"seed": "2", "mask": "none"}])
+    factors, choice = Factors(("candidate",), varied=SWEPT), Choice(only=[{"seed": "2", "mask": "none"}])
     cells = plan(tiny, factors, tiny_scenario, conditions, choice=choice)
     assert [cell.name for cell in cells] == [
         "short_checkpoint_seed2_none-padding",
@@ -59,7 +60,7 @@ def test_a_plan_takes_the_cells_that_are_chosen(tiny: Checkpoint, tiny_scenario:
 
 def test_an_empty_sweep_is_refused(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:
     with pytest.raises(UserError, match="the sweep is empty"):
-        tiny_cells(tiny, tiny_scenario, fp32_on_cpu, seeds=())
+        tiny_cells(tiny, tiny_scenario, fp32_on_cpu, seed=())
 
 
 def test_a_scenario_that_does_not_fit_is_refused(

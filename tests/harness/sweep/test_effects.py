@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.observations import FAMILY
 from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, Comparison, Verdict, WorstAtSite
 from waypoint_parity.harness.sweep.effects import effects
 from waypoint_parity.harness.sweep.summary import CellRun, Effects
@@ -26,7 +27,7 @@ def cells() -> dict[str, CellRun]:
 
 def comparison(error: float, tolerance: float) -> Comparison:
     rung = WorstAtSite(
-        phase="denoise", step=0, site="velocity", rel_l2=error, tolerance=tolerance, frame=0, failed=0, observations=1
+        phase="denoise", step=0, site="velocity", rel_l2=error, tolerance=tolerance, unit=0, failed=0, observations=1
     )
     return Comparison(
         schema=COMPARISON_SCHEMA,
@@ -43,7 +44,7 @@ def comparison(error: float, tolerance: float) -> Comparison:
         compared=1,
         failures=[],
         sites=[rung, msgspec.structs.replace(rung, site="input.sigma", rel_l2=0.0, tolerance=0.0)],
-        frames=[],
+        pictures=[],
     )
 
 
@@ -51,7 +52,7 @@ def of(fails: Fails) -> Effects:
     runs = cells()
     failing = {name for name in runs if fails(*name.split("_"))}
     errors = {name: comparison(3e-3 if name in failing else 1e-6, 1e-5) for name in runs}
-    return effects(runs, errors, failing)
+    return effects(runs, errors, failing, FAMILY)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_the_smallest_combination_that_accounts_for_every_failure(
 @settings(deadline=None)
 def test_combinations_hold_every_failure_and_nothing_else(failing: set[str]) -> None:
     runs = cells()
-    found = effects(runs, {name: comparison(0.0, 1.0) for name in runs}, failing)
+    found = effects(runs, {name: comparison(0.0, 1.0) for name in runs}, failing, FAMILY)
     assert {name for combination in found.combinations for name in combination.cells} == failing
     for combination in found.combinations:
         inside = {
@@ -134,5 +135,5 @@ def test_factors_with_several_levels_come_first() -> None:
 def test_a_grid_with_holes_is_judged_by_the_cells_that_were_run() -> None:
     runs = {name: run for name, run in cells().items() if name != "three-step_12_zeroed"}
     failing = {name for name, run in runs.items() if run.factors["mask"] == "zeroed"}
-    found = effects(runs, {name: comparison(0.0, 1.0) for name in runs}, failing)
+    found = effects(runs, {name: comparison(0.0, 1.0) for name in runs}, failing, FAMILY)
     assert [combination.levels for combination in found.combinations] == [{"mask": ["zeroed"]}]

@@ -2,16 +2,19 @@ from itertools import pairwise
 
 import pytest
 
+from tests.harness.observations import FAMILY
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.variant import Variant
-from waypoint_parity.harness.sweep.factors import NAMES, SCENARIO, Choice, Factors, Setting
+from waypoint_parity.harness.run.variant import Variant
+from waypoint_parity.harness.sweep.factors import SCENARIO, Choice, Factors, Setting, names_of
 
 FACTORS = Factors(
     implementations=("candidate", "my_port.py:MyPort"),
-    schedules=("checkpoint", "1.0,0.0"),
-    seeds=(11, 12),
-    masks=("none", "zeroed"),
-    policies=("per-frame", "global"),
+    varied={
+        "schedule": ("checkpoint", "1.0,0.0"),
+        "seed": ("11", "12"),
+        "mask": ("none", "zeroed"),
+        "policy": ("per-frame", "global"),
+    },
     dtypes=("fp32", "bf16"),
     attentions=("own", "fused-attention"),
 )
@@ -20,8 +23,8 @@ FACTORS = Factors(
 def test_a_grid_has_every_combination_once() -> None:
     settings = list(FACTORS.grid())
     assert len(settings) == len(set(settings)) == 2**7
-    for factor in set(NAMES) - {SCENARIO}:
-        assert len({setting.levels[factor] for setting in settings}) == 2
+    for factor in set(names_of(FAMILY)) - {SCENARIO}:
+        assert len({setting.levels(FAMILY, "walk")[factor] for setting in settings}) == 2
 
 
 def test_what_an_implementation_is_loaded_for_anew_varies_slowest() -> None:
@@ -36,7 +39,7 @@ def test_a_formulation_of_attention_is_an_option_of_the_implementation() -> None
 
 
 def test_a_level_that_keeps_the_scenarios_own_says_so() -> None:
-    levels = Setting("eager", "fp32", "own", Variant()).levels
+    levels = Setting("eager", "fp32", "own", Variant()).levels(FAMILY, "walk")
     assert {levels[name] for name in ("seed", "policy", "mask")} == {"as recorded"}
 
 
@@ -57,5 +60,5 @@ def test_a_choice_takes_what_agrees_with_it(choice: Choice, taken: int) -> None:
 
 def test_a_choice_of_no_factor_is_refused() -> None:
     with pytest.raises(UserError, match="names no factor") as error:
-        Choice(only=[{"sed": "11"}])
+        Choice(only=[{"sed": "11"}]).check(FAMILY)
     assert error.value.found == "sed"

@@ -32,7 +32,7 @@ from waypoint_parity.harness.sweep.summary import (
 
 LOUDER = f"{implementations.__name__}:Louder"
 INTERRUPTED = f"{implementations.__name__}:Interrupted"
-SWEPT = {"schedules": ("single-step",), "seeds": (1, 2), "masks": ("zeroed",)}
+SWEPT = {"schedule": ("single-step",), "seed": ("1", "2"), "mask": ("zeroed",)}
 CELLS = ["short_single-step_seed1_zeroed-padding", "short_single-step_seed2_zeroed-padding"]
 
 
@@ -115,7 +115,7 @@ def test_another_way_to_run_is_another_cell(
 def test_several_candidates_run_in_processes_as_in_one(
     tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
 ) -> None:
-    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=("candidate", LOUDER), schedules=("single-step",))
+    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=("candidate", LOUDER), schedule=("single-step",))
     alone = run_parity(tiny_run(tiny, tmp_path / "one"), cells)
     run = ParityRun(tiny, tiny_run(tiny, tmp_path).rules, tmp_path / "two", processes(2), at_once=2)
     together = run_parity(run, cells)
@@ -131,7 +131,7 @@ def test_several_candidates_run_in_processes_as_in_one(
 def test_the_first_cell_that_diverges_is_searched_for_its_causes(
     tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
 ) -> None:
-    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=("candidate", LOUDER), schedules=("single-step",))
+    cells = tiny_cells(tiny, short, fp32_on_cpu, implementations=("candidate", LOUDER), schedule=("single-step",))
     told: list[str] = []
     summary = run_parity(tiny_run(tiny, tmp_path, blame=True), cells, told.append)
     assert (summary.blamed, summary.born) == (cells[1].name, "transformer")

@@ -38,8 +38,8 @@ def plan_file(tmp_path: Path) -> Path:
 
 def test_a_plan_is_read_with_its_choice_of_cells(plan_file: Path) -> None:
     plan = read_plan(plan_file)
-    assert plan.factors.seed == [11, 12, 13]
-    assert plan.factors.policy is None
+    assert plan.levels("seed") == ["11", "12", "13"]
+    assert plan.levels("policy") is None
     assert plan.choice == Choice(
         only=[{"seed": "11"}, {"schedule": "1.0,0.5,0.0", "implementation": "eager"}], exclude=[{"seed": "13"}]
     )
@@ -64,8 +64,8 @@ def test_what_a_plan_names_takes_the_place_of_the_flags(
     ("text", "found"),
     [
         ("seeds = [1]", "seeds"),
-        ("[factors]\nseed = ['one']", "$.factors.seed[0]"),
-        ("[factors]\nmask = ['half']", "half"),
+        ("[factors]\nseed = 'one'", "$.factors[...]"),
+        ("[factors]\nmask = [0.5]", "$.factors[...][0]"),
         ("[factors", "Expected"),
     ],
 )

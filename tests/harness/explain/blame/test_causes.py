@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.harness.explain.blame.candidates import CHECKPOINT, GEOMETRY
+from tests.harness.explain.blame.candidates import CHECKPOINT, GEOMETRY, TABLE
 from waypoint_parity.harness.explain.blame.causes import Measured, annotated, cause, ranked
 from waypoint_parity.harness.explain.blame.findings import Finding
 from waypoint_parity.harness.explain.blame.result import Cause, LocalError, Share, SiteErrors
@@ -31,7 +31,8 @@ def finding(*errors: LocalError, part: str = "velocity", blocks: list[int] | Non
 
 def caused(part: str, necessity: Share | None, rel_l2: float | None = 0.1) -> Cause:
     measured = Measured(necessity=necessity, sufficiency=None, gain=None, controls=[])
-    return cause(finding(seen(part, rel_l2), part=part), measured, CHECKPOINT, SCENARIO)
+    site = next(row.name for row in TABLE.rows if row.part == part)
+    return cause(finding(seen(site, rel_l2), part=part), measured, CHECKPOINT, SCENARIO)
 
 
 def order(*causes: Cause) -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.harness.explain.blame import candidates
 from tests.harness.explain.blame.candidates import LOUD, LOUDER, TABLE, hooks
+from tests.harness.observations import FAMILY
 from tests.harness.rollouts import OtherSlot
 from tests.parity.faulty import CachePassSkipped
 from waypoint_parity.candidate.adapter import CandidateAdapter
@@ -152,6 +153,14 @@ def test_it_is_lacking_too_where_the_reference_is_patched(
 ) -> None:
     skipped = CachePassSkipped(tiny, fp32_on_cpu)
     assert measure(skipped, reverse=True).lacking == measure(skipped).lacking != []
+
+
+def test_positions_that_do_not_count_are_not_compared(
+    measure: Measured, candidate: Callable[..., CandidateAdapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = torch.zeros(1, dtype=torch.bool)
+    monkeypatch.setattr(type(FAMILY), "counts", lambda self, site, scenario: none if site == LOUD else None)
+    assert wrong(measure(candidate(candidates.louder, candidates.faster))) == {"velocity"}
 
 
 def test_a_value_that_cannot_be_compared_has_no_distance(

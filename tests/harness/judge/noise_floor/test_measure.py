@@ -6,8 +6,8 @@ from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
-from waypoint_parity.harness.judge.judgement import FIXED, fixed_tolerance
-from waypoint_parity.harness.judge.noise_floor.document import Floor, floor_bounds
+from waypoint_parity.harness.judge.judgement import fixed_tolerance
+from waypoint_parity.harness.judge.noise_floor.document import NoiseFloor, floor_bounds
 from waypoint_parity.harness.judge.noise_floor.harmless import EVERYTHING
 from waypoint_parity.harness.judge.noise_floor.measure import (
     FEWEST_RUNS,
@@ -46,7 +46,7 @@ def planned() -> list[Planned]:
 
 
 @pytest.fixture(scope="module")
-def floor(tiny_folder: Path, sessions: list[Scenario], fp32_on_cpu: Numerics, planned: list[Planned]) -> Floor:
+def floor(tiny_folder: Path, sessions: list[Scenario], fp32_on_cpu: Numerics, planned: list[Planned]) -> NoiseFloor:
     def progress(runs: list[Planned]) -> list[Planned]:
         planned.extend(runs)
         return runs
@@ -55,21 +55,21 @@ def floor(tiny_folder: Path, sessions: list[Scenario], fp32_on_cpu: Numerics, pl
 
 
 def test_every_change_is_run_a_few_times_and_everything_at_once_in_every_session(
-    floor: Floor, planned: list[Planned], changes: list[str]
+    floor: NoiseFloor, planned: list[Planned], changes: list[str]
 ) -> None:
     counts = {change: sum(run.change == change for run in planned) for change in floor.changes}
     assert counts == {change: RUNS if change == EVERYTHING else RUNS_OF_A_CHANGE for change in changes}
     assert len(floor.sessions[0].distance_maxima) == len(floor.sessions[0].norm_maxima) == RUNS
 
 
-def test_the_floor_says_what_it_was_measured_on(floor: Floor, tiny: Checkpoint, sessions: list[Scenario]) -> None:
+def test_the_floor_says_what_it_was_measured_on(floor: NoiseFloor, tiny: Checkpoint, sessions: list[Scenario]) -> None:
     (session,) = floor.sessions
     assert (floor.reference, floor.numerics["dtype"], floor.checkpoint_digest) == ("eager", "fp32", tiny.digest)
     assert (session.sigmas, session.units) == (list(tiny.geometry.transformer.scheduler_sigmas), 1)
     assert session.given == ["prompt_emb", "prompt_pad_mask"]
 
 
-def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor, changes: list[str]) -> None:
+def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: NoiseFloor, changes: list[str]) -> None:
     sites = {(site.phase, site.step, site.site): site for site in floor.sessions[0].sites}
     velocity = sites["denoise", 1, "velocity"]
     assert 1e-8 < velocity.rel_l2[0] < 1e-5
@@ -83,14 +83,14 @@ def test_every_site_of_every_step_has_a_level_and_its_distribution(floor: Floor,
     assert sites["cache", 0, "kv_cache.layers.0.written"].rel_l2 == [0.0]
 
 
-def test_no_run_of_its_own_is_beyond_the_bounds_and_the_largest_is_the_statistic(floor: Floor) -> None:
+def test_no_run_of_its_own_is_beyond_the_bounds_and_the_largest_is_the_statistic(floor: NoiseFloor) -> None:
     (session,) = floor.sessions
     distance, norm = floor_bounds(floor, session, 1e-3, FIXED).factors
     assert 1 < max(session.distance_maxima) < distance < 4 * max(session.distance_maxima)
     assert 1 < max(session.norm_maxima) < norm < 4 * max(session.norm_maxima)
 
 
-def test_a_right_implementation_is_within_the_floor(floor: Floor, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+def test_a_right_implementation_is_within_the_floor(floor: NoiseFloor, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     """On noise that the floor was not measured with."""
     bounds = floor_bounds(floor, floor.sessions[0], 1e-3, FIXED)
     reference, candidate = (load(name, tiny, fp32_on_cpu) for name in ("eager", "candidate"))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.harness.observations import JUDGEMENT, SAME, key, normal, write_dump
+from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, normal, write_dump
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.ledger import Ledger
 from waypoint_parity.harness.record.records import to_json
@@ -24,9 +24,9 @@ def a_dump(folder: Path, scale: float = 1.0, **changes: Any) -> Path:
 
 
 def a_comparison(verdict: Verdict) -> Comparison:
-    ledger = Ledger(JUDGEMENT)
+    ledger = Ledger(JUDGEMENT, FAMILY)
     ledger.pair(0, key("patchify"), SAME)
-    closed = ledger.close("eager", "candidate", evidence="tensors", expected=1, frames=[])
+    closed = ledger.close("eager", "candidate", evidence="tensors", expected=1, pictures=[])
     return msgspec.structs.replace(closed, verdict=verdict)
 
 
@@ -44,6 +44,7 @@ def a_run(folder: Path, scale: float = 1.0, cells: tuple[str, ...] = ("walk", "r
         reference="eager",
         candidates=["candidate"],
         numerics={"dtype": "fp32"},
+        family="waypoint",
         checkpoint="fixtures/golden/base",
         checkpoint_digest="c0ffee",
         seconds=1.0,

@@ -129,7 +129,7 @@ def test_what_consumes_something_else_than_it_was_given_has_regressed(
     )
     found = check(open_baseline(store / "nightly"), open_run(other, "candidate"), lambda _: JUDGEMENT)
     assert found.outcome is Outcome.REGRESSED
-    assert any("input.noise differs at frame 0" in line for line in check_lines(found))
+    assert any("input.noise differs at unit 0" in line for line in check_lines(found))
 
 
 def test_a_site_that_is_not_seen_any_more_is_no_pass(checked: Any, tmp_path: Path, store: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.harness.observations import manifest
+from tests.harness.observations import FAMILY, manifest
 from tests.harness.sweep.baseline.conftest import INPUTS, SAYS
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.selection import Selection
@@ -99,7 +99,7 @@ def test_a_name_that_accepts_nothing_is_refused() -> None:
 def test_an_accepted_input_may_differ_in_the_comparison_too() -> None:
     names = ["schedule", "noise", "inputs.button", "checkpoint", "torch", "backend.device"]
     accepted = [Difference(name=name, baseline="a", run="b") for name in names]
-    assert accepted_inputs(accepted) == ("sigma", "noise", "button", "checkpoint")
-    scenario = accepted_inputs([Difference(name="scenario", baseline="a", run="b")])
+    assert accepted_inputs(accepted, FAMILY) == ("checkpoint", "button", "noise", "sigma")
+    scenario = accepted_inputs([Difference(name="scenario", baseline="a", run="b")], FAMILY)
     assert {"sigma", "noise", "controls", "prompt_emb", "image"} <= set(scenario)
     assert "checkpoint" not in scenario
