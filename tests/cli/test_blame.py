@@ -15,7 +15,7 @@ ROTATION_LEFT_OUT = "tests/parity/faulty.py:RotationLeftOut"
 def given(tiny_folder: Path, tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """A session of one frame on the tiny checkpoint."""
     path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
-    write_scenario(make_scenario(tiny.geometry, name="one", frames=1, seed=3), path)
+    write_scenario(make_scenario(tiny.geometry, name="one", units=1, seed=3), path)
     return ("--checkpoint", tiny_folder, "--scenario", path, "--threads", 1)
 
 

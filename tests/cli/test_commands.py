@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from tests.cli.conftest import ROOT, run, script
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.judge.comparison import read_comparison
 from waypoint_parity.harness.judge.diff import diff
-from waypoint_parity.harness.judge.judgement import FIXED, Judgement
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
@@ -70,7 +69,8 @@ def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_p
     assert (shown.code, shown.out) == (0, made.out)
     scenario = read_scenario(file)
     tiny.family.check(scenario, tiny.geometry)
-    assert (scenario.name, scenario.units, scenario.seed, scenario.noise_policy) == ("made", 3, 7, "sliced")
+    assert (scenario.name, scenario.units, scenario.seed) == ("made", 3, 7)
+    assert scenario.labels["noise_policy"] == "sliced"
     assert scenario.digest in shown.out
 
 
@@ -88,11 +88,11 @@ def test_a_dump_is_whole_and_identified(dumps: Path, tiny: Checkpoint, tiny_scen
         assert [path.name for path in sorted((dumps / role / "frames").iterdir())] == ["000000.png", "000001.png"]
 
 
-def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tmp_path: Path) -> None:
+def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tiny: Checkpoint, tmp_path: Path) -> None:
     outcome = script("diff", dumps / "reference", dumps / "candidate", "--json", tmp_path / "diff.json")
     assert outcome.code == 0, outcome
     assert outcome.out.startswith("WITHIN_NOISE: candidate against eager\n")
-    judgement = Judgement(replace(FIXED["fp32"], reason="the checkpoint has no noise floor"))
+    judgement = Judgement(fixed_tolerance(tiny.family, "fp32", reason="the checkpoint has no noise floor"))
     assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate", judgement)
 
 
@@ -101,7 +101,7 @@ def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:
     assert outcome.code == 1
     comparison = diff(dumps / "reference", dumps / "candidate")
     first = next(rung for rung in comparison.sites if rung.rel_l2)
-    assert f"first divergence: {first.site} at frame" in outcome.out
+    assert f"first divergence: {first.site} at unit" in outcome.out
 
 
 def test_the_rings_of_a_dump_are_printed(dumps: Path) -> None:
