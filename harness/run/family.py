@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GROUP = "waypoint_parity.families"
 
 # Where in the pipeline a part lies.
-Place = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
+PipelinePlace = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
 
 
 class Geometry(Protocol):
@@ -75,7 +75,7 @@ class Part:
 
     name: str
     group: str
-    place: Place
+    place: PipelinePlace
     whole: bool = False
 
 
@@ -397,7 +397,11 @@ class Family(Protocol):
 
 
 class Plain:
-    """What a family says that has nothing particular to say. To derive from."""
+    """What a family says that has nothing particular to say. To derive from.
+
+    What remains to be said is in `Family` and not here: name, components, fields, sites, parts, tolerances, how a
+    checkpoint is laid out, opened and keyed, how a scenario is made and checked, and how a session runs.
+    """
 
     unit_name = "unit"
     tied: ClassVar[Mapping[str, str]] = {}

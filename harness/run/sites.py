@@ -26,22 +26,22 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRow:
-    """One site in the phases that show it.
-
-    `reads`: the sites that it is computed from; `around`: sites whose errors reach it whatever is patched. `part`: to
-    whom its own errors belong; `carries`: parts that act through it and are exchanged with it. `takes_final`: it is
-    made of the latent that the unit's last step ended with. `accepted_as`: names of --accept-inputs that let it differ.
-    `stands_for`: phases of which a pass that one side only has is this site's error; else it is that of its last site.
-    """
+    """One site in the phases that show it."""
 
     name: str
     phases: tuple[str, ...]
+    # To whom its own errors belong.
     part: str
     kind: Kind = Kind.ACTIVATION
+    # The sites that it is computed from.
     reads: tuple[str, ...] = ()
+    # Sites whose errors reach it whatever is patched.
     around: tuple[str, ...] = ()
+    # Parts that act through it, and are exchanged with it.
     carries: tuple[str, ...] = ()
+    # Names of --accept-inputs that let it differ.
     accepted_as: tuple[str, ...] = ()
+    # Phases of which a pass that one side only has is this site's error; else it is that of the pass's last site.
     stands_for: tuple[str, ...] = ()
     # Shown in a phase's first step only.
     once: bool = False
@@ -49,8 +49,9 @@ class SiteRow:
     branched: bool = False
     # An implementation may do without it altogether.
     optional: bool = False
+    # It is made of the latent that the unit's last step ended with.
     takes_final: bool = False
-    # Put from the reference into the candidate where a run is teacher-forced; whether it must be.
+    # Put from the reference into the candidate where a run is teacher-forced.
     taught: bool = False
 
 
