@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.cli.conftest import ROOT, run, script
@@ -72,6 +73,20 @@ def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_p
     assert (scenario.name, scenario.units, scenario.seed) == ("made", 3, 7)
     assert scenario.labels["noise_policy"] == "sliced"
     assert scenario.digest in shown.out
+
+
+def test_a_scenario_without_wishes_is_that_of_the_defaults(golden: Path, tmp_path: Path) -> None:
+    make = ("scenario", "make", "--checkpoint", golden / "base", "--frames", 2, "--seed", 3, "--out")
+    spelt_out = (
+        "--noise-policy", "per-frame", "--controls", "random", "--prompt-tokens", 16, "--prompt-padding", 4
+    )  # fmt: skip
+    for name, wishes in (("none", ()), ("all", spelt_out)):
+        assert run(*make, tmp_path / name, *wishes).code == 0
+    made = read_scenario(tmp_path / "none")
+    assert made.digest == read_scenario(tmp_path / "all").digest
+    # Processors without AVX2 round normal noise differently.
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert made.digest == "3d98c3f33c2099a65d1acbf2e3ae78634eb90d0ace31725b9a33db0212d761fa"
 
 
 def test_a_rendered_scenario_says_which_frames_are_the_true_ones() -> None:
