@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.keys import At, Key, is_input
 
 
 class Kind(enum.StrEnum):
@@ -59,7 +59,18 @@ class SiteTable:
     """The rows of a family, in the order of execution."""
 
     def __init__(self, rows: Iterable[SiteRow]) -> None:
+        """Raise ValueError for a name that could not be read back, or that would hide what a site shows."""
         self.rows = tuple(rows)
+        for row in self.rows:
+            if unreadable := {"@", "#", "/"}.intersection(row.name):
+                raise ValueError(f"site {row.name}: no name has {' or '.join(sorted(unreadable))}")
+            if is_input(row.name) != (row.kind is Kind.INPUT):
+                raise ValueError(f"site {row.name}: inputs, and nothing else, are called input.*")
+            if unreadable := [phase for phase in row.phases if not phase or phase[-1].isdigit() or "/" in phase]:
+                raise ValueError(f"phase {unreadable[0]!r}: no phase is empty, ends in a digit or has /")
+        if len(pictures := {row.name for row in self.rows if row.kind is Kind.PICTURE}) > 1:
+            # A unit's pictures are numbered through, whatever shows them.
+            raise ValueError(f"one site shows all pictures, not {', '.join(sorted(pictures))}")
 
     def of(self, site: str, phase: str | None = None) -> SiteRow | None:
         """The row of a site, in any phase or in one; None for a site that the family does not have.
