@@ -66,8 +66,9 @@ class SiteTable:
                 raise ValueError(f"site {row.name}: no name has {' or '.join(sorted(unreadable))}")
             if is_input(row.name) != (row.kind is Kind.INPUT):
                 raise ValueError(f"site {row.name}: inputs, and nothing else, are called input.*")
-            if unreadable := [phase for phase in row.phases if not phase or phase[-1].isdigit() or "/" in phase]:
-                raise ValueError(f"phase {unreadable[0]!r}: no phase is empty, ends in a digit or has /")
+            for phase in row.phases:
+                if not phase or phase[-1].isdigit() or "/" in phase:
+                    raise ValueError(f"phase {phase!r}: no phase is empty, ends in a digit or has /")
         if len(pictures := {row.name for row in self.rows if row.kind is Kind.PICTURE}) > 1:
             # A unit's pictures are numbered through, whatever shows them.
             raise ValueError(f"one site shows all pictures, not {', '.join(sorted(pictures))}")
