@@ -25,6 +25,8 @@ def install(session: nox.Session, *groups: str) -> None:
     packages = ("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
     session.run_install(str(PROGRAMS / "python"), "-m", "pip", "install", "--quiet", *packages)
     session.env["PATH"] = os.pathsep.join((str(PROGRAMS), os.environ["PATH"]))
+    # A kernel that a killed process wrote, or another torch, aborts whoever loads it from the cache of all users.
+    session.env["TORCHINDUCTOR_CACHE_DIR"] = str(SHARED.with_name("inductor"))
 
 
 def run(session: nox.Session, program: str, *arguments: str, **env: str) -> None:

@@ -1,1 +1,1 @@
-"""The instrument: drives two implementations of one world model by the same inputs and judges where they part."""
+"""The instrument: drives two implementations of one model by the same inputs and judges where they part."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from waypoint_parity.harness.checkpoint.weights import Weights
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, families, family_in, family_named
+
+if TYPE_CHECKING:
+    from waypoint_parity.harness.run.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,17 @@ class Checkpoint:
             expected = self.family.keys(component, self.geometry)
             if expected is not None:
                 weights.check(expected)
+
+    def check_scenario(self, scenario: "Scenario") -> None:
+        """Raise UserError for a scenario of another family, and for one that does not fit the configs."""
+        if scenario.family != self.family_name:
+            raise UserError(
+                f"{scenario.name}: a scenario of another family",
+                found=scenario.family,
+                expected=f"{self.family_name}, as the checkpoint",
+                do=f"name a scenario of {self.family_name}, or make one: waypoint-parity scenario make --help",
+            )
+        self.family.check(scenario, self.geometry)
 
     def weights(self, component: str) -> dict[str, Tensor]:
         """The tensors of a component, keyed as in the official checkpoint."""

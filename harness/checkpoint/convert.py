@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import writing
 from waypoint_parity.harness.run.family import family_in
 
@@ -21,7 +21,7 @@ def convert(checkpoint: Checkpoint, layout: str, folder: Path, *, force: bool = 
         raise UserError(
             f"{checkpoint.family.name} has no such layout",
             found=layout,
-            expected=f"one of {', '.join(layouts)}",
+            expected=f"one of {listed(sorted(layouts)) or 'none: these checkpoints have one layout'}",
             do="correct --to",
         )
     write = layouts[layout]

@@ -59,7 +59,7 @@ class DumpCommand:
 
         numerics = self.numerics.applied()
         checkpoint, scenario = open_checkpoint(self.checkpoint), read_scenario(self.scenario)
-        checkpoint.family.check(scenario, checkpoint.geometry)
+        checkpoint.check_scenario(scenario)
         adapter = registry.load(self.implementation, checkpoint, numerics)
         allow, chosen = self.observing.allow_observer_effect, self.selecting
         stepped = tuple(dict.fromkeys(at.phase for at in steps(scenario, checkpoint) if at.step))

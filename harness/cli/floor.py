@@ -10,6 +10,7 @@ import tyro
 
 from waypoint_parity.harness.cli.options import NumericsOptions, SweepInputs, SweepOptions
 from waypoint_parity.harness.cli.outcome import HOLDS
+from waypoint_parity.harness.errors import UserError
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.run.scenario import Scenario
@@ -42,6 +43,13 @@ class FloorCommand:
 
         inputs, numerics = self.swept.opened(), self.numerics.applied()
         checkpoint = inputs.checkpoint
+        if "seed" not in checkpoint.family.factors:
+            raise UserError(
+                f"no noise floor can be measured for {checkpoint.family.name}",
+                found="a family without a factor `seed`",
+                expected="sessions that can be drawn anew from seeds",
+                do="judge by a tolerance: --tolerance",
+            )
         out = self.out or floor_path(checkpoint.folder or Path(), numerics.dtype_name)
         kinds = _kinds(inputs, self.swept.levels(checkpoint, {}), seeds(self.first_seed, self.runs))
         floor = measure_floor(self.reference, checkpoint, numerics, kinds, progress)

@@ -37,7 +37,7 @@ Command = (
     | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ScenarioCommand, tyro.conf.subcommand("scenario")]
 )
-_DESCRIPTION = "Compare two implementations of the Waypoint world model, site by site."
+_DESCRIPTION = "Compare two implementations of a world or video model, site by site."
 
 
 def main(argv: list[str] | None = None) -> int:

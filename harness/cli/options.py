@@ -100,7 +100,7 @@ class SweepOptions:
                 f"{family.name} has no such factor",
                 found=", ".join(unknown),
                 expected=f"any of {', '.join(family.factors)}",
-                do="leave its levels out, or correct the name in --vary",
+                do="correct its name, or leave its levels out",
             )
         return {
             name: asked.get(name) or factor.levels or (None,) if factor.applies(checkpoint.geometry) else (None,)

@@ -1,4 +1,4 @@
-"""Alignment: the rows of two dumps, matched by key in one sweep over both."""
+"""Alignment: the rows of two dumps, matched by key in one scan of both."""
 
 from collections.abc import Iterator
 from pathlib import Path

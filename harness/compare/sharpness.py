@@ -85,7 +85,7 @@ Resemblance = Literal["none", "blur", "noise", "shift", "contrast", "compression
 # Of red, green and blue in the luma (ITU-R BT.601).
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Blur leaves at most so much of the sharpness and widens the edges at least so much: a Gaussian of sigma 0.5 does so to
-# photographs (about 0.8 and 1.1), and shifts, contrast, noise and JPEG do not (tests/harness/test_sharpness.py).
+# photographs (about 0.8 and 1.1), and shifts, contrast, noise and JPEG do not: tests/harness/compare/test_sharpness.py.
 MOST_SHARPNESS, LEAST_EDGE_WIDTH = 0.9, 1.05
 # Less alike than this, the two are pictures of different things: there are no same edges to measure.
 LEAST_LIKENESS = 0.8

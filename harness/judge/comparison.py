@@ -21,12 +21,12 @@ FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
 
 
 class Verdict(enum.StrEnum):
-    """Of a site, and of a whole run."""
+    """Of a site, and of a whole run; from the best to the worst."""
 
     IDENTICAL = "IDENTICAL"
     WITHIN_NOISE = "WITHIN_NOISE"
-    DIVERGED = "DIVERGED"
     MISSING = "MISSING"
+    DIVERGED = "DIVERGED"
     INCOMPARABLE = "INCOMPARABLE"
 
     @property

@@ -1,4 +1,4 @@
-"""Diff: two dumps, compared offline from their records and frames alone, in one sweep over both."""
+"""Diff: two dumps, compared offline from their records and frames alone, in one scan of both."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.expected import expected_observations
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.ledger import incomparable
-from waypoint_parity.harness.judge.scan import processes, sweep, tasks
+from waypoint_parity.harness.judge.scan import processes, scan, tasks
 from waypoint_parity.harness.judge.total import Whole
 from waypoint_parity.harness.record.records import (
     RECORDS_NAME,
@@ -99,8 +99,8 @@ def _swept(reference: Dump, candidate: Dump, judgement: Judgement) -> Whole:
     if not _unlike_selections(reference, candidate):
         taken = (None, None)
     parts = processes(max(reference.manifest.observed, candidate.manifest.observed))
-    for swept in sweep(tasks(reference.records, candidate.records, taken, judgement, family, parts)):
-        whole.add(swept)
+    for scanned in scan(tasks(reference.records, candidate.records, taken, judgement, family, parts)):
+        whole.add(scanned)
     for dump, half in ((reference, whole.reference), (candidate, whole.candidate)):
         check_promised(dump.records, half.lines, dump.manifest.observed)
     whole.finish()

@@ -15,7 +15,7 @@ from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors
 from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, Comparison, SiteResult, Verdict, where_in
-from waypoint_parity.harness.judge.judgement import Bounds, Judgement
+from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Limits
 from waypoint_parity.harness.judge.tally import Tally, finite
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key, Rung, block_of
@@ -154,9 +154,13 @@ class Ledger:
         new = self.tally.places.names[len(self._limits) :]
         if new:
             own = range(self._bounds.units + 1)
-            limits = [[self._bounds.of(Key(unit, *place)) for unit in own] for place in new]
+            limits = [[self._limit(Key(unit, *place)) for unit in own] for place in new]
             self._limits = np.concatenate([self._limits, np.array(limits)])
         return self._limits[places, units].T
+
+    def _limit(self, key: Key) -> Limits:
+        """The limits of one observation; a mask is right or wrong."""
+        return Limits(0.0) if self._sites.kind(key.site, key.phase) is Kind.MASK else self._bounds.of(key)
 
     def _kinds_of(self, places: Indices) -> npt.NDArray[np.int8]:
         new = self.tally.places.names[len(self._kinds) :]
@@ -197,7 +201,7 @@ class Ledger:
     def _result(
         self, order: int, key: Key, verdict: Verdict, error: Error, lines: tuple[int, int] | None
     ) -> SiteResult:
-        limits = self._bounds.of(key)
+        limits = self._limit(key)
         return SiteResult(
             order=order,
             **key._asdict(),

@@ -1,4 +1,4 @@
-"""The sweep over the records of two dumps: in parts, one process each, whose results are added up."""
+"""The scan of the records of two dumps: in parts, one process each, whose results are added up."""
 
 import gc
 import multiprocessing
@@ -69,14 +69,14 @@ def tasks(
     family: str,
     parts: int,
 ) -> list[ScanTask]:
-    """The tasks of a sweep over two files of records; `taken` as in Task, the reference's first."""
+    """The tasks of a scan of two files of records; `taken` as in ScanTask, the reference's first."""
     pairs = list(zip(split(reference, parts), split(candidate, parts), strict=False))
     if len(pairs) < parts:
         pairs = [(split(reference, 1)[0], split(candidate, 1)[0])]
     return [ScanTask(*pair, *taken, judgement, family) for pair in pairs]
 
 
-def sweep(work: list[ScanTask]) -> Iterator[Scanned]:
+def scan(work: list[ScanTask]) -> Iterator[Scanned]:
     """What each task found, in their order. Raises UserError for a dump that is broken."""
     if len(work) == 1:
         yield run(work[0])

@@ -136,10 +136,8 @@ class Tally:
     def verdict(self) -> Verdict:
         """The worst verdict of any observation; to have observed nothing, or nothing but inputs, is no pass."""
         computed = any(not is_input(self.places.names[place][2]) for place in self._shown())
-        for verdict in (Verdict.DIVERGED, Verdict.MISSING, Verdict.WITHIN_NOISE, Verdict.IDENTICAL):
-            if computed and self.counts[verdict]:
-                return verdict
-        return Verdict.MISSING
+        found = [verdict for verdict in Verdict if self.counts[verdict]]
+        return found[-1] if computed and found else Verdict.MISSING
 
     def ladder(self) -> list[WorstAtSite]:
         """The rungs of the ladder; the calls of one site are one rung."""

@@ -1,4 +1,4 @@
-"""Assembling: what the tasks of a sweep found, added up to the whole of two dumps."""
+"""Assembling: what the tasks of a scan found, added up to the whole of two dumps."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -149,7 +149,8 @@ def describe_run(
     family, geometry = checkpoint.family, checkpoint.geometry
     sites = adapter.sites().keys()
     keys = list(expected_keys(scenario, checkpoint, optional=sites))
-    inputs = family.prepared(scenario, geometry).tensors
+    given = family.prepared(scenario, geometry)
+    digests = {name: values_digest("", [(name, tensor)]) for name, tensor in given.tensors.items()}
     return Manifest(
         schema=DUMP_SCHEMA,
         family=family.name,
@@ -173,7 +174,7 @@ def describe_run(
         units=scenario.units,
         passes=_passes(keys),
         caches=family.caches.describe(geometry) or None,
-        inputs={name: values_digest("", [(name, tensor)]) for name, tensor in inputs.items()},
+        inputs=digests | {name: repr(number) for name, number in given.numbers.items()},
         selection=None if selection == EVERYTHING else selection,
         processor=processor(),
         observer=observer,

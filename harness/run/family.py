@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GROUP = "waypoint_parity.families"
 
 # Where in the pipeline a part lies.
-Place = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
+PipelinePlace = Literal["input", "sampler", "transformer", "cache", "decoder", "after the decoder"]
 
 
 class Geometry(Protocol):
@@ -75,7 +75,7 @@ class Part:
 
     name: str
     group: str
-    place: Place
+    place: PipelinePlace
     whole: bool = False
 
 
@@ -397,7 +397,11 @@ class Family(Protocol):
 
 
 class Plain:
-    """What a family says that has nothing particular to say. To derive from."""
+    """What a family says that has nothing particular to say. To derive from.
+
+    What remains to be said is in `Family` and not here: name, components, fields, sites, parts, tolerances, how a
+    checkpoint is laid out, opened and keyed, how a scenario is made and checked, and how a session runs.
+    """
 
     unit_name = "unit"
     tied: ClassVar[Mapping[str, str]] = {}
@@ -499,9 +503,30 @@ def families() -> Mapping[str, Family]:
     ours = (importlib.import_module(f"{package.__name__}.{found.name}.family") for found in _folders(package.__path__))
     found: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in ours}
     for point in entry_points(group=GROUP):
-        family: Family = point.load()
-        found.setdefault(family.name, family)
+        family = _registered(point)
+        if family.name in found:
+            raise _unusable(point, f"{family.name} is there already", "a name that no other family has")
+        found[family.name] = family
     return found
+
+
+def _registered(point: EntryPoint) -> Family:
+    """The family of an entry point. Raises UserError where it cannot be had."""
+    try:
+        family: Family = point.load()
+    except Exception as error:
+        raise _unusable(point, f"{type(error).__name__}: {error}", "a family that can be imported") from error
+    return family
+
+
+def _unusable(point: EntryPoint, found: str, expected: str) -> UserError:
+    brought = "" if point.dist is None else f" of {point.dist.name}"
+    return UserError(
+        f"{point.value}: the family{brought} cannot be used",
+        found=found,
+        expected=expected,
+        do="mend it, or uninstall it",
+    )
 
 
 def family_named(name: str) -> Family:

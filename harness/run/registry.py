@@ -72,7 +72,10 @@ def find(implementation: str) -> type[Adapter]:
     if not inspect.isclass(found):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")
-    if lacking := [method for method in _METHODS if not callable(getattr(found, method, None))]:
+    lacking = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    # Those that a family's base class leaves to the class.
+    lacking += sorted(getattr(found, "__abstractmethods__", ()))
+    if lacking:
         raise UserError(
             f"{implementation}: is not an adapter",
             found=f"a class without {listed(lacking)}",

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from waypoint_parity.harness.run.keys import At, Key
+from waypoint_parity.harness.run.keys import At, Key, is_input
 
 
 class Kind(enum.StrEnum):
@@ -26,22 +26,22 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRow:
-    """One site in the phases that show it.
-
-    `reads`: the sites that it is computed from; `around`: sites whose errors reach it whatever is patched. `part`: to
-    whom its own errors belong; `carries`: parts that act through it and are exchanged with it. `takes_final`: it is
-    made of the latent that the unit's last step ended with. `accepted_as`: names of --accept-inputs that let it differ.
-    `stands_for`: phases of which a pass that one side only has is this site's error; else it is that of its last site.
-    """
+    """One site in the phases that show it."""
 
     name: str
     phases: tuple[str, ...]
+    # To whom its own errors belong.
     part: str
     kind: Kind = Kind.ACTIVATION
+    # The sites that it is computed from.
     reads: tuple[str, ...] = ()
+    # Sites whose errors reach it whatever is patched.
     around: tuple[str, ...] = ()
+    # Parts that act through it, and are exchanged with it.
     carries: tuple[str, ...] = ()
+    # Names of --accept-inputs that let it differ.
     accepted_as: tuple[str, ...] = ()
+    # Phases of which a pass that one side only has is this site's error; else it is that of the pass's last site.
     stands_for: tuple[str, ...] = ()
     # Shown in a phase's first step only.
     once: bool = False
@@ -49,8 +49,9 @@ class SiteRow:
     branched: bool = False
     # An implementation may do without it altogether.
     optional: bool = False
+    # It is made of the latent that the unit's last step ended with.
     takes_final: bool = False
-    # Put from the reference into the candidate where a run is teacher-forced; whether it must be.
+    # Put from the reference into the candidate where a run is teacher-forced.
     taught: bool = False
 
 
@@ -58,7 +59,19 @@ class SiteTable:
     """The rows of a family, in the order of execution."""
 
     def __init__(self, rows: Iterable[SiteRow]) -> None:
+        """Raise ValueError for a name that could not be read back, or that would hide what a site shows."""
         self.rows = tuple(rows)
+        for row in self.rows:
+            if unreadable := {"@", "#", "/"}.intersection(row.name):
+                raise ValueError(f"site {row.name}: no name has {' or '.join(sorted(unreadable))}")
+            if is_input(row.name) != (row.kind is Kind.INPUT):
+                raise ValueError(f"site {row.name}: inputs, and nothing else, are called input.*")
+            for phase in row.phases:
+                if not phase or phase[-1].isdigit() or "/" in phase:
+                    raise ValueError(f"phase {phase!r}: no phase is empty, ends in a digit or has /")
+        if len(pictures := {row.name for row in self.rows if row.kind is Kind.PICTURE}) > 1:
+            # A unit's pictures are numbered through, whatever shows them.
+            raise ValueError(f"one site shows all pictures, not {', '.join(sorted(pictures))}")
 
     def of(self, site: str, phase: str | None = None) -> SiteRow | None:
         """The row of a site, in any phase or in one; None for a site that the family does not have.

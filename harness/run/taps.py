@@ -20,7 +20,10 @@ from waypoint_parity.harness.run.sites import Kind
 
 @dataclass(frozen=True)
 class Observation:
-    """A tensor seen at a site, in the official layout. It may be reused in place: who keeps it clones it."""
+    """A tensor seen at a site, in the official layout. It may be reused in place: who keeps it clones it.
+
+    Complex numbers are pairs of real ones, in a last axis of their own.
+    """
 
     key: Key
     sigma: float | None
@@ -135,7 +138,8 @@ class Taps:
         key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
         if self._selection is not None and not self._selection.takes(key):
             return None
-        return self._observe(Observation(key, self._pass.sigma, self._counted(name, tensor)))
+        given = self._observe(Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor))))
+        return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
         """(branch, tensor). One tensor belongs to the only branch of its pass, or else to all of them in common."""
@@ -192,6 +196,10 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
 
     with Taps(sites, keep):
         yield pictures
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _equal(shown: Tensor, given: Tensor) -> bool:

@@ -60,11 +60,18 @@ def check_teachable(sites: Mapping[str, Site], table: SiteTable) -> None:
     """Raise UserError for an implementation whose latents and caches cannot all be replaced."""
     needed = dict.fromkeys(row.name for row in table.rows if row.taught and row.kind is not Kind.MASK)
     fixed = [name for name in needed if name not in sites or not sites[name].is_patchable]
-    if fixed or not needed:
-        name = fixed[0] if fixed else "nothing"
+    if not needed:
+        raise UserError(
+            "no candidate can be taught",
+            found="a family whose sites are none of them `taught`",
+            expected="latents or caches that are put from the reference into the candidate",
+            do="leave --teacher-forced out",
+        )
+    if fixed:
+        shown = "shown, and cannot be replaced" if fixed[0] in sites else "not among its sites"
         raise UserError(
             "the candidate cannot be taught",
-            found=f"{name} is {'shown, and cannot be replaced' if name in sites else 'not among its sites'}",
-            expected=f"sites with a way back (a `restore` where they have a `layout`): {', '.join(needed) or 'any'}",
+            found=f"{fixed[0]} is {shown}",
+            expected=f"sites with a way back (a `restore` where they have a `layout`): {', '.join(needed)}",
             do="give the adapter those sites, or leave --teacher-forced out",
         )

@@ -75,7 +75,7 @@ def plan(
 
 def _cell(checkpoint: Checkpoint, scenario: Scenario, setting: Setting, under: Conditions, several: bool) -> Cell:
     applied = setting.variant.apply(scenario, checkpoint.geometry)
-    checkpoint.family.check(applied, checkpoint.geometry)
+    checkpoint.check_scenario(applied)
     parts = [
         applied.name,
         "" if setting.dtype == "fp32" else setting.dtype,

@@ -11,8 +11,6 @@ from waypoint_parity.harness.processes import end_with_the_parent, keep_memory
 
 # Opens an executor, again where the one before broke.
 Opening = Callable[[], AbstractContextManager[Executor]]
-# A worker that dies takes its tasks with it; each is given to another worker so often.
-_DASK_RETRIES = 3
 
 
 class InProcess(Executor):
@@ -72,8 +70,8 @@ def dask(address: str) -> Opening:
                 do="start one with `dask scheduler`, and workers with `dask worker`",
             ) from error
         with client:
-            # Not pure: two runs of one cell are two runs.
-            yield client.get_executor(pure=False, retries=_DASK_RETRIES)
+            # Not pure: two runs of one cell are two runs. The scheduler gives a dead worker's tasks to another.
+            yield client.get_executor(pure=False)
 
     return connected
 

@@ -36,6 +36,7 @@ def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]
         "candidate": cell.candidate,
         "candidate source": implementation_digest(cell.candidate),
         "instrument": module_digest(INSTRUMENT),
+        "family source": module_digest(type(checkpoint.family).__module__),
         "checkpoint": checkpoint.digest,
         "scenario": cell.scenario.digest,
         "scenario name": cell.scenario.name,

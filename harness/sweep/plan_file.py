@@ -2,11 +2,13 @@
 
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.sweep.factors import Choice
+from waypoint_parity.harness.run.adapter import DTYPES
+from waypoint_parity.harness.sweep.factors import DTYPE, Choice
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,9 +19,14 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scenario: str | None = None
     image_scenario: str | None = None
     # Levels by factor; what is not named is as on the command line.
-    factors: dict[str, list[str | int]] = {}
+    factors: dict[str, Annotated[list[str | int], msgspec.Meta(min_length=1)]] = {}
     only: list[dict[str, str | int]] = []
     exclude: list[dict[str, str | int]] = []
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a dtype that there is none of: a family cannot refuse it, as its own levels."""
+        if unknown := [dtype for dtype in self.levels(DTYPE) or [] if dtype not in DTYPES]:
+            raise ValueError(f"dtype {unknown[0]}, not one of {', '.join(DTYPES)}")
 
     @property
     def choice(self) -> Choice:

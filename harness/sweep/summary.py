@@ -10,7 +10,6 @@ from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 SUMMARY_SCHEMA = "waypoint-parity/summary/3"
 SUMMARY_NAME = "summary.json"
 TEACHER_FORCED_NAME = "comparison-teacher-forced.json"
-_SEVERITY = (Verdict.IDENTICAL, Verdict.WITHIN_NOISE, Verdict.MISSING, Verdict.DIVERGED, Verdict.INCOMPARABLE)
 
 
 class CellRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,12 +93,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def verdict(self) -> Verdict:
         """The worst verdict of any cell that ran; INCOMPARABLE where none did."""
         verdicts = [self.verdict_of(name) for name in self.variants]
-        return max(verdicts, key=_SEVERITY.index, default=Verdict.INCOMPARABLE)
+        return max(verdicts, key=list(Verdict).index, default=Verdict.INCOMPARABLE)
 
     def verdict_of(self, name: str) -> Verdict:
         """The verdict of a cell: of its free-running session, unless that of the teacher-forced one is worse."""
         rollouts = (self.variants[name], self.teacher_forced.get(name, self.variants[name]))
-        return max((rollout.verdict for rollout in rollouts), key=_SEVERITY.index)
+        return max((rollout.verdict for rollout in rollouts), key=list(Verdict).index)
 
     def __bool__(self) -> bool:
         return self.verdict.passes and not self.failures

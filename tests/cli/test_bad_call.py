@@ -19,10 +19,10 @@ Dump = Callable[..., tuple[object, ...]]
         ["diff", "one-dump-alone"],
         ["diff", "a", "b", "--tolerance", "small"],
         ["diff", "a", "b", "--strict"],
-        ["parity", "--prompt-masks", "half"],
+        ["floor", "--runs", "many"],
         ["parity", "--seeds", "eleven"],
         ["dump", "eager", "--checkpoint", "c", "--scenario", "s", "--out", "o", "--dtype", "fp16"],
-        ["scenario", "make", "--checkpoint", "c", "--out", "o", "--noise-policy", "pink"],
+        ["scenario", "make", "--checkpoint", "c", "--out", "o", "--controls", "jumpy"],
     ],
     ids=" ".join,
 )
@@ -44,7 +44,16 @@ def test_an_unknown_implementation_is_refused_with_those_there_are(dump: Dump, t
 def test_a_file_without_the_methods_of_an_adapter_is_refused_by_method(dump: Dump, tmp_path: Path) -> None:
     (tmp_path / "my_port.py").write_text("class MyPort:\n    def describe(self): return {}\n")
     parts = refused(*dump(f"{tmp_path}/my_port.py:MyPort"))
-    assert parts["found"] == "a class without sites, start, append_image, generate"
+    assert parts["found"] == "a class without sites, session"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_is_left_to_an_adapter_is_refused_by_name(dump: Dump, tmp_path: Path) -> None:
+    family = "from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame\n"
+    methods = "".join(f"    def {name}(self, *given): ...\n" for name in ("describe", "sites", "start"))
+    (tmp_path / "my_port.py").write_text(f"{family}class MyPort(FrameByFrame):\n{methods}")
+    parts = refused(*dump(f"{tmp_path}/my_port.py:MyPort"))
+    assert parts["found"] == "a class without append_image, generate"
     assert not (tmp_path / "out").exists()
 
 

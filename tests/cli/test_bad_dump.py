@@ -78,11 +78,11 @@ def with_fields(**changes: Any) -> Callable[[bytes], bytes]:
         (lambda line: b"\n", "truncated"),
         (with_fields(sample=["0.5"]), "$.sample"),
         (with_fields(sample={}), "$.sample"),
-        (with_fields(frame=-1), "$.frame"),
-        (with_fields(frame=1 << 40), "$.frame"),
+        (with_fields(unit=-1), "$.unit"),
+        (with_fields(unit=1 << 40), "$.unit"),
         (lambda line: line.replace(b'"rms"', b'"norm"'), "`rms`"),
     ],
-    ids=["no base64", "a list", "empty", "a text", "no sample", "a frame before 0", "an absurd frame", "no rms"],
+    ids=["no base64", "a list", "empty", "a text", "no sample", "a unit before 0", "an absurd unit", "no rms"],
 )
 def test_a_line_that_is_no_record_is_refused_by_file_and_line(
     dumps: Path, candidate: Path, change: Callable[[bytes], bytes], found: str
@@ -112,7 +112,7 @@ def test_two_records_of_one_key_are_refused_by_file_and_line(dumps: Path, candid
     file.write_bytes(b"".join([*lines[:line], lines[3], *lines[line:]]))
     change_manifest(candidate, observed=len(lines) + 1)
     parts = refused("diff", dumps / "reference", candidate)
-    assert parts["what"].startswith(f"{file}, line {line + 1}: f0/")
+    assert parts["what"].startswith(f"{file}, line {line + 1}: u0/")
     assert parts["found"].endswith("the first is on line 4")
 
 
@@ -123,21 +123,21 @@ def shifted(dump: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
 
 
 @pytest.mark.parametrize("both", [("reference", "candidate"), ("candidate", "reference")], ids=["higher", "lower"])
-def test_a_clock_that_is_one_frame_off_is_told_with_file_and_line(
+def test_a_clock_that_is_one_unit_off_is_told_with_file_and_line(
     dumps: Path, tmp_path: Path, both: tuple[str, str]
 ) -> None:
     sides = {role: shutil.copytree(dumps / role, tmp_path / role) for role in both}
-    shifted(sides[both[1]], lambda line: {"frame": line["frame"] + 1})
+    shifted(sides[both[1]], lambda line: {"unit": line["unit"] + 1})
     outcome = run("diff", sides["reference"], sides["candidate"])
     assert outcome.code == 2
     assert outcome.out.startswith("INCOMPARABLE: ")
     word = "higher" if both[1] == "candidate" else "lower"
-    assert f"the clock differs: every frame of the candidate is numbered 1 {word}" in outcome.out
-    assert f"{sides[both[1]] / RECORDS_NAME}, line 1: frame 1" in outcome.out
-    assert f"{sides[both[0]] / RECORDS_NAME}, line 1: frame 0" in outcome.out
+    assert f"the clock differs: every unit of the candidate is numbered 1 {word}" in outcome.out
+    assert f"{sides[both[1]] / RECORDS_NAME}, line 1: unit 1" in outcome.out
+    assert f"{sides[both[0]] / RECORDS_NAME}, line 1: unit 0" in outcome.out
 
 
-def test_a_clock_that_was_consumed_one_frame_late_is_told_by_its_values(dumps: Path, candidate: Path) -> None:
+def test_a_clock_that_was_consumed_one_unit_late_is_told_by_its_values(dumps: Path, candidate: Path) -> None:
     def late(line: dict[str, Any]) -> dict[str, Any]:
         is_clock = line["site"] == "input.timestamp"
         return {"mean": line["mean"] + 1, "rms": line["rms"] + 1, "digest": "late"} if is_clock else {}
@@ -150,7 +150,7 @@ def test_a_clock_that_was_consumed_one_frame_late_is_told_by_its_values(dumps: P
         for number, line in enumerate((candidate / RECORDS_NAME).read_bytes().splitlines(), start=1)
         if json.loads(line)["site"] == "input.timestamp"
     )
-    assert "input.timestamp is 1, expected 0, at frame 0, denoise step 0" in outcome.out
+    assert "input.timestamp is 1, expected 0, at unit 0, denoise step 0" in outcome.out
     assert f"{candidate / RECORDS_NAME}, line {number}; {dumps / 'reference' / RECORDS_NAME}, line " in outcome.out
     assert run("diff", dumps / "reference", candidate, "--accept-inputs", "timestamp").code == 0
 

@@ -15,7 +15,7 @@ ROTATION_LEFT_OUT = "tests/parity/faulty.py:RotationLeftOut"
 def given(tiny_folder: Path, tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """A session of one frame on the tiny checkpoint."""
     path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
-    write_scenario(make_scenario(tiny.geometry, name="one", frames=1, seed=3), path)
+    write_scenario(make_scenario(tiny.geometry, name="one", units=1, seed=3), path)
     return ("--checkpoint", tiny_folder, "--scenario", path, "--threads", 1)
 
 
@@ -43,7 +43,7 @@ def test_the_cause_is_named_with_its_share_and_what_to_check(searched: Outcome) 
     for line in (
         "    necessary:      with the reference's, 100% (mean |d|)",
         "    sufficient:     put into the reference, it makes 100% (mean |d|)",
-        "    gain:           a relative error of 1 at transformer.blocks.0.attn.q_rope changes the frame by ",
+        "    gain:           a relative error of 1 at transformer.blocks.0.attn.q_rope changes the picture by ",
         "    may be:         rotation not applied",
         f"  restored:         parity holds once {ROTATION_LEFT_OUT} has it from eager",
     ):

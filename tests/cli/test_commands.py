@@ -1,16 +1,16 @@
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.cli.conftest import ROOT, run, script
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.judge.comparison import read_comparison
 from waypoint_parity.harness.judge.diff import diff
-from waypoint_parity.harness.judge.judgement import FIXED, Judgement
+from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
@@ -70,8 +70,23 @@ def test_a_scenario_is_made_and_shown(tiny_folder: Path, tiny: Checkpoint, tmp_p
     assert (shown.code, shown.out) == (0, made.out)
     scenario = read_scenario(file)
     tiny.family.check(scenario, tiny.geometry)
-    assert (scenario.name, scenario.units, scenario.seed, scenario.noise_policy) == ("made", 3, 7, "sliced")
+    assert (scenario.name, scenario.units, scenario.seed) == ("made", 3, 7)
+    assert scenario.labels["noise_policy"] == "sliced"
     assert scenario.digest in shown.out
+
+
+def test_a_scenario_without_wishes_is_that_of_the_defaults(golden: Path, tmp_path: Path) -> None:
+    make = ("scenario", "make", "--checkpoint", golden / "base", "--frames", 2, "--seed", 3, "--out")
+    spelt_out = (
+        "--noise-policy", "per-frame", "--controls", "random", "--prompt-tokens", 16, "--prompt-padding", 4
+    )  # fmt: skip
+    for name, wishes in (("none", ()), ("all", spelt_out)):
+        assert run(*make, tmp_path / name, *wishes).code == 0
+    made = read_scenario(tmp_path / "none")
+    assert made.digest == read_scenario(tmp_path / "all").digest
+    # Processors without AVX2 round normal noise differently.
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert made.digest == "3d98c3f33c2099a65d1acbf2e3ae78634eb90d0ace31725b9a33db0212d761fa"
 
 
 def test_a_rendered_scenario_says_which_frames_are_the_true_ones() -> None:
@@ -88,11 +103,11 @@ def test_a_dump_is_whole_and_identified(dumps: Path, tiny: Checkpoint, tiny_scen
         assert [path.name for path in sorted((dumps / role / "frames").iterdir())] == ["000000.png", "000001.png"]
 
 
-def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tmp_path: Path) -> None:
+def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tiny: Checkpoint, tmp_path: Path) -> None:
     outcome = script("diff", dumps / "reference", dumps / "candidate", "--json", tmp_path / "diff.json")
     assert outcome.code == 0, outcome
     assert outcome.out.startswith("WITHIN_NOISE: candidate against eager\n")
-    judgement = Judgement(replace(FIXED["fp32"], reason="the checkpoint has no noise floor"))
+    judgement = Judgement(fixed_tolerance(tiny.family, "fp32", reason="the checkpoint has no noise floor"))
     assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate", judgement)
 
 
@@ -101,7 +116,7 @@ def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:
     assert outcome.code == 1
     comparison = diff(dumps / "reference", dumps / "candidate")
     first = next(rung for rung in comparison.sites if rung.rel_l2)
-    assert f"first divergence: {first.site} at frame" in outcome.out
+    assert f"first divergence: {first.site} at unit" in outcome.out
 
 
 def test_the_rings_of_a_dump_are_printed(dumps: Path) -> None:

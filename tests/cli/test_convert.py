@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import refused, run
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 
 
 def test_there_and_back(tiny_folder: Path, tiny: Checkpoint, tmp_path: Path) -> None:

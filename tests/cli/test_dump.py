@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.cli.conftest import refused, run
-from tests.harness.record import test_observer
+from tests.harness import implementations
 from waypoint_parity.harness.record.observer import NO_EFFECT
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.selection import Selection
@@ -13,14 +13,14 @@ from waypoint_parity.harness.record.writer import TENSORS_NAME
 from waypoint_parity.harness.run.keys import is_input
 
 Arguments = Callable[..., tuple[object, ...]]
-SHY = f"{test_observer.__name__}:Shy"
+SHY = f"{implementations.__name__}:Shy"
 
 
 def test_sites_frames_and_steps_are_chosen(dump: Arguments, tmp_path: Path) -> None:
     outcome = run(*dump("eager", "--sites", "latent", "*.attn", "--frames", 1, "--steps", 0))
     assert outcome.code == 0, outcome
     manifest, keys = read_manifest(tmp_path / "out"), [record.key for record in read_records(tmp_path / "out")]
-    assert manifest.selection == Selection(sites=("latent", "*.attn"), frames=(1,), steps=(0,))
+    assert manifest.selection == Selection(sites=("latent", "*.attn"), units=(1,), steps=(0,), stepped=("denoise",))
     assert manifest.observed == manifest.expected == len(keys)
     chosen = {key.site for key in keys if not is_input(key.site)}
     assert chosen == {"latent"} | {f"transformer.blocks.{block}.attn" for block in range(len(chosen) - 1)}

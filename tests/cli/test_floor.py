@@ -17,7 +17,7 @@ SHORT = ("--schedules", "checkpoint", "--prompt-masks", "zeroed", "--threads", 1
 @pytest.fixture(scope="module")
 def scenario(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scenario") / "one.safetensors"
-    write_scenario(make_scenario(tiny.geometry, name="one", frames=1, seed=1), path)
+    write_scenario(make_scenario(tiny.geometry, name="one", units=1, seed=1), path)
     return path
 
 
@@ -34,7 +34,7 @@ def checkpoint(tiny_folder: Path, scenario: Path, tmp_path_factory: pytest.TempP
 
 
 def test_the_floor_lies_where_a_parity_run_looks_for_it(checkpoint: Path, scenario: Path, tmp_path: Path) -> None:
-    assert [session.frames for session in read_floor(floor_path(checkpoint, "fp32")).sessions] == [1]
+    assert [session.units for session in read_floor(floor_path(checkpoint, "fp32")).sessions] == [1]
     sweep = ("--checkpoint", checkpoint, "--scenario", scenario, "--seeds", 7, *SHORT)
     outcome = run("parity", *sweep, "--out", tmp_path / "out", "--false-alarm-rate", 0.01)
     assert outcome.code == 0, outcome

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.cli.conftest import refused, run
-from waypoint_parity.harness.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 
 COPY = "transformer.blocks.2.cond_head.cond_proj.3.weight"
 

@@ -88,7 +88,21 @@ def test_where_no_cell_can_be_run_there_is_one_message(inputs: tuple[object, ...
     assert "no such option" in refused("parity", "--candidate", "eager+fused-attentoin", *inputs, *SHORT)["what"]
 
 
-@pytest.mark.parametrize("text", ["[factor]\nseed = [1]", "seed = 1"])
+def test_levels_of_any_factor_are_swept(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    levels = ("schedule=single-step", "seed=7", "mask=zeroed", "policy=global", "policy=sliced")
+    outcome = run("parity", "--candidate", "eager", *inputs, "--vary", *levels)
+    assert outcome.code == 0, outcome
+    summary = summary_of(tmp_path / "out")
+    assert {name: cell.factors["policy"] for name, cell in summary.cells.items()} == {
+        f"short_single-step_seed7_zeroed-padding_{policy}-noise": policy for policy in ("global", "sliced")
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[factor]\nseed = [1]", "seed = 1", '[factors]\ndtype = ["fp16"]', "[factors]\nseed = []"],
+    ids=["no table of it", "no factor of it", "no dtype", "no level"],
+)
 def test_a_plan_that_is_none_is_refused(inputs: tuple[object, ...], tmp_path: Path, text: str) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(text)

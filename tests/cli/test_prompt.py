@@ -7,6 +7,7 @@ import torch
 from tests.cli.conftest import PARTS, refused, run, script
 from tests.harness.text_encoder import write_text_encoder
 from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.families.waypoint.scenario import Inputs
 from waypoint_parity.harness.run.scenario import read_scenario
 
 
@@ -23,7 +24,7 @@ def test_a_text_is_encoded_into_a_scenario_and_its_statistics_are_shown(
     inputs = ("--checkpoint", tiny_folder, "--out", file, "--frames", 1, "--text-encoder", encoder)
     made = run("scenario", "make", *inputs, "--prompt", "a walk through the old town")
     assert made.code == 0, made
-    prompt = read_scenario(file).prompt
+    prompt = Inputs(read_scenario(file)).prompt
     assert prompt is not None
     assert prompt.embedding.shape == (1, 512, 32)
     assert prompt.pad_mask.sum() == 505
@@ -39,7 +40,7 @@ def test_the_length_of_the_prompt_may_be_given(tiny_folder: Path, encoder: Path,
     file = tmp_path / "town.safetensors"
     inputs = ("--checkpoint", tiny_folder, "--out", file, "--frames", 1, "--text-encoder", encoder)
     assert run("scenario", "make", *inputs, "--prompt", "the town", "--prompt-tokens", 8).code == 0
-    mask = read_scenario(file).prompt_pad_mask
+    mask = read_scenario(file).get("prompt_pad_mask")
     assert mask is not None
     assert mask.equal(torch.tensor([[False] * 3 + [True] * 5]))
 

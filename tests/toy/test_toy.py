@@ -98,3 +98,12 @@ def test_a_model_without_what_a_command_needs_is_told_so(dumps: dict[str, Path],
     command("play", "--reference", "toy", "--candidate", "toy-batched", *given, code=2)
     command("parity", "--reference", "toy", "--candidate", "toy", *given, "--schedules", "single-step", code=2)
     command("floor", "--reference", "toy", *given, "--runs", "1", code=2)
+    command("parity", "--reference", "toy", "--candidate", "toy", *given, "--teacher-forced", code=2)
+    command("convert", given[1], "--to", "diffusers", "--out", f"{given[1]}-other", code=2)
+
+
+def test_a_scenario_of_another_family_is_refused(given: tuple[str, ...], tmp_path: Path) -> None:
+    walk = "fixtures/scenarios/walk.safetensors"
+    command("dump", "toy", "--checkpoint", given[1], "--scenario", walk, "--out", tmp_path / "dump", code=2)
+    command("blame", "--reference", "toy", "--candidate", "toy", *given[:2], "--scenario", walk, code=2)
+    assert not list(tmp_path.iterdir())

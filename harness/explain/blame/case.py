@@ -77,7 +77,7 @@ def load_case(
 
     Raises UserError for a name that is none and a scenario that does not fit.
     """
-    checkpoint.family.check(scenario, checkpoint.geometry)
+    checkpoint.check_scenario(scenario)
     side = registry.load(candidate, checkpoint, numerics)
     if changed is not None:
         changed(side)

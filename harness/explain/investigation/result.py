@@ -9,11 +9,11 @@ from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.sharpness import BlurDecision
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.record.records import PictureAt
-from waypoint_parity.harness.run.family import Place
+from waypoint_parity.harness.run.family import PipelinePlace
 
 INVESTIGATION_SCHEMA = "waypoint-parity/investigation/2"
 INVESTIGATION_NAME = "investigation.json"
-Birthplace = Place | Literal["unknown"]
+Birthplace = PipelinePlace | Literal["unknown"]
 
 
 class PictureFloor(msgspec.Struct, frozen=True, kw_only=True):

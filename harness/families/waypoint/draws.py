@@ -1,7 +1,7 @@
 """Making scenarios from seeds: noise, controls, a stand-in for an encoded prompt, a seed image."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ def read_image(path: Path) -> Tensor:
         raise UserError(
             f"{path}: cannot be read as a picture", found=str(error), expected="a PNG or JPEG", do="name another file"
         ) from error
+
+
+def noise_policy(name: str) -> NoisePolicy:
+    """The noise policy of this name. Raises UserError where there is none."""
+    if name not in get_args(NoisePolicy):
+        raise UserError(
+            "unknown noise policy", found=name, expected=f"one of {', '.join(get_args(NoisePolicy))}", do="correct it"
+        )
+    return cast(NoisePolicy, name)
 
 
 def draw_noise(shape: tuple[int, int, int], frames: int, seed: int, policy: NoisePolicy) -> Tensor:

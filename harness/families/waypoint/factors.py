@@ -9,7 +9,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
-from waypoint_parity.harness.families.waypoint.draws import NoisePolicy, draw_noise
+from waypoint_parity.harness.families.waypoint.draws import NoisePolicy, draw_noise, noise_policy
 from waypoint_parity.harness.run.scenario import Scenario
 
 # Schedules that have been seen in the wild, by name; "checkpoint" stands for the checkpoint's own.
@@ -55,11 +55,7 @@ def with_seed(scenario: Scenario, geometry: WaypointGeometry, level: str) -> Sce
 
 def with_policy(scenario: Scenario, geometry: WaypointGeometry, level: str) -> Scenario:
     """With noise drawn otherwise from the same seed."""
-    if level not in get_args(NoisePolicy):
-        raise UserError(
-            "unknown noise policy", found=level, expected=f"one of {', '.join(get_args(NoisePolicy))}", do="correct it"
-        )
-    return _drawn(scenario, geometry, scenario.seed, cast(NoisePolicy, level))
+    return _drawn(scenario, geometry, scenario.seed, noise_policy(level))
 
 
 def _drawn(scenario: Scenario, geometry: WaypointGeometry, seed: int, policy: NoisePolicy) -> Scenario:

@@ -128,9 +128,11 @@ class Waypoint(Plain):
 
     def make(self, geometry: WaypointGeometry, *, name: str, seed: int, units: int, **wanted: Any) -> "Scenario":
         """A scenario from a seed alone, but for a `prompt` to encode, and for the picture in a file as its `image`."""
-        from waypoint_parity.harness.families.waypoint.draws import make_scenario, read_image
+        from waypoint_parity.harness.families.waypoint.draws import make_scenario, noise_policy, read_image
         from waypoint_parity.harness.families.waypoint.prompt_encoder import encoded
 
+        if "noise_policy" in wanted:
+            wanted["noise_policy"] = noise_policy(wanted["noise_policy"])
         encoder, text = wanted.pop("text_encoder", None), wanted.pop("prompt", None)
         if prompt := encoded(text, encoder, wanted.get("prompt_tokens")):
             wanted["prompt"] = prompt
@@ -204,10 +206,12 @@ class Waypoint(Plain):
         ]
 
     def scenario_lines(self, scenario: "Scenario") -> list[str]:
-        """What its prompt looks like."""
+        """Which walk shows its true frames, where there is one, and what its prompt looks like."""
         from waypoint_parity.harness.families.waypoint.scenario import prompt_lines
 
-        return prompt_lines(scenario)
+        walk = scenario.labels.get("world_seed")
+        true_frames = [] if walk is None else [f"true frames      walk {walk} of the small world"]
+        return [*true_frames, *prompt_lines(scenario)]
 
     @contextmanager
     def serving(

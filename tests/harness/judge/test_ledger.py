@@ -340,7 +340,9 @@ def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
     ledger.pair(2, Key(0, "denoise", 0, "latent"), off_by(1e-7))
     ledger.missing(3, Key(0, "judge", 0, "score"), lacking="candidate", seen_elsewhere=False)
     comparison = close(ledger)
-    assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 2}
+    assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 1, Verdict.DIVERGED: 1}
+    assert comparison.first is not None
+    assert (comparison.first.site, comparison.first.tolerance) == ("attends", 0.0)
     # A mask is right or wrong, which no distance tells; and the table has no latent whose growth could be followed.
     assert comparison.worst is not None
     assert comparison.worst.site == "latent"

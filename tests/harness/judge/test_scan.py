@@ -5,7 +5,7 @@ import pytest
 from tests.harness.observations import FAMILY, JUDGEMENT, key, normal, write_dump
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.judge.scan import run, sweep, tasks
+from waypoint_parity.harness.judge.scan import run, scan, tasks
 from waypoint_parity.harness.judge.total import Whole
 from waypoint_parity.harness.record.records import RECORDS_NAME
 from waypoint_parity.harness.run.keys import Key
@@ -78,7 +78,7 @@ def test_a_broken_line_of_a_later_part_has_its_number_in_the_file(reference: Pat
 def test_processes_of_their_own_find_the_same(reference: Path, tmp_path: Path) -> None:
     candidate = written(tmp_path, KEYS)
     whole = Whole(reference, candidate, JUDGEMENT, FAMILY)
-    for swept in sweep(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)):
+    for swept in scan(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)):
         whole.add(swept)
     whole.finish()
     assert whole.ledger.tally.counts == compared(reference, candidate, 1).counts
@@ -88,5 +88,5 @@ def test_an_error_in_a_process_of_its_own_arrives_whole(reference: Path, tmp_pat
     candidate = written(tmp_path, KEYS)
     candidate.write_bytes(candidate.read_bytes()[:-1])
     with pytest.raises(UserError, match="line 100: not a record") as caught:
-        list(sweep(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)))
+        list(scan(tasks(reference, candidate, (None, None), JUDGEMENT, FAMILY.name, 2)))
     assert caught.value.found == "the line is cut short"

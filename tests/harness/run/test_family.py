@@ -13,7 +13,7 @@ from waypoint_parity.harness.families.waypoint.family import Waypoint
 from waypoint_parity.harness.run.family import GROUP, NoCaches, families, family_in, family_named, optional_fields
 from waypoint_parity.harness.run.keys import Key
 
-# A family as far as it is found, and two distributions that register it: under a name of its own, and under ours.
+# A family as far as it is found, and others that cannot be had: under a name of ours, and of a module that raises.
 SOURCE = """
 class Clips:
     name = "clips"
@@ -26,7 +26,7 @@ class Impostor(Clips):
 
 FAMILY, IMPOSTOR = Clips(), Impostor()
 """
-ENTRY_POINTS = f"[{GROUP}]\nclips = clip_models:FAMILY\nwaypoint = clip_models:IMPOSTOR\n"
+CLIPS, IMPOSTOR, BROKEN = "clip_models:FAMILY", "clip_models:IMPOSTOR", "clip_models.none:FAMILY"
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -37,16 +37,16 @@ print(*(getattr(family_in(Path(folder)), "name", None) for folder in sys.argv[1:
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """A folder of installed packages that has a family."""
-    site = tmp_path / "site-packages"
+def installed(folder: Path, *families: str) -> dict[str, str]:
+    """An environment in which a distribution registers families of the module `clip_models`."""
+    site = folder / "site-packages"
     info = site / "clip_models-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "clip_models.py").write_text(SOURCE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clip-models\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    return site
+    registered = "".join(f"family{number} = {family}\n" for number, family in enumerate(families))
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{registered}")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_ours_is_found_by_its_folder() -> None:
@@ -54,19 +54,25 @@ def test_ours_is_found_by_its_folder() -> None:
     assert families()["waypoint"] is FAMILY
 
 
-def test_a_family_that_a_distribution_registers_is_found_after_ours_and_takes_no_name_of_ours(
-    installed: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_a_family_that_a_distribution_registers_is_found_after_ours(tiny_folder: Path, tmp_path: Path) -> None:
+    environment = installed(tmp_path, CLIPS)
     (tmp_path / "clips.json").touch()
-    paths = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tiny_folder, tmp_path, installed],
-        env=os.environ | {"PYTHONPATH": paths},
+        [sys.executable, "-c", PROGRAM, tiny_folder, tmp_path, tmp_path / "site-packages"],
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
     assert finished.stdout.splitlines() == ["waypoint clips", "Waypoint", "waypoint clips None"]
+
+
+@pytest.mark.parametrize("family", [IMPOSTOR, BROKEN, f"{CLIPS}.none"])
+def test_a_family_that_cannot_be_had_is_named_with_what_brought_it(family: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "waypoint_parity", "info", tmp_path]
+    finished = subprocess.run(words, env=installed(tmp_path, family), capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    assert f"{family}: the family of clip-models cannot be used" in finished.stderr
 
 
 def test_an_unknown_family_is_refused_with_those_that_there_are() -> None:

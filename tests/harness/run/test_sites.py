@@ -39,6 +39,24 @@ def shown(phase: str, step: int = 0, branches: tuple[str, ...] = ("",)) -> list[
     return [(row.name, branch) for row, branch in TABLE.shown(phase, step, branches)]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        SiteRow(name="layers.0@with", phases=STEPS, part="layers"),
+        SiteRow(name="layers/0", phases=STEPS, part="layers"),
+        SiteRow(name="layers", phases=("denoise2",), part="layers"),
+        SiteRow(name="layers", phases=("",), part="layers"),
+        SiteRow(name="tempo", phases=STEPS, part="tempo", kind=Kind.INPUT),
+        SiteRow(name="input.tempo", phases=STEPS, part="tempo"),
+        SiteRow(name="film", phases=("decode",), part="decoder", kind=Kind.PICTURE),
+    ],
+    ids=lambda row: f"{row.name} in {row.phases[0]}",
+)
+def test_a_row_that_would_hide_something_is_refused(row: SiteRow) -> None:
+    with pytest.raises(ValueError, match=r"site|phase"):
+        SiteTable([*TABLE.rows, row])
+
+
 def test_a_site_has_a_row_in_each_phase_that_shows_it() -> None:
     assert [getattr(TABLE.of("latent", phase), "part", None) for phase in ("denoise", "refine", "decode", None)] == [
         "sampler",

@@ -54,6 +54,21 @@ def test_an_observation_has_the_place_of_the_pass_that_was_begun(layer: nn.Linea
     assert seen.observations[0].tensor.equal(y)
 
 
+def test_complex_numbers_are_shown_and_replaced_as_pairs() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x)
+
+    module, shown = Spectrum(), Shown(spectrum=lambda pairs: pairs * torch.tensor([1.0, 3.0]))
+    with Taps({"spectrum": Site(module)}, shown) as taps:
+        x = torch.randn(1, 8)
+        y = module(x)
+    right = torch.fft.rfft(x)
+    assert shown.at("spectrum")[0].equal(torch.view_as_real(right))
+    assert y.equal(torch.complex(right.real, 3 * right.imag))
+    assert not taps.refused
+
+
 def test_repeats_are_counted_within_a_pass(layer: nn.Linear) -> None:
     seen, x = Seen(), torch.randn(1, 3)
     with recording({"latent": Site(layer)}, seen) as taps:

@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.sweeps import tiny_cells
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.family import Waypoint
+from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.sweep import source
+from waypoint_parity.harness.sweep.identity import Rules, identity
 from waypoint_parity.harness.sweep.source import implementation_digest, module_digest
 
 ADAPTER = """
@@ -95,3 +101,8 @@ def test_implementations_here_have_code_of_their_own() -> None:
 def test_what_is_no_implementation_is_refused() -> None:
     with pytest.raises(UserError, match="no such implementation"):
         implementation_digest("no-such-port")
+
+
+def test_a_cell_depends_on_the_code_of_its_family(tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics) -> None:
+    (cell,) = tiny_cells(tiny, short, fp32_on_cpu)
+    assert identity(Rules("eager"), tiny, cell)["family source"] == module_digest(Waypoint.__module__)
