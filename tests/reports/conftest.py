@@ -45,9 +45,7 @@ def walk(tiny: Checkpoint) -> Scenario:
 def diverged(tiny: Checkpoint, walk: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run in which one candidate of two diverges and was searched for the cause, with its report."""
     out = tmp_path_factory.mktemp("diverged") / "run"
-    cells = tiny_cells(
-        tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), varied={"schedule": ("single-step",)}
-    )
+    cells = tiny_cells(tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), schedule=("single-step",))
     run_parity(tiny_run(tiny, out, blame=True), cells)
     write_report(out)
     return out
@@ -59,6 +57,6 @@ def holding(
 ) -> Path:
     """The folder of a run in which parity holds, with its report."""
     out = tmp_path_factory.mktemp("holding") / "run"
-    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, varied={"schedule": ("single-step",)}))
+    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",)))
     write_report(out)
     return out

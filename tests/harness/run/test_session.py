@@ -23,7 +23,7 @@ from waypoint_parity.harness.run.session import (
     run,
     steps,
 )
-from waypoint_parity.harness.run.sites import SiteRow, SiteTable
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 from waypoint_parity.harness.run.taps import recording
 
 Ran = list[tuple[str, At]]
@@ -258,7 +258,7 @@ class _Guided:
     def table(self, geometry: object, scenario: object) -> SiteTable:
         return SiteTable(
             [
-                SiteRow(name="input.noise", phases=("denoise",), part="noise", once=True),
+                SiteRow(name="input.noise", phases=("denoise",), part="noise", kind=Kind.INPUT, once=True),
                 SiteRow(name="embed", phases=("denoise",), part="embedding"),
                 SiteRow(name="velocity", phases=("denoise",), part="velocity", branched=True),
                 SiteRow(name="score", phases=("denoise",), part="judge", optional=True),
