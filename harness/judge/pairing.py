@@ -11,7 +11,7 @@ from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.ledger import Ledger
 from waypoint_parity.harness.judge.truth import Truth
-from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key
@@ -87,12 +87,8 @@ class Pairing:
             self._compare_pictures(key, actual, expected)
 
     def _compare_pictures(self, key: Key, actual: Tensor, expected: Tensor) -> None:
-        pairs = [side.cpu().numpy().reshape(-1, *side.shape[-3:]) for side in (actual, expected)]
-        first = key.call * len(pairs[0])
-        self.pictures += [
-            picture_metrics(PictureAt(key.unit, key.step, first + index), *pair)
-            for index, pair in enumerate(zip(*pairs, strict=True))
-        ]
+        shown, wanted = pictures_shown(key, actual), pictures_shown(key, expected)
+        self.pictures += [picture_metrics(at, shown[at], wanted[at]) for at in wanted]
 
     def _sign(self, seen: Observation) -> Any:
         """What an observation tells of the caches, if anything; of an accelerator's, nothing."""

@@ -44,7 +44,7 @@ from waypoint_parity.harness.run.keys import At, Key, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
-from waypoint_parity.harness.run.taps import Observation
+from waypoint_parity.harness.run.taps import Observation, one_by_one
 
 TENSORS_NAME = "tensors.safetensors"
 
@@ -213,7 +213,7 @@ def write_pictures(folder: Path, key: Key, pixels: Tensor) -> None:
 
 def pictures_shown(key: Key, pixels: Tensor) -> dict[PictureAt, npt.NDArray[np.uint8]]:
     """The pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, one by one."""
-    each = pixels.detach().cpu().numpy().reshape(-1, *pixels.shape[-3:])
+    each = one_by_one(pixels)
     return {
         PictureAt(key.unit, key.step, number): picture.copy()
         for number, picture in enumerate(each, start=key.call * len(each))

@@ -102,14 +102,14 @@ def expected_keys(scenario: Scenario, checkpoint: "Checkpoint", *, optional: Col
     A site that an implementation may do without is expected only where it is among `optional`.
     """
     table = checkpoint.family.table(checkpoint.geometry, scenario)
-    seen: set[tuple[At, str]] = set()
+    seen: set[Key] = set()
     for unit, at in checkpoint.family.session(scenario, checkpoint.geometry):
         for row, branch in table.shown(at.phase, at.step, at.branches):
             # What all branches of a step share is shown once, in whatever number of passes they are evaluated.
-            once = (at.at(unit), f"{row.name}@{branch}")
-            if (row.name in optional or not row.optional) and once not in seen:
-                seen.add(once)
-                yield Key(unit, at.phase, at.step, row.name, branch)
+            key = Key(unit, at.phase, at.step, row.name, branch)
+            if (row.name in optional or not row.optional) and key not in seen:
+                seen.add(key)
+                yield key
 
 
 def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[str], Tensor | None]:

@@ -82,10 +82,9 @@ class SiteTable:
 
     def kind(self, site: str, phase: str | None = None) -> Kind:
         """What a site shows, in a phase if one is named; an activation where the family does not know it."""
-        row = self.of(site, phase) or self.of(site)
-        if row is not None:
+        if (row := self._at(site, phase)) is not None:
             return row.kind
-        return Kind.INPUT if site.startswith("input.") else Kind.ACTIVATION
+        return Kind.INPUT if is_input(site) else Kind.ACTIVATION
 
     def is_mask(self, site: str) -> bool:
         """Whether the site is right or wrong, with nothing in between."""
@@ -123,7 +122,7 @@ class SiteTable:
 
     def part_of(self, key: Key) -> str:
         """The part whose errors are seen at `key`. Raises ValueError for a site that is none."""
-        row = self.of(key.site, key.phase) or self.of(key.site)
+        row = self._at(key.site, key.phase)
         if row is None:
             raise ValueError(f"{key.site} in a {key.phase} pass is no site of any part")
         return row.part
@@ -135,7 +134,7 @@ class SiteTable:
 
     def shows(self, key: Key, part: str) -> bool:
         """Whether errors of a part are seen at `key`."""
-        row = self.of(key.site, key.phase) or self.of(key.site)
+        row = self._at(key.site, key.phase)
         return row is not None and row.part == part
 
     def carries(self, key: Key, part: str) -> bool:
@@ -160,6 +159,10 @@ class SiteTable:
     def accepted(self, name: str) -> frozenset[str]:
         """The sites that may differ where `name` is accepted."""
         return frozenset(row.name for row in self.rows if name in row.accepted_as)
+
+    def _at(self, site: str, phase: str | None) -> SiteRow | None:
+        """The row of a site in a phase; in any other where it has none in that."""
+        return self.of(site, phase) or self.of(site)
 
     def _rows(self, site: str) -> Sequence[SiteRow]:
         return self._by_name.get(site) or self._by_kind.get(kind_of(site)) or ()

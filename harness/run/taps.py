@@ -184,6 +184,11 @@ def recording(
     return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts)
 
 
+def one_by_one(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    """The pictures [n,H,W,3] of a tensor [n,H,W,3] or [H,W,3] uint8; its own memory where it lies on the CPU."""
+    return pixels.detach().cpu().numpy().reshape(-1, *pixels.shape[-3:])
+
+
 @contextmanager
 def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDArray[np.uint8]]]:
     """The pictures [H,W,3] uint8 that `adapter` shows while the context is open, as it goes on with them."""
@@ -191,8 +196,7 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
     sites = {name: site for name, site in adapter.sites().items() if family.sites.kind(name) is Kind.PICTURE}
 
     def keep(seen: Observation) -> None:
-        shown = seen.tensor.detach().cpu().numpy()
-        pictures.extend(picture.copy() for picture in shown.reshape(-1, *shown.shape[-3:]))
+        pictures.extend(picture.copy() for picture in one_by_one(seen.tensor))
 
     with Taps(sites, keep):
         yield pictures
