@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,11 +47,18 @@ def run(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher:
     deque(passes(adapter, scenario, checkpoint, watcher), maxlen=0)
 
 
-class Paced:
-    """A session that runs one step at a time. `at` is the next one, None at the end."""
+# What a step is run within; None stands for what comes before the first.
+Within = Callable[[At | None], AbstractContextManager[Any]]
 
-    def __init__(self, session: Iterator[tuple[int, Pass]]) -> None:
+
+class Paced:
+    """A session that runs one step at a time, each of them `within` a context. `at` is the next, None at the end."""
+
+    def __init__(
+        self, session: Iterator[tuple[int, Pass]], within: Within = lambda at: nullcontext()
+    ) -> None:
         self._session = session
+        self._within = within
         self.at: At | None = None
         self._announce()
 
@@ -63,7 +70,8 @@ class Paced:
 
     def _announce(self) -> None:
         # A pass runs while its session is advanced to the next one.
-        announced = next(self._session, None)
+        with self._within(self.at):
+            announced = next(self._session, None)
         self.at = None if announced is None else announced[1].at(announced[0])
 
 

@@ -1,0 +1,64 @@
+"""An implementation that was built, and runs, under its exact shadow."""
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadow import Shadow
+from waypoint_parity.harness.run import registry
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.digest import fast_digest
+from waypoint_parity.harness.run.keys import At
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import Within
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """An adapter and the shadow under which it was built, which each of its sessions is to run under too."""
+
+    adapter: Adapter
+    shadow: Shadow
+    checkpoint: Checkpoint
+    _known: set[str]
+
+    def expect(self, scenario: Scenario) -> None:
+        """Take the tensors of a scenario, whole or unit by unit, for exact inputs wherever they turn up."""
+        prepared = self.checkpoint.family.prepared(scenario, self.checkpoint.geometry)
+        self._known.update(fast_digest(part) for tensor in prepared.tensors.values() for part in _parts(tensor))
+
+    def following(self, units: Collection[int] | None = None) -> Within:
+        """What each step of a session runs within; its shadow follows the steps of these units, of all if None."""
+
+        def within(at: At | None) -> AbstractContextManager[Any]:
+            self.shadow.follows = units is None or at is None or at.unit in units
+            return self.shadow
+
+        return within
+
+
+def load_shadowed(
+    implementation: str, checkpoint: Checkpoint, numerics: Numerics, *, lanes: int = 0, seed: int = 0
+) -> Shadowed:
+    """Load an implementation under an exact shadow with so many disturbed `lanes`; see registry.load."""
+    known = {fast_digest(tensor) for files in checkpoint.files.values() for _, tensor in files.stream()}
+
+    def given(x: Tensor) -> bool:
+        return not x.is_complex() and fast_digest(x.detach().cpu()) in known
+
+    shadow = Shadow(lanes=lanes, seed=seed, given=given)
+    with shadow, torch.no_grad():
+        adapter = registry.load(implementation, checkpoint, numerics)
+    shadow.settle()
+    return Shadowed(adapter, shadow, checkpoint, known)
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    yield tensor
+    if tensor.dim() > 1:
+        yield from tensor
