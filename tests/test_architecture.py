@@ -500,8 +500,8 @@ def test_a_name_without_our_own_in_front_is_found(source: str, bare: bool) -> No
 @pytest.mark.parametrize(
     ("module", "other", "broken"),
     [
-        ("harness.judge.diff", "harness.compare.rows", []),
-        ("harness.compare.rows", "harness.judge.diff", [goes_upstream]),
+        ("harness.judge.diff", "harness.compare.columns", []),
+        ("harness.compare.columns", "harness.judge.diff", [goes_upstream]),
         ("harness.files", "harness.errors", []),
         ("harness.files", "harness.run.keys", [goes_upstream]),
         ("harness.sweep.cells", "harness.families.waypoint.factors", [names_a_family]),

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from waypoint_parity.harness.compare.columns import Columns, Numbers
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
-from waypoint_parity.harness.compare.rows import Numbers, Rows
 from waypoint_parity.harness.record.records import Record
 
 
@@ -75,7 +75,7 @@ class Errors(NamedTuple):
         return Error(bool(self.identical[index]), float(self.rel_l2[index]))
 
 
-def row_errors(actual: Rows, expected: Rows) -> Errors:
+def record_errors(actual: Columns, expected: Columns) -> Errors:
     """`record_error` of many pairs [n] at once."""
     identical = np.array(actual.digests == expected.digests, bool)
     distances = _distances(actual.sketches, expected.sketches)

@@ -156,7 +156,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     # Observations that a right run shows, by the checkpoint and scenario; and those that both sides showed.
     expected: int
     compared: int
-    # In execution order, cut off after harness.judge.ledger.MOST_FAILURES; `counts` counts them all.
+    # In execution order, cut off after harness.judge.table.MOST_FAILURES; `counts` counts them all.
     failures: list[SiteResult]
     sites: list[WorstAtSite]
     pictures: list[PictureMetrics]

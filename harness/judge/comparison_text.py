@@ -1,7 +1,7 @@
 """A comparison as lines for a terminal."""
 
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite
-from waypoint_parity.harness.judge.ledger import ALLOWED_MISSING
+from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
 from waypoint_parity.harness.run.sites import Kind, SiteTable

@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from waypoint_parity.harness.compare.contract import clock_shift, unlike_inputs, unlike_models
+from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, REFERENCE, SIDES, DumpJoin, join_dumps, processes
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
-from waypoint_parity.harness.judge.expected import expected_observations
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.ledger import incomparable
-from waypoint_parity.harness.judge.scan import processes, scan, tasks
-from waypoint_parity.harness.judge.total import Whole
+from waypoint_parity.harness.judge.table import Expected, VerdictTable, incomparable
 from waypoint_parity.harness.record.records import (
     RECORDS_NAME,
     Manifest,
+    PassSites,
     Record,
     check_promised,
     kept_pictures,
@@ -26,7 +25,9 @@ from waypoint_parity.harness.record.records import (
     read_manifest,
     read_records,
 )
+from waypoint_parity.harness.record.selection import EVERYTHING
 from waypoint_parity.harness.run.family import Family, SlotFault, family_named
+from waypoint_parity.harness.run.keys import Key, Rung
 from waypoint_parity.harness.run.sites import Kind
 
 EVIDENCE = "sketches"
@@ -73,12 +74,13 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     judgement = replace(judgement, bounds=judgement.bounds.for_sketches(reference.manifest.observed))
     if reason := unlike_models(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
-    whole = _swept(reference, candidate, judgement)
-    if reason := _shifted(reference, candidate, whole):
+    table = VerdictTable(judgement, family_named(reference.manifest.family))
+    join = _joined(reference, candidate, table)
+    if reason := _shifted(reference, candidate, join):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     expected = expected_observations(reference.manifest, candidate.manifest)
     pictures = list(_pictures(candidate.folder, reference.folder))
-    comparison = whole.ledger.close(*names, evidence=EVIDENCE, expected=expected, pictures=pictures)
+    comparison = table.close(*names, evidence=EVIDENCE, expected=expected, pictures=pictures)
     if comparison.verdict is Verdict.INCOMPARABLE:
         return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
     if reason := unlike_inputs(*sides, accepted):
@@ -91,30 +93,36 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     return msgspec.structs.replace(comparison, slots=slots, notes=notes)
 
 
-def _swept(reference: Dump, candidate: Dump, judgement: Judgement) -> Whole:
-    """Both dumps, read and judged from their first line to their last."""
-    family = reference.manifest.family
-    whole = Whole(reference.records, candidate.records, judgement, family_named(family))
-    taken = (candidate.manifest.selection, reference.manifest.selection)
-    if not _unlike_selections(reference, candidate):
-        taken = (None, None)
-    parts = processes(max(reference.manifest.observed, candidate.manifest.observed))
-    for scanned in scan(tasks(reference.records, candidate.records, taken, judgement, family, parts)):
-        whole.add(scanned)
-    for dump, half in ((reference, whole.reference), (candidate, whole.candidate)):
-        check_promised(dump.records, half.lines, dump.manifest.observed)
-    whole.finish()
-    return whole
+def _joined(reference: Dump, candidate: Dump, table: VerdictTable) -> DumpJoin:
+    """The join of both dumps, whose observations are all entered into the table."""
+    dumps = {REFERENCE: reference, CANDIDATE: candidate}
+    unlike = _unlike_selections(reference, candidate)
+    # What the other dump was to record too.
+    taken = {side: dumps[OTHER[side]].manifest.selection if unlike else None for side in SIDES}
+    parts = processes(max(dump.manifest.observed for dump in dumps.values()))
+    join = join_dumps({side: dumps[side].records for side in SIDES}, taken, table, parts)
+    for side in SIDES:
+        check_promised(dumps[side].records, join.lines[side], dumps[side].manifest.observed)
+    enter_missing(join, table)
+    return join
+
+
+def enter_missing(join: DumpJoin, table: VerdictTable) -> None:
+    """Enter what found no partner, once everything else is in the table."""
+    compared = table.compared_sites()
+    for side in SIDES:
+        for code, line in join.waiting[side].items():
+            key = table.places.key(code)
+            table.missing(line.first, key, lacking=OTHER[side], seen_elsewhere=key.site in compared)
 
 
 def _unlike_selections(reference: Dump, candidate: Dump) -> bool:
     return reference.manifest.selection != candidate.manifest.selection
 
 
-def _shifted(reference: Dump, candidate: Dump, whole: Whole) -> str | None:
+def _shifted(reference: Dump, candidate: Dump, join: DumpJoin) -> str | None:
     """Why the runs cannot be compared, if the clock of one is that of the other shifted by some units."""
-    places = whole.ledger.tally.places
-    shift = clock_shift(whole.candidate.units(places), whole.reference.units(places))
+    shift = clock_shift(join.units(CANDIDATE), join.units(REFERENCE))
     if not shift or _unlike_selections(reference, candidate):
         return None
     begins = "; ".join(f"{dump.records}, line 1: unit {_first_unit(dump)}" for dump in (candidate, reference))
@@ -166,3 +174,40 @@ def _telling(dump: Dump, family: Family) -> Iterator[tuple[int, Iterator[Record]
 
 def _sign(record: Record, family: Family) -> Any:
     return family.caches.sign(record.key, record.dtype, record.digest, record.slots)
+
+
+def expected_observations(reference: Manifest, candidate: Manifest) -> Expected:
+    """How many units show each rung of a session, by two manifests: of that which both dumps were to record.
+
+    Where a manifest does not tell the passes of its session: how many observations there are, which for two unlike
+    selections nobody knows.
+    """
+    selections = [side.selection or EVERYTHING for side in (reference, candidate)]
+    if reference.passes is None or reference.units is None:
+        return reference.expected if selections[0] == selections[1] else 0
+    lacked = _lacked(reference, candidate)
+    expected: dict[Rung, int] = {}
+    for kind in reference.passes:
+        for rung in _rungs(kind):
+            if rung.site not in lacked:
+                keys = (Key(unit, *rung) for first, stop in kind.units for unit in range(first, stop))
+                number = sum(all(side.takes(key) for side in selections) for key in keys)
+                expected[rung] = expected.get(rung, 0) + number
+    return {rung: number for rung, number in expected.items() if number}
+
+
+def _rungs(kind: PassSites) -> Iterator[Rung]:
+    for name in kind.sites:
+        site, _, branch = name.partition("@")
+        yield Rung(kind.phase, kind.step, site, branch)
+
+
+def _lacked(reference: Manifest, candidate: Manifest) -> set[str]:
+    """The optional sites of the reference that the candidate does not have."""
+    if candidate.passes is None:
+        return set()
+    expected, shown = (
+        {rung.site for kind in side.passes or () for rung in _rungs(kind)} for side in (reference, candidate)
+    )
+    sites = family_named(reference.family).sites
+    return {site for site in expected - shown if sites.is_optional(site)}

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import to_json

@@ -40,7 +40,7 @@ if __name__ == "__main__":
 # What such a process takes that imports the same and does nothing.
 IDLE = """
 import multiprocessing, resource
-import waypoint_parity.harness.judge.scan
+import waypoint_parity.harness.judge.diff
 
 def main():
     process = multiprocessing.get_context("spawn").Process(target=print)

@@ -28,7 +28,7 @@ WAYS = {
         "from waypoint_parity.harness.processes import end_with_the_parent",
         "dict(initializer=end_with_the_parent)",
     ),
-    "diff": ("from waypoint_parity.harness.judge.scan import _settle", "dict(initializer=_settle)"),
+    "diff": ("from waypoint_parity.harness.compare.join import _settle", "dict(initializer=_settle)"),
     "scorecard": (
         "from waypoint_parity.harness.explain.scorecard.score import _begin",
         "dict(initializer=_begin, initargs=('fixtures/faults/__init__.py:SUITE',))",

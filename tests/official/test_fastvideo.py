@@ -22,6 +22,7 @@ from waypoint_parity.candidate.fastvideo.adapter import FastVideoAdapter
 from waypoint_parity.candidate.fastvideo.port import Port, load_port, renamed
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.blame.case import load_case
 from waypoint_parity.harness.explain.blame.journal import Journal
 from waypoint_parity.harness.explain.blame.search import Search
@@ -29,7 +30,7 @@ from waypoint_parity.harness.explain.blame.text import blame_lines
 from waypoint_parity.harness.families.waypoint.draws import image_tensor, make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.process_settings import ProcessSettings

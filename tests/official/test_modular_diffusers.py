@@ -20,13 +20,14 @@ import torch
 
 from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
 from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.process_settings import ProcessSettings

@@ -18,6 +18,7 @@ from waypoint_parity.fixtures.tiny import write_checkpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.convert import convert
 from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
@@ -25,7 +26,7 @@ from waypoint_parity.harness.families.waypoint.factors import MASKS, SCHEDULES
 from waypoint_parity.harness.families.waypoint.scenario import Inputs, schedule
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.process_settings import ProcessSettings

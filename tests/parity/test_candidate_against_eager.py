@@ -10,9 +10,10 @@ import torch
 
 from waypoint_parity.harness.cli.options import SweepOptions
 from waypoint_parity.harness.cli.parity import ParityCommand
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.sweep.cells import Cell

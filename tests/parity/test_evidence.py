@@ -14,11 +14,12 @@ from tests.parity.implementations import IMPLEMENTATIONS, golden_activations, go
 from tests.parity.scaled import ScaledCheckpoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.noise_floor.document import FALSE_ALARM_RATE, FloorBounds
 from waypoint_parity.harness.judge.noise_floor.measure import against_itself
 from waypoint_parity.harness.judge.standards import standards

@@ -1,4 +1,4 @@
-"""Summaries for the tests of documents: cells with comparisons of a few sites, as a ledger closes them."""
+"""Summaries for the tests of documents: cells with comparisons of a few sites, as a table closes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.judge.ledger import Ledger, incomparable
+from waypoint_parity.harness.judge.table import VerdictTable, incomparable
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.sweep.summary import SUMMARY_SCHEMA, CellRun, Summary
 
@@ -19,10 +19,10 @@ UNFIT = incomparable("eager", "candidate", "input.noise differs", bounds=JUDGEME
 
 def comparison(error: float, pictures: list[PictureMetrics] = PICTURES) -> Comparison:
     """Of a `patchify` that is equal, and of a block's output at unit 4 with this relative L2 error."""
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, key("patchify"), SAME)
-    ledger.pair(1, key("transformer.blocks.2", unit=4), off_by(error))
-    return ledger.close("eager", "candidate", evidence="tensors", expected=2, pictures=pictures)
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("patchify"), SAME)
+    table.pair(1, key("transformer.blocks.2", unit=4), off_by(error))
+    return table.close("eager", "candidate", evidence="tensors", expected=2, pictures=pictures)
 
 
 def summary_of(variants: Mapping[str, Comparison], **changes: Any) -> Summary:

@@ -9,9 +9,10 @@ from tests.harness import implementations
 from tests.harness.observations import FAMILY
 from tests.reports.summaries import PICTURES, UNFIT, comparison, summary_of
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
 from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.lockstep import Side
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.family import Family

@@ -11,7 +11,7 @@ from waypoint_parity.harness.explain.blame.local import LocalErrors
 from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.result import LocalError
 from waypoint_parity.harness.explain.blame.wiring import Wiring
-from waypoint_parity.harness.judge.tally import finite
+from waypoint_parity.harness.judge.table import finite
 from waypoint_parity.harness.run.family import Part
 from waypoint_parity.harness.run.keys import At, Key, block_of
 

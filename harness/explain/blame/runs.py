@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from waypoint_parity.harness.compare.contract import accepted_sites
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.exchange import Exchanged
@@ -19,8 +20,8 @@ from waypoint_parity.harness.explain.blame.pictures import PictureDifference, di
 from waypoint_parity.harness.explain.blame.result import SiteErrors
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
-from waypoint_parity.harness.judge.tally import finite
+from waypoint_parity.harness.judge.live import lockstep
+from waypoint_parity.harness.judge.table import finite
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.keys import At, Key, Rung
 from waypoint_parity.harness.run.session import run

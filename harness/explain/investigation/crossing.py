@@ -16,7 +16,7 @@ from waypoint_parity.harness.compare.pictures import PictureMetrics, Pixels, pic
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.explain.investigation.latents import is_latent
 from waypoint_parity.harness.explain.investigation.result import CrossedPicture
-from waypoint_parity.harness.judge.tally import finite
+from waypoint_parity.harness.judge.table import finite
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.adapter import Adapter

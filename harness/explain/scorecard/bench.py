@@ -15,7 +15,7 @@ from waypoint_parity.harness.explain.blame.search import Search
 from waypoint_parity.harness.explain.scorecard.fault import Change, Stage, Suite
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import decoded_pictures

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.harness.observations import key, normal, record, write_dump
+from waypoint_parity.harness.compare.columns import ColumnReader, Columns, Places
 from waypoint_parity.harness.compare.error import Error
-from waypoint_parity.harness.compare.occurrences import Places
-from waypoint_parity.harness.compare.record_error import record_error, row_errors, same_values
-from waypoint_parity.harness.compare.rows import Forms, Rows, read_rows
+from waypoint_parity.harness.compare.record_error import record_error, record_errors, same_values
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.record.blocks import FilePart
 from waypoint_parity.harness.record.records import RECORDS_NAME, Record
@@ -155,16 +154,17 @@ def test_records_without_digests_are_the_same_where_all_they_hold_is(tmp_path: P
     assert not same_values(first, other)
 
 
-def rows_of(folder: Path, tensors: list[Tensor], forms: Forms, *, digests: bool = True) -> Rows:
-    """The rows of a dump of `tensors`."""
+def columns_of(folder: Path, tensors: list[Tensor], reader: ColumnReader, *, digests: bool = True) -> Columns:
+    """The records of a dump of `tensors`."""
     path = write_dump(folder, [(key("latent", unit), tensor) for unit, tensor in enumerate(tensors)]) / RECORDS_NAME
     if not digests:
         path.write_bytes(re.sub(rb',"digest":"\w+"', b"", path.read_bytes()))
-    return Rows.joined([rows for _, rows in read_rows(FilePart(path), forms)])
+    ((_, columns),) = reader.read(FilePart(path))
+    return columns
 
 
 @pytest.mark.parametrize("digests", [True, False])
-def test_many_rows_have_the_errors_that_their_records_have_one_by_one(tmp_path: Path, digests: bool) -> None:
+def test_many_records_have_the_errors_that_they_have_one_by_one(tmp_path: Path, digests: bool) -> None:
     special = normal(40)
     special[3] = math.nan
     huge = torch.full((100_000,), 3e38)
@@ -179,11 +179,11 @@ def test_many_rows_have_the_errors_that_their_records_have_one_by_one(tmp_path: 
         torch.ones(1),
         torch.tensor(3),
     ]
-    forms = Forms(Places())
+    reader = ColumnReader(Places())
     left, right = (
-        rows_of(tmp_path / at, side, forms, digests=digests) for at, side in (("a", actual), ("e", expected))
+        columns_of(tmp_path / at, side, reader, digests=digests) for at, side in (("a", actual), ("e", expected))
     )
-    many = row_errors(left, right)
+    many = record_errors(left, right)
     for index in range(len(expected)):
         one = record_error(left.record(index), right.record(index))
         found = (many.identical[index], many.rel_l2[index], many.log_norm[index])

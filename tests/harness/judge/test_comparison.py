@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.harness.judge.comparison import LatentError, Verdict, rounded_up, where_in
-from waypoint_parity.harness.judge.ledger import incomparable
+from waypoint_parity.harness.judge.table import incomparable
 from waypoint_parity.harness.run.keys import Key
 
 

@@ -1,5 +1,5 @@
 from tests.harness.observations import manifest
-from waypoint_parity.harness.judge.expected import expected_observations
+from waypoint_parity.harness.judge.diff import expected_observations
 from waypoint_parity.harness.record.records import PassSites
 from waypoint_parity.harness.record.selection import Selection
 

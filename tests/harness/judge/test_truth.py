@@ -5,11 +5,12 @@ import torch
 
 from tests.harness.observations import FAMILY
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.judge.diff import Dump, diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.truth_diff import with_truth
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics

@@ -10,8 +10,7 @@ import pytest
 from tests.harness.observations import FAMILY, JUDGEMENT, key, manifest, normal, write_dump
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Verdict
-from waypoint_parity.harness.judge.diff import diff
-from waypoint_parity.harness.judge.expected import expected_observations
+from waypoint_parity.harness.judge.diff import diff, expected_observations
 from waypoint_parity.harness.record.records import (
     FIRST_SCHEMA,
     MANIFEST_NAME,

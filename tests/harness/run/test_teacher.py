@@ -9,10 +9,11 @@ from tests.harness import rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Verdict
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario

@@ -10,7 +10,7 @@ from waypoint_parity.harness.explain.blame.result import Cause, LocalError, Shar
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Verdict, WorstAtSite
 from waypoint_parity.harness.judge.judgement import Tolerance
-from waypoint_parity.harness.judge.ledger import incomparable
+from waypoint_parity.harness.judge.table import incomparable
 
 SCENARIO = make_scenario(GEOMETRY, name="two", units=2, seed=0)
 NOT_MEASURED = Measured(necessity=None, sufficiency=None, gain=None, controls=[])

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import Investigation
 from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, normal, write_dump
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
-from waypoint_parity.harness.judge.ledger import Ledger
+from waypoint_parity.harness.judge.table import VerdictTable
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, SUMMARY_SCHEMA, CellRun, Summary
 
@@ -24,9 +24,9 @@ def a_dump(folder: Path, scale: float = 1.0, **changes: Any) -> Path:
 
 
 def a_comparison(verdict: Verdict) -> Comparison:
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, key("patchify"), SAME)
-    closed = ledger.close("eager", "candidate", evidence="tensors", expected=1, pictures=[])
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("patchify"), SAME)
+    closed = table.close("eager", "candidate", evidence="tensors", expected=1, pictures=[])
     return msgspec.structs.replace(closed, verdict=verdict)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.harness.observations import key
-from waypoint_parity.harness.compare.occurrences import MOST_PLACES, Indices, Places, Seen
+from waypoint_parity.harness.compare.columns import MOST_PLACES, Indices, Places, Seen
 
 
 def codes(*pairs: tuple[int, int]) -> Indices:

@@ -1,16 +1,17 @@
 import math
+from itertools import count
 
 import msgspec
 import pytest
 
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
 from waypoint_parity.harness.compare.error import Error
+from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, Limits, Tolerance
-from waypoint_parity.harness.judge.ledger import ACCEPTED_INPUT, ALLOWED_MISSING, Expected, Ledger
-from waypoint_parity.harness.judge.tally import MOST_FAILURES
+from waypoint_parity.harness.judge.table import ACCEPTED_INPUT, ALLOWED_MISSING, MOST_FAILURES, Expected, VerdictTable
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run.keys import Key, Rung
 from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
@@ -18,21 +19,21 @@ from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 NO_DISTANCE = Error(identical=False, rel_l2=math.inf, note="shape [2], not [3]")
 
 
-def close(ledger: Ledger, expected: int = 1) -> Comparison:
-    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
+def close(table: VerdictTable, expected: int = 1) -> Comparison:
+    return table.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
 
 
 def judged(*errors: Error, judgement: Judgement = JUDGEMENT) -> Comparison:
-    ledger = Ledger(judgement, FAMILY)
+    table = VerdictTable(judgement, FAMILY)
     for order, error in enumerate(errors):
-        ledger.pair(order, key("latent", unit=order), error)
-    return close(ledger)
+        table.pair(order, key("latent", unit=order), error)
+    return close(table)
 
 
 def test_every_picture_is_given_the_bound_of_its_unit() -> None:
     black = PictureMetrics(at=PictureAt(2, 0, 1), ssim=1.0, mean_abs=0.0, max_abs=0, psnr=None)
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    (picture,) = ledger.close("eager", "candidate", evidence="tensors", expected=0, pictures=[black]).pictures
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    (picture,) = table.close("eager", "candidate", evidence="tensors", expected=0, pictures=[black]).pictures
     assert picture == msgspec.structs.replace(black, bound=JUDGEMENT.bounds.of(Key(2, "decode", 0, "frame")).rel_l2)
 
 
@@ -67,38 +68,38 @@ def test_no_observation_at_all_is_no_pass() -> None:
 
 def test_nothing_but_inputs_is_no_pass() -> None:
     """Two implementations that show no site of their own were given the same, and did nothing to compare."""
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, key("input.noise"), SAME)
-    assert not close(ledger)
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("input.noise"), SAME)
+    assert not close(table)
 
 
 def test_a_picture_has_a_tolerance_of_its_own() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
-    comparison = close(ledger)
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
+    comparison = close(table)
     assert comparison.verdict is Verdict.WITHIN_NOISE
     assert comparison.sites[0].rel_l2 == 5e-4
 
 
 def test_the_first_failure_is_the_first_in_execution_order_however_the_pairs_arrive() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
+    table = VerdictTable(JUDGEMENT, FAMILY)
     for order in (5, 2, 9, 3):
-        ledger.pair(order, key(f"transformer.blocks.{order}"), off_by(float(order)))
-    comparison = close(ledger)
+        table.pair(order, key(f"transformer.blocks.{order}"), off_by(float(order)))
+    comparison = close(table)
     assert comparison.first is not None
     assert (comparison.first.order, comparison.first.block) == (2, 2)
     assert [failure.order for failure in comparison.failures] == [2, 3, 5, 9]
 
 
 def test_the_worst_is_the_largest_error_of_an_activation() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, key("patchify"), off_by(1e-7))
-    ledger.pair(1, key("out_norm"), off_by(3e-6))
-    ledger.pair(2, key("velocity"), off_by(2e-6))
-    ledger.pair(3, Key(0, "decode", 0, "frame"), off_by(9e-4))
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("patchify"), off_by(1e-7))
+    table.pair(1, key("out_norm"), off_by(3e-6))
+    table.pair(2, key("velocity"), off_by(2e-6))
+    table.pair(3, Key(0, "decode", 0, "frame"), off_by(9e-4))
     for order, mask in enumerate(("written", "visible"), start=4):
-        ledger.pair(order, Key(0, "cache", 0, f"kv_cache.layers.0.{mask}"), off_by(0.5))
-    comparison = close(ledger, expected=6)
+        table.pair(order, Key(0, "cache", 0, f"kv_cache.layers.0.{mask}"), off_by(0.5))
+    comparison = close(table, expected=6)
     assert comparison.worst is not None
     assert comparison.worst.site == "out_norm"
 
@@ -125,20 +126,20 @@ def test_failures_are_kept_up_to_a_limit_and_counted_beyond_it() -> None:
 
 
 def test_the_ladder_has_one_rung_per_site_and_step_with_its_worst_unit() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
+    table = VerdictTable(JUDGEMENT, FAMILY)
     for unit, size in enumerate((1e-7, 3e-2, 2e-2)):
         for step in range(2):
-            ledger.pair(2 * unit + step, key("latent", unit, step), off_by(size))
-    rungs = close(ledger).sites
+            table.pair(2 * unit + step, key("latent", unit, step), off_by(size))
+    rungs = close(table).sites
     assert [(rung.site, rung.step) for rung in rungs] == [("latent", 0), ("latent", 1)]
     assert [(rung.rel_l2, rung.unit, rung.failed, rung.observations) for rung in rungs] == [(3e-2, 1, 2, 3)] * 2
 
 
 def missing(site: str, *, allowed: tuple[str, ...] = (), seen_elsewhere: bool = False) -> Comparison:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
-    ledger.pair(0, key("patchify"), SAME)
-    ledger.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
-    return close(ledger, expected=2)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
+    table.pair(0, key("patchify"), SAME)
+    table.missing(1, key(site), lacking="candidate", seen_elsewhere=seen_elsewhere)
+    return close(table, expected=2)
 
 
 def test_a_missing_site_is_never_a_pass() -> None:
@@ -165,18 +166,18 @@ def test_a_site_that_was_seen_in_other_passes_may_not_be_missing_in_one() -> Non
 
 
 def test_a_run_of_nothing_but_allowed_missing_sites_is_no_pass() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)), FAMILY)
-    ledger.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
-    assert not close(ledger)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, allowed_missing=("*",)), FAMILY)
+    table.missing(0, key("latent"), lacking="candidate", seen_elsewhere=False)
+    assert not close(table)
 
 
 @pytest.mark.parametrize("error", [off_by(1e-9), NO_DISTANCE])
 def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(3, key("input.sigma", unit=1), error)
-    ledger.pair(1, key("input.noise"), error)
-    ledger.pair(4, key("latent"), SAME)
-    comparison = close(ledger)
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(3, key("input.sigma", unit=1), error)
+    table.pair(1, key("input.noise"), error)
+    table.pair(4, key("latent"), SAME)
+    comparison = close(table)
     assert comparison.verdict is Verdict.INCOMPARABLE
     assert comparison.reason == "input.noise differs at unit 0, denoise step 0"
     assert (comparison.counts, comparison.failures, comparison.worst, comparison.sites) == ({}, [], None, [])
@@ -184,10 +185,10 @@ def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) 
 
 
 def test_an_input_may_differ_by_name() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)), FAMILY)
-    ledger.pair(0, key("input.noise"), off_by(1.0))
-    ledger.pair(1, key("latent"), off_by(1e-6))
-    comparison = close(ledger)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, accepted_inputs=("noise",)), FAMILY)
+    table.pair(0, key("input.noise"), off_by(1.0))
+    table.pair(1, key("latent"), off_by(1e-6))
+    comparison = close(table)
     assert comparison.verdict is Verdict.WITHIN_NOISE
     assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 1}
 
@@ -203,10 +204,10 @@ EXPECTED = {Rung("denoise", 0, "patchify"): 3, Rung("denoise", 0, "latent"): 3}
 
 def covered(*keys: Key, expected: Expected, allowed: tuple[str, ...] = ()) -> Comparison:
     """The comparison of two sides that both showed the same at `keys`, and nothing else."""
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, allowed_missing=allowed), FAMILY)
     for order, at in enumerate(keys):
-        ledger.pair(order, at, SAME)
-    return ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
+        table.pair(order, at, SAME)
+    return table.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
 
 
 def all_units(*sites: str) -> list[Key]:
@@ -268,18 +269,18 @@ def test_where_only_their_number_is_known_too_few_observations_are_no_pass() -> 
 
 
 def test_an_input_of_one_element_is_told_by_its_values() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, key("input.timestamp", 2), Error(identical=False, rel_l2=0.5, values=(3.0, 2.0)))
-    assert close(ledger).reason == "input.timestamp is 3, expected 2, at unit 2, denoise step 0"
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("input.timestamp", 2), Error(identical=False, rel_l2=0.5, values=(3.0, 2.0)))
+    assert close(table).reason == "input.timestamp is 3, expected 2, at unit 2, denoise step 0"
 
 
 def test_controls_are_accepted_by_one_name_and_an_unknown_name_is_refused() -> None:
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)), FAMILY)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)), FAMILY)
     for order, site in enumerate(("input.button", "input.mouse", "input.scroll", "latent")):
-        ledger.pair(order, key(site), off_by(1e-6))
-    assert close(ledger).counts == {ACCEPTED_INPUT: 3, Verdict.WITHIN_NOISE: 1}
+        table.pair(order, key(site), off_by(1e-6))
+    assert close(table).counts == {ACCEPTED_INPUT: 3, Verdict.WITHIN_NOISE: 1}
     with pytest.raises(UserError, match="nothing that could differ has this name"):
-        Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)), FAMILY)
+        VerdictTable(Judgement(JUDGEMENT.bounds, accepted_inputs=("buttons",)), FAMILY)
 
 
 def test_norms_are_judged_where_they_have_a_bound() -> None:
@@ -303,19 +304,19 @@ def test_many_pairs_are_judged_as_one() -> None:
 
 def test_the_growth_is_that_of_the_latents_that_units_end_with() -> None:
     """Neither that of a velocity, nor that of what a seed image is encoded to."""
-    ledger = Ledger(JUDGEMENT, FAMILY)
-    ledger.pair(0, Key(2, "image", 0, "latent"), SAME)
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, Key(2, "image", 0, "latent"), SAME)
     for order, (site, unit, error) in enumerate([("latent", 0, 1e-7), ("velocity", 0, 1.0), ("latent", 1, 3e-7)]):
-        ledger.pair(order + 1, key(site, unit), off_by(error))
-    assert [(at.unit, at.rel_l2) for at in close(ledger).growth] == [(0, 1e-7), (1, 3e-7)]
+        table.pair(order + 1, key(site, unit), off_by(error))
+    assert [(at.unit, at.rel_l2) for at in close(table).growth] == [(0, 1e-7), (1, 3e-7)]
 
 
 def test_branches_are_rungs_and_failures_of_their_own() -> None:
-    ledger = Ledger(JUDGEMENT, FAMILY)
+    table = VerdictTable(JUDGEMENT, FAMILY)
     for order, branch in enumerate(("cond", "uncond")):
-        ledger.pair(order, key("velocity")._replace(branch=branch), off_by(float(order)))
+        table.pair(order, key("velocity")._replace(branch=branch), off_by(float(order)))
     expected = {Rung("denoise", 0, "velocity", branch): 1 for branch in ("cond", "uncond", "perturbed")}
-    comparison = ledger.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
+    comparison = table.close("eager", "candidate", evidence="tensors", expected=expected, pictures=[])
     assert [(rung.branch, rung.failed) for rung in comparison.sites] == [("cond", 0), ("uncond", 1), ("perturbed", 1)]
     assert str(comparison.first).startswith("velocity at unit 0, denoise step 0, uncond: ")
     assert [failure.key.branch for failure in comparison.failures] == ["uncond", "perturbed"]
@@ -334,12 +335,12 @@ def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
             ]
         )
 
-    ledger = Ledger(Judgement(JUDGEMENT.bounds, accepted_inputs=("text",)), Clips())  # type: ignore[arg-type]
-    ledger.pair(0, Key(0, "prepare", 0, "input.text"), off_by(1.0))
-    ledger.pair(1, Key(0, "denoise", 0, "attends"), off_by(9e-6))
-    ledger.pair(2, Key(0, "denoise", 0, "latent"), off_by(1e-7))
-    ledger.missing(3, Key(0, "judge", 0, "score"), lacking="candidate", seen_elsewhere=False)
-    comparison = close(ledger)
+    table = VerdictTable(Judgement(JUDGEMENT.bounds, accepted_inputs=("text",)), Clips())  # type: ignore[arg-type]
+    table.pair(0, Key(0, "prepare", 0, "input.text"), off_by(1.0))
+    table.pair(1, Key(0, "denoise", 0, "attends"), off_by(9e-6))
+    table.pair(2, Key(0, "denoise", 0, "latent"), off_by(1e-7))
+    table.missing(3, Key(0, "judge", 0, "score"), lacking="candidate", seen_elsewhere=False)
+    comparison = close(table)
     assert comparison.counts == {ACCEPTED_INPUT: 1, Verdict.WITHIN_NOISE: 1, Verdict.DIVERGED: 1}
     assert comparison.first is not None
     assert (comparison.first.site, comparison.first.tolerance) == ("attends", 0.0)
@@ -348,3 +349,42 @@ def test_a_family_of_other_sites_is_judged_by_its_own_table() -> None:
     assert comparison.worst.site == "latent"
     assert comparison.growth == []
     assert comparison.family == "clips"
+
+
+def test_every_unit_has_the_error_of_its_last_latent_and_what_noise_may_grow_to() -> None:
+    table, order = VerdictTable(JUDGEMENT, FAMILY), count()
+    for unit, errors in enumerate([(1e-7, 2e-7), (3e-7, 4e-7)]):
+        for step, error in enumerate(errors):
+            table.pair(next(order), key("latent", unit, step), off_by(error))
+    assert [(at.unit, at.rel_l2, at.tolerance) for at in close(table).growth] == [(0, 2e-7, 1e-5), (1, 4e-7, 1e-5)]
+
+
+def test_the_last_latent_is_the_last_in_the_execution_whatever_its_step_is_called() -> None:
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(7, key("latent", step=0), off_by(2e-7))
+    table.pair(3, key("latent", step=5), off_by(1e-7))
+    assert [at.rel_l2 for at in close(table).growth] == [2e-7]
+
+
+def test_a_latent_without_a_distance_has_none() -> None:
+    assert judged(NO_DISTANCE).growth[0].rel_l2 is None
+
+
+def test_growth_is_told_alike_in_whatever_parts_and_order_the_errors_come() -> None:
+    """Each part counts from its own beginning."""
+
+    def part(*latents: tuple[int, Key, float]) -> VerdictTable:
+        table = VerdictTable(JUDGEMENT, FAMILY)
+        for order, at, error in latents:
+            table.pair(order, at, off_by(error))
+        return table
+
+    parts = [
+        (0, part((1, key("latent", 0, 1), 2e-7), (0, key("latent", 0, 0), 5e-7), (2, key("latent", 1, 0), 3e-7))),
+        (3, part((0, key("latent", 1, 1), 4e-7))),
+    ]
+    for those in (parts, parts[::-1]):
+        whole = VerdictTable(JUDGEMENT, FAMILY)
+        for before, table in those:
+            whole.merge(table, {REFERENCE: before, CANDIDATE: before})
+        assert [(at.unit, at.rel_l2) for at in close(whole).growth] == [(0, 2e-7), (1, 4e-7)]

@@ -7,11 +7,12 @@ import torch
 from tests.harness import implementations, rollouts
 from tests.harness.observations import JUDGEMENT
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.ledger import ALLOWED_MISSING
-from waypoint_parity.harness.judge.lockstep import Side, lockstep
+from waypoint_parity.harness.judge.live import lockstep
+from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics

@@ -1,0 +1,425 @@
+"""The verdict table: takes the pairs of two runs, many at once, and closes with their comparison."""
+
+import math
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain, count
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags, Indices, Numbers, Places, Seen
+from waypoint_parity.harness.compare.contract import accepted_sites
+from waypoint_parity.harness.compare.error import Error, no_distance
+from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
+from waypoint_parity.harness.compare.pictures import PictureMetrics
+from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
+from waypoint_parity.harness.judge.comparison import (
+    COMPARISON_SCHEMA,
+    Comparison,
+    LatentError,
+    SiteResult,
+    Verdict,
+    WorstAtSite,
+    where_in,
+)
+from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Limits
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.keys import Key, Rung, block_of, is_input
+from waypoint_parity.harness.run.sites import Kind
+
+ALLOWED_MISSING = "ALLOWED_MISSING"
+ACCEPTED_INPUT = "ACCEPTED_INPUT"
+MOST_FAILURES = 200
+# Pairs that come one by one are judged so many at a time.
+_BATCH = 512
+# Verdicts and kinds of sites as columns have them: by their places in these.
+_VERDICTS = (*Verdict, ACCEPTED_INPUT)
+_IDENTICAL, _DIVERGED, _INCOMPARABLE = map(_VERDICTS.index, (Verdict.IDENTICAL, Verdict.DIVERGED, Verdict.INCOMPARABLE))
+_WITHIN_NOISE, _ACCEPTED = map(_VERDICTS.index, (Verdict.WITHIN_NOISE, ACCEPTED_INPUT))
+_KINDS = tuple(Kind)
+_INPUT, _LATENT = map(_KINDS.index, (Kind.INPUT, Kind.LATENT))
+# A picture has metrics of its own, a mask is right or wrong, an input is equal or nothing is scored.
+_HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in _KINDS])
+
+# How many units are to show each rung; or how many observations there are to be, if no more is known.
+Expected = Mapping[Rung, int] | int
+
+
+class VerdictTable:
+    """Judges every observation of two runs: counts, first failures, the worst error, growth, and the layer ladder.
+
+    Its memory grows with the sites of a model, and by one byte for each observation that was entered: judged,
+    accepted or allowed to be missing. The table of a part of the runs can be sent to another process, and is merged
+    into that of the whole.
+    """
+
+    def __init__(self, judgement: Judgement, family: Family) -> None:
+        """Raise UserError for an accepted input that does not exist."""
+        self.places = Places()
+        self.counts: Counter[str] = Counter()
+        self.failures: list[SiteResult] = []
+        self.worst: SiteResult | None = None
+        # The place in the execution after that of everything entered.
+        self.end = 0
+        self._family = family.name
+        self._sites = family.sites
+        self._bounds = judgement.bounds
+        self._accepted = accepted_sites(judgement.accepted_inputs, family)
+        self._allowed_missing = judgement.allowed_missing
+        self._differing_input: SiteResult | None = None
+        self._entered = Seen()
+        # By unit, of the latest of its latents so far: its place in the execution, its key, and its error.
+        self._latents: dict[int, tuple[int, Key, float]] = {}
+        self._pairs: list[tuple[int, Key, Error]] = []
+        # By place: how it is judged, with limits for each unit that has its own and for the later ones; the worst
+        # error, below any where there is none, and the unit that showed it; and how many observations there were.
+        limits = ("limits", np.float64, (judgement.bounds.units + 1, 2))
+        errors = [("kind", np.int8), ("accepted", np.bool_), ("error", np.float64), ("unit", np.int64)]
+        self._rows = np.zeros(0, [*errors, limits, *((name, np.int64) for name in ("compared", "missing", "failed"))])
+
+    def pair(self, order: int, key: Key, error: Error) -> None:
+        """Both sides showed `key`, `error` apart; `order` is its place in the reference's execution."""
+        self._pairs.append((order, key, error))
+        if len(self._pairs) == _BATCH:
+            self._judge_pairs()
+
+    def take(self, actual: Columns, expected: Columns) -> None:
+        """Both dumps have these records [n] of the same keys."""
+
+        def error_of(index: int) -> Error:
+            return record_error(actual.record(index), expected.record(index))
+
+        self._judge(expected.at, expected.codes, record_errors(actual, expected), error_of, actual.at)
+
+    def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, what: str = "record") -> None:
+        """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
+
+        `seen_elsewhere`: that side showed the site in other passes. Then it is not one that it may lack by name, nor
+        one of the optional sites, which it may lack altogether.
+        """
+        if self._sites.is_optional(key.site) and not seen_elsewhere:
+            return
+        self._enter(np.array([order]), self.places.codes([key]))
+        self._missing(order, key, 1, f"the {lacking} has no {what} of it", seen_elsewhere)
+
+    def merge(self, part: "VerdictTable", lines: Mapping[SideName, int]) -> Indices:
+        """Add the table of a later part of two dumps, before which there are so many lines.
+
+        Returns the numbers that the places of the part have here.
+        """
+        part._judge_pairs()
+        before = lines[REFERENCE]
+        numbers = np.array([self.places[place] for place in part.places.names], np.int64)
+        ours, theirs = self._known(), part._known()
+        self._raise(numbers, theirs["error"], theirs["unit"])
+        for name in ("compared", "missing", "failed"):
+            ours[name][numbers] += theirs[name]
+        self._entered.merge(part._entered, numbers)
+        self.end = max(self.end, part.end + before)
+        self.counts += part.counts
+        for order, key, rel_l2 in part._latents.values():
+            self._grow(order + before, key, rel_l2)
+        for failure in part.failures:
+            self._fail(failure.order + before, partial(_moved, failure, lines))
+        if part.worst is not None:
+            self._exceed(part.worst.distance, partial(_moved, part.worst, lines))
+        if part._differing_input is not None:
+            self._differ(part._differing_input.order + before, partial(_moved, part._differing_input, lines))
+        return numbers
+
+    def close(
+        self, reference: str, candidate: str, *, evidence: str, expected: Expected, pictures: Sequence[PictureMetrics]
+    ) -> Comparison:
+        """The comparison of the runs called `reference` and `candidate`; no score is given where an input differed."""
+        self._judge_pairs()
+        if (differing := self._differing_input) is not None:
+            names, reason = (reference, candidate), _difference(differing)
+            return incomparable(*names, reason, bounds=self._bounds, evidence=evidence, first=differing)
+        self._lacking(expected)
+        return Comparison(
+            schema=COMPARISON_SCHEMA,
+            verdict=self._verdict(),
+            reference=reference,
+            candidate=candidate,
+            evidence=evidence,
+            bounds=self._bounds.to_json(),
+            reason=None,
+            first=self.failures[0] if self.failures else None,
+            worst=self.worst,
+            counts=dict(self.counts),
+            expected=expected if isinstance(expected, int) else sum(expected.values()),
+            compared=self._compared(expected),
+            failures=self.failures,
+            sites=self._ladder(),
+            pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
+            growth=[self._growth(*self._latents[unit][1:]) for unit in sorted(self._latents)],
+            family=self._family,
+        )
+
+    def compared_sites(self) -> set[str]:
+        """The sites that both sides showed in some pass."""
+        return {self.places.names[place][2] for place in np.flatnonzero(self._known()["compared"])}
+
+    def _judge_pairs(self) -> None:
+        """Judge the pairs that came one by one."""
+        if self._pairs:
+            orders, keys, errors = zip(*self._pairs, strict=True)
+            self._pairs.clear()
+            self._judge(np.array(orders), self.places.codes(keys), Errors.of(errors), errors.__getitem__)
+
+    def _judge(
+        self,
+        order: Indices,
+        codes: Indices,
+        errors: Errors,
+        error_of: Callable[[int], Error],
+        lines: Indices | None = None,
+    ) -> None:
+        """Judge pairs [n]. `error_of` tells all of one error.
+
+        In a diff `order` counts the reference's lines, and `lines` [n] the candidate's.
+        """
+        self._enter(order, codes)
+        units, places = np.divmod(codes, MOST_PLACES)
+        verdicts, kinds = self._verdicts(units, places, errors), self._rows["kind"][places]
+
+        def result(index: int) -> SiteResult:
+            at = None if lines is None else (int(lines[index]) + 1, int(order[index]) + 1)
+            verdict, key = Verdict(_VERDICTS[verdicts[index]]), self.places.key(int(codes[index]))
+            return self._result(int(order[index]), key, verdict, error_of(index), at)
+
+        for index in np.flatnonzero(verdicts == _INCOMPARABLE).tolist():
+            self._differ(int(order[index]), partial(result, index))
+        diverged = verdicts == _DIVERGED
+        for index in np.flatnonzero(diverged).tolist():
+            self._fail(int(order[index]), partial(result, index))
+        if len(measured := np.flatnonzero(_HAS_WORST[kinds])):
+            index = int(measured[np.argmax(errors.distance[measured])])
+            self._exceed(float(errors.distance[index]), partial(result, index))
+        for index in np.flatnonzero(kinds == _LATENT).tolist():
+            self._grow(int(order[index]), self.places.key(int(codes[index])), float(errors.rel_l2[index]))
+        compared = verdicts <= _DIVERGED
+        self._raise(places[compared], errors.distance[compared], units[compared])
+        np.add.at(self._rows["compared"], places[compared], 1)
+        np.add.at(self._rows["failed"], places[diverged], 1)
+        for name, number in zip(_VERDICTS, np.bincount(verdicts).tolist(), strict=False):
+            self._count(name, number)
+
+    def _verdicts(self, units: Indices, places: Indices, errors: Errors) -> Indices:
+        """The verdicts of pairs [n]."""
+        rows = self._known()
+        distance, norm = rows["limits"][places, np.minimum(units, self._bounds.units)].T
+        inputs, accepted = rows["kind"][places] == _INPUT, rows["accepted"][places]
+        within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
+        found = {_IDENTICAL: errors.identical, _ACCEPTED: accepted, _INCOMPARABLE: inputs, _WITHIN_NOISE: within}
+        return np.select([*found.values()], [*found], _DIVERGED)
+
+    def _known(self) -> npt.NDArray[np.void]:
+        """What is known of every place, also of new ones."""
+        if new := self.places.names[len(self._rows) :]:
+            more = np.zeros(len(new), self._rows.dtype)
+            more["error"] = -1.0
+            more["kind"] = [_KINDS.index(self._sites.kind(site, phase)) for phase, _, site, *_ in new]
+            more["accepted"] = [site in self._accepted for _, _, site, *_ in new]
+            own = range(self._bounds.units + 1)
+            more["limits"] = [[self._limit(Key(unit, *place)) for unit in own] for place in new]
+            self._rows = np.concatenate([self._rows, more])
+        return self._rows
+
+    def _limit(self, key: Key) -> Limits:
+        """The limits of one observation; a mask is right or wrong."""
+        return Limits(0.0) if self._sites.kind(key.site, key.phase) is Kind.MASK else self._bounds.of(key)
+
+    def _picture_bound(self, of: PictureMetrics) -> float:
+        row = next(row for row in self._sites.rows if row.kind is Kind.PICTURE)
+        return self._bounds.of(Key(of.at.unit, row.phases[0], of.at.step, row.name)).rel_l2
+
+    # --- what is kept
+
+    def _enter(self, order: Indices, codes: Indices) -> None:
+        self._entered.add(codes)
+        self.end = max(self.end, int(order.max()) + 1)
+
+    def _count(self, name: str, number: int) -> None:
+        if number:
+            self.counts[name] += number
+
+    def _fail(self, order: int, result: Callable[[], SiteResult]) -> None:
+        """Keep a failure, if it is among the first in execution order."""
+        if len(self.failures) < MOST_FAILURES or order < self.failures[-1].order:
+            insort(self.failures, result(), key=lambda failure: failure.order)
+            del self.failures[MOST_FAILURES:]
+
+    def _differ(self, order: int, result: Callable[[], SiteResult]) -> None:
+        """Keep an input that differs, if it is the first in execution order."""
+        if self._differing_input is None or order < self._differing_input.order:
+            self._differing_input = result()
+
+    def _exceed(self, distance: float, result: Callable[[], SiteResult]) -> None:
+        """Keep the error of an activation, if it is the worst."""
+        if self.worst is None or distance > self.worst.distance:
+            self.worst = result()
+
+    def _grow(self, order: int, key: Key, rel_l2: float) -> None:
+        """Keep the error of a latent, if it is its unit's last in execution order."""
+        known = self._latents.get(key.unit)
+        if known is None or order > known[0]:
+            self._latents[key.unit] = order, key, rel_l2
+
+    def _raise(self, places: Indices, errors: Numbers, units: Indices) -> None:
+        """Keep the worst error of each place, and the first unit that showed it."""
+        worst, first = self._rows["error"], self._rows["unit"]
+        worse = (errors > worst[places]) | ((errors == worst[places]) & (units < first[places]))
+        for index in np.flatnonzero(worse):
+            place, error, unit = places[index], errors[index], units[index]
+            if (error, -unit) > (worst[place], -first[place]):
+                worst[place], first[place] = error, unit
+
+    def _missing(self, order: int, key: Key, number: int, note: str, seen_elsewhere: bool) -> None:
+        """Enter so many missing observations, the first of them `key`."""
+        if not seen_elsewhere and any(fnmatchcase(key.site, pattern) for pattern in self._allowed_missing):
+            self._count(ALLOWED_MISSING, number)
+            return
+        self._count(Verdict.MISSING, number)
+        place = np.array([self.places[key[1:]]])
+        rows = self._known()
+        self._raise(place, np.array([math.inf]), np.array([key.unit]))
+        for name in ("missing", "failed"):
+            rows[name][place] += number
+        self._fail(order, lambda: self._result(order, key, Verdict.MISSING, no_distance(note), None))
+
+    def _lacking(self, expected: Expected) -> None:
+        """Enter what neither side showed, of that which was expected: one failure a site, at the first such unit."""
+        if isinstance(expected, int):
+            if (lacking := expected - len(self._entered)) > 0 and not self._allowed_missing:
+                note = f"neither side has a record of {lacking} of {expected} observations"
+                self._missing(self.end, Key(0, "any", 0, "any site"), lacking, note, True)
+            return
+        shown, compared = self._entered.units(range(len(self.places))), self.compared_sites()
+        for rung, number in expected.items():
+            place = self.places.get((*rung, 0))
+            seen = [] if place is None else self._entered.units_of(place)
+            if len(seen) < number:
+                unit = next(unit for unit in chain(shown, count()) if unit not in seen)
+                key, note = Key(unit, *rung), "neither side has a record of it"
+                self._missing(self.end, key, number - len(seen), note, key.site in compared)
+
+    # --- what it comes to
+
+    def _verdict(self) -> Verdict:
+        """The worst verdict of any observation; to have observed nothing, or nothing but inputs, is no pass."""
+        computed = any(not is_input(self.places.names[place][2]) for place in self._shown())
+        found = [verdict for verdict in Verdict if self.counts[verdict]]
+        return found[-1] if computed and found else Verdict.MISSING
+
+    def _compared(self, expected: Expected) -> int:
+        """How many observations were compared, of those expected each once in a unit."""
+        compared = self._known()["compared"]
+        if isinstance(expected, int):
+            return int(compared.sum())
+        places = (self.places.get((*rung, 0)) for rung in expected)
+        return sum(int(compared[place]) for place in places if place is not None)
+
+    def _shown(self) -> list[int]:
+        """The places that are on the ladder, in execution order."""
+        rows = self._known()
+        shown: list[int] = np.flatnonzero(rows["compared"] + rows["missing"]).tolist()
+        return shown
+
+    def _ladder(self) -> list[WorstAtSite]:
+        """The rungs of the ladder; the calls of one site are one rung."""
+        rungs: dict[Rung, list[int]] = {}
+        for place in self._shown():
+            rungs.setdefault(Rung(*self.places.names[place][:4]), []).append(place)
+        return [self._rung(rung, places) for rung, places in rungs.items()]
+
+    def _rung(self, rung: Rung, places: list[int]) -> WorstAtSite:
+        rows = self._rows[places]
+        worst = rows[np.argmax(rows["error"])]
+        unit = int(worst["unit"])
+        return WorstAtSite(
+            **rung._asdict(),
+            rel_l2=finite(float(worst["error"])),
+            tolerance=self._bounds.of(Key(unit, *rung)).rel_l2,
+            unit=unit,
+            failed=int(rows["failed"].sum()),
+            observations=int((rows["compared"] + rows["missing"]).sum()),
+        )
+
+    def _growth(self, key: Key, rel_l2: float) -> LatentError:
+        return LatentError(unit=key.unit, rel_l2=finite(rel_l2), tolerance=self._bounds.of(key).rel_l2)
+
+    def _result(
+        self, order: int, key: Key, verdict: Verdict, error: Error, lines: tuple[int, int] | None
+    ) -> SiteResult:
+        limits = self._limit(key)
+        return SiteResult(
+            order=order,
+            **key._asdict(),
+            block=block_of(key.site),
+            verdict=verdict,
+            rel_l2=finite(error.rel_l2),
+            tolerance=limits.rel_l2,
+            norm_tolerance=finite(limits.log_norm),
+            cosine=error.cosine,
+            norm_ratio=error.norm_ratio,
+            max_abs=error.max_abs,
+            note=error.note,
+            values=error.values,
+            lines=lines,
+        )
+
+
+def _moved(result: SiteResult, lines: Mapping[SideName, int]) -> SiteResult:
+    """`result` as counted from the beginning of the files, where its part comes after so many lines."""
+    here = result.lines
+    moved = None if here is None else (here[0] + lines[CANDIDATE], here[1] + lines[REFERENCE])
+    return msgspec.structs.replace(result, order=result.order + lines[REFERENCE], lines=moved)
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where it is none that JSON knows."""
+    return value if math.isfinite(value) else None
+
+
+def _difference(differing: SiteResult) -> str:
+    """Which input differs, and where; of a single number also the values."""
+    where = where_in(differing.key)
+    if differing.values is None:
+        return f"{differing.site} differs at {where}"
+    actual, expected = differing.values
+    return f"{differing.site} is {actual:.9g}, expected {expected:.9g}, at {where}"
+
+
+def incomparable(
+    reference: str,
+    candidate: str,
+    reason: str,
+    *,
+    bounds: Bounds,
+    evidence: str,
+    first: SiteResult | None = None,
+) -> Comparison:
+    """The comparison of two runs that cannot be compared, for `reason`: no score of any kind."""
+    return Comparison(
+        schema=COMPARISON_SCHEMA,
+        verdict=Verdict.INCOMPARABLE,
+        reference=reference,
+        candidate=candidate,
+        evidence=evidence,
+        bounds=bounds.to_json(),
+        reason=reason,
+        first=first,
+        worst=None,
+        counts={},
+        expected=0,
+        compared=0,
+        failures=[],
+        sites=[],
+        pictures=[],
+    )
