@@ -1,15 +1,14 @@
 """Lockstep: two implementations in one process, step by step, their tensors paired without ever touching a disk."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Protocol
 
-from torch import Tensor
-
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadow import Shadow, unfollowed
 from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, SIDES, Join, SideName
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
@@ -24,11 +23,15 @@ Take = Callable[[Observation], None]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its name, its adapter, and the dump that its observations go to as well, if any."""
+    """One of the two: its name, its adapter, and the dump that its observations go to as well, if any.
+
+    `shadow`: the exact shadow under which the adapter was built, if it was.
+    """
 
     name: str
     adapter: Adapter
     writer: DumpWriter | None = None
+    shadow: Shadow | None = None
 
 
 class TensorTaker(Protocol):
@@ -38,8 +41,8 @@ class TensorTaker(Protocol):
         """Take what one side shows, before it is paired."""
         ...
 
-    def pair(self, order: int, key: Key, actual: Tensor, expected: Tensor) -> None:
-        """Take what both sides showed at `key`; `order` is its place in the reference's execution."""
+    def pair(self, order: int, actual: Observation, expected: Observation) -> None:
+        """Take what both sides showed at the same key; `order` is its place in the reference's execution."""
         ...
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool) -> None:
@@ -74,10 +77,10 @@ def run_in_lockstep(
         takers[0].append(teacher.observe)
     with ExitStack() as stack:
 
-        def session(adapter: Adapter, watched: Mapping[str, Site], sink: Sink) -> Paced:
+        def session(adapter: Adapter, watched: Mapping[str, Site], sink: Sink, shadow: Shadow | None = None) -> Paced:
             counts = counting(scenario, checkpoint)
             taps = stack.enter_context(recording(watched, sink, counts=counts))
-            return Paced(passes(adapter, scenario, checkpoint, taps))
+            return Paced(passes(adapter, scenario, checkpoint, taps), lambda at: shadow or nullcontext())
 
         sessions = []
         if beside is not None:
@@ -85,7 +88,7 @@ def run_in_lockstep(
         for side, watched, takes in zip((reference, candidate), sites, takers, strict=True):
             if side.writer is not None:
                 stack.enter_context(side.writer)
-            sessions.append(session(side.adapter, watched, _Sink(takes, side.writer)))
+            sessions.append(session(side.adapter, watched, _Sink(takes, side.writer, side.shadow), side.shadow))
         if teacher is not None:
             stack.enter_context(teacher)  # its hooks come after the recording ones
         keep_pace(sessions, order_of(scenario, checkpoint))
@@ -93,7 +96,7 @@ def run_in_lockstep(
     return common
 
 
-class _TensorJoin(Join[Key, tuple[int, Tensor]]):
+class _TensorJoin(Join[Key, tuple[int, Observation]]):
     """Joins what both sides show by key, and hands it on. A tensor is kept only until its partner comes."""
 
     def __init__(self, common: Collection[str], taker: TensorTaker) -> None:
@@ -110,12 +113,12 @@ class _TensorJoin(Join[Key, tuple[int, Tensor]]):
         partner = self.partner(side, seen.key)
         order = partner[0] if partner is not None and side == CANDIDATE else next(self._order)
         if partner is not None:
-            actual, expected = (seen.tensor, partner[1]) if side == CANDIDATE else (partner[1], seen.tensor)
+            actual, expected = (seen, partner[1]) if side == CANDIDATE else (partner[1], seen)
             self._paired.add(seen.key.site)
-            self._taker.pair(order, seen.key, actual, expected)
+            self._taker.pair(order, actual, expected)
         elif seen.key.site in self._common:
             # An implementation may reuse the tensor for its next pass.
-            self.waiting[side][seen.key] = order, seen.tensor.detach().clone()
+            self.waiting[side][seen.key] = order, seen.kept()
         else:
             self._taker.missing(order, seen.key, lacking=OTHER[side], seen_elsewhere=False)
 
@@ -129,11 +132,23 @@ class _TensorJoin(Join[Key, tuple[int, Tensor]]):
 class _Sink:
     """The sink of one side's recorder: what it sees goes to the takers, and to the dump where there is one."""
 
-    def __init__(self, takers: Sequence[Take], writer: DumpWriter | None) -> None:
+    def __init__(self, takers: Sequence[Take], writer: DumpWriter | None, shadow: Shadow | None = None) -> None:
         self._takers = takers
         self._writer = writer
+        self._shadow = shadow
 
     def observe(self, seen: Observation) -> None:
+        if self._shadow is None:
+            self._take(seen)
+            return
+        # The shadow follows the implementation, not what is done with what it shows.
+        with unfollowed():
+            if seen.tensor.is_floating_point():
+                exact, lost = self._shadow.of(seen.tensor), self._shadow.lost(seen.tensor)
+                seen = replace(seen, exact=exact, lost=lost)
+            self._take(seen)
+
+    def _take(self, seen: Observation) -> None:
         for take in self._takers:
             take(seen)
         if self._writer is not None:

@@ -57,13 +57,16 @@ class Errors(NamedTuple):
     identical: npt.NDArray[np.bool_]
     rel_l2: Numbers
     log_norm: Numbers
+    # NaN where not known.
+    exact: Numbers
+    local: Numbers
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        columns = [(error.identical, error.rel_l2, error.log_norm) for error in errors]
-        identical, rel_l2, log_norm = zip(*columns, strict=True)
-        return cls(np.array(identical), np.array(rel_l2, np.float64), np.array(log_norm, np.float64))
+        columns = [(each.identical, each.rel_l2, each.log_norm, each.exact, each.local) for each in errors]
+        identical, *numbers = zip(*columns, strict=True)
+        return cls(np.array(identical), *(np.array(column, np.float64) for column in numbers))
 
     @property
     def distance(self) -> Numbers:
@@ -89,7 +92,8 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
-    return Errors(identical, rel_l2, log_norm)
+    unknown = np.full(len(identical), math.nan)
+    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown)
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:

@@ -1,11 +1,13 @@
 """The error at a site from both sides' full tensors: exact."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
+from waypoint_parity.harness.run.taps import Observation
 
 
 def tensor_error(actual: Tensor, expected: Tensor) -> Error:
@@ -27,6 +29,28 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     max_abs = float(difference.abs().max()) if difference.numel() else 0.0
     error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
     return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
+
+
+def exact_distance(actual: Observation, expected: Observation) -> float | None:
+    """The relative L2 distance of what two sides would have shown without any rounding; None where it is not known.
+
+    Relative to the larger of the exact norm and that of the values as computed: nothing is left of either where terms
+    cancel.
+    """
+    if actual.exact is None or expected.exact is None or actual.exact.shape != expected.exact.shape:
+        return None
+    left, right = actual.exact, expected.exact.to(actual.exact.device)
+    special = ~(left.isfinite() & right.isfinite())
+    if bool(special.any()):
+        if not torch.equal(left[special].nan_to_num(nan=0.5), right[special].nan_to_num(nan=0.5)):
+            return math.inf
+        left, right = left.masked_fill(special, 0.0), right.masked_fill(special, 0.0)
+    distance = float((left - right).norm())
+    if not distance:
+        return 0.0
+    computed = expected.tensor.double()
+    size = max(float(right.norm()), float(computed.masked_fill(~computed.isfinite(), 0.0).norm()))
+    return distance / size if size else math.inf
 
 
 def _same_bits(actual: Tensor, expected: Tensor) -> bool:

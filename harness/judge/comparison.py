@@ -10,6 +10,7 @@ import msgspec
 
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.files import read_document
+from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
 from waypoint_parity.harness.run.family import SlotFault
 from waypoint_parity.harness.run.keys import Key, Rung
 
@@ -56,6 +57,10 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     norm_ratio: float | None = None
     max_abs: float | None = None
     note: str | None = None
+    # How far apart the exact values are (bound: judgement.SAME_MATHEMATICS); and the error that the site makes by itself,
+    # over the largest that rounding explains. None where it was not measured.
+    exact: float | None = None
+    local: float | None = None
     # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
     values: tuple[float, float] | None = None
     lines: tuple[int, int] | None = None
@@ -70,9 +75,21 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         """`rel_l2` as a number that can be ordered: infinite where there is none."""
         return math.inf if self.rel_l2 is None else self.rel_l2
 
+    @property
+    def by_itself(self) -> str | None:
+        """What is wrong by itself, in words; None where nothing is, or it was not measured."""
+        values = "" if self.rel_l2 is None else f"; as computed {self.rel_l2:.2e}"
+        if self.exact is not None and self.exact > SAME_MATHEMATICS:
+            return f"other mathematics, exact values {self.exact:.2e} apart, bound {SAME_MATHEMATICS:.0e}{values}"
+        if self.local is not None and self.local > 1:
+            return f"less precise than rounding explains, {times(self.local)} its bound{values}"
+        return None
+
     def __str__(self) -> str:
         """One line: where, how far, and the tolerance that would have passed."""
         where = f"{self.site} at {where_in(self.key)}"
+        if not self.verdict.passes and (reason := self.by_itself) is not None:
+            return f"{where}: {reason}"
         if self.rel_l2 is None:
             return f"{where}: {self.note}"
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
@@ -81,6 +98,11 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         if self.rel_l2 <= self.tolerance:
             return f"{distance}; norm ratio {self.norm_ratio:.6f}, tolerance 1 +- {self.norm_tolerance:.1e}"
         return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
+
+
+def times(ratio: float) -> str:
+    """A ratio to a bound, in words."""
+    return "infinitely beyond" if math.isinf(ratio) else f"{ratio:.3g} times"
 
 
 def where_in(key: Key) -> str:
@@ -109,6 +131,9 @@ class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
     unit: int
     failed: int
     observations: int
+    # The largest of both at any of them: see SiteResult.
+    exact: float | None = None
+    local: float | None = None
     # Of a bf16 run: the largest distance of either side from a run of the reference in fp32. Information, no verdict.
     reference_to_truth: float | None = None
     candidate_to_truth: float | None = None
@@ -135,6 +160,38 @@ class LatentError(msgspec.Struct, frozen=True, kw_only=True):
     unit: int
     rel_l2: float | None
     tolerance: float
+
+
+class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether both sides compute the same, rounding apart: their exact values, held against each other.
+
+    `worst` is the largest distance of those of `observations`. `unfollowed`: operations behind which there are no exact
+    values, by side.
+    """
+
+    observations: int
+    worst: float | None
+    bound: float
+    unfollowed: dict[str, list[str]] = {}
+
+
+class Precision(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the candidate is as precise as rounding allows, at every site by itself: see harness.judge.precision.
+
+    `units` are those in which `observations` were measured, with so many disturbed `lanes`. `worst` and `reference` are
+    the largest errors over their bounds, at `at`.
+    """
+
+    units: list[int]
+    observations: int
+    lanes: int
+    worst: float | None
+    at: str
+    reference: float | None
+    # Mean gains of sites that are more than rounding explains, in words.
+    gains: list[str] = []
+    # What could not be judged, in words.
+    unjudged: list[str] = []
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +225,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     # The family of the models that were compared.
     family: str = ""
+    # What was asked besides the distance of values, where it could be.
+    mathematics: Mathematics | None = None
+    precision: Precision | None = None
 
     def __bool__(self) -> bool:
         return self.verdict.passes

@@ -1,20 +1,23 @@
 """Live: two implementations in lockstep, judged by their full tensors while they run."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import msgspec
-from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.join import REFERENCE, SideName
 from waypoint_parity.harness.compare.lockstep import Side, run_in_lockstep
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
-from waypoint_parity.harness.compare.tensor_error import tensor_error
-from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison
-from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.table import VerdictTable
+from waypoint_parity.harness.compare.tensor_error import exact_distance, tensor_error
+from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
+from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
+from waypoint_parity.harness.judge.precision import LocalRun
+from waypoint_parity.harness.judge.table import VerdictTable, finite
 from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.adapter import Adapter
@@ -36,15 +39,16 @@ def lockstep(
     judgement: Judgement,
     *,
     truth: Adapter | None = None,
+    local: LocalRun | None = None,
     teacher_forced: bool = False,
 ) -> Comparison:
     """Run a session of both sides in lockstep, and compare every site.
 
-    `truth`: the reference in fp32, from which the distance of either side is taken too. `teacher_forced`: see
-    harness.compare.lockstep.
+    `truth`: the reference in fp32, from which the distance of either side is taken too. `local`: what a run of the same
+    session with the reference fed showed. `teacher_forced`: see harness.compare.lockstep.
     """
     third = Truth()
-    judging = _Judging(judgement, checkpoint, third, teacher_forced=teacher_forced)
+    judging = _Judging(judgement, checkpoint, third, local, teacher_forced=teacher_forced)
     beside = None if truth is None else (truth, third.observe)
     common = run_in_lockstep(
         reference, candidate, checkpoint, scenario, judging, beside=beside, teacher_forced=teacher_forced
@@ -56,13 +60,26 @@ def lockstep(
     rollout = TEACHER_FORCED if teacher_forced else FREE_RUNNING
     if comparison.reason is not None:
         return msgspec.structs.replace(comparison, rollout=rollout)
-    return third.annotate(msgspec.structs.replace(comparison, rollout=rollout, slots=judging.slots.faults))
+    comparison = third.annotate(msgspec.structs.replace(comparison, rollout=rollout, slots=judging.slots.faults))
+    return msgspec.structs.replace(
+        comparison,
+        mathematics=judging.mathematics({side.name: side.shadow for side in (reference, candidate)}),
+        precision=None if local is None else local.precision,
+    )
 
 
 class _Judging:
     """Takes what a lockstep hands on: enters each pair into the verdict table, and follows caches and pictures."""
 
-    def __init__(self, judgement: Judgement, checkpoint: Checkpoint, truth: Truth, *, teacher_forced: bool) -> None:
+    def __init__(
+        self,
+        judgement: Judgement,
+        checkpoint: Checkpoint,
+        truth: Truth,
+        local: LocalRun | None,
+        *,
+        teacher_forced: bool,
+    ) -> None:
         """`truth` is told of every pair."""
         family = checkpoint.family
         self.table = VerdictTable(judgement, family)
@@ -71,6 +88,9 @@ class _Judging:
         self._caches = family.caches.describe(checkpoint.geometry)
         self.slots = family.caches.comparison(self._caches, teacher_forced=teacher_forced)
         self._truth = truth
+        self._local = {} if local is None else local.excess
+        # How many exact values were held against each other, and how far apart they were at the most.
+        self._exact: list[float] = []
         self._order = count()
 
     def seen(self, side: SideName, seen: Observation) -> None:
@@ -83,13 +103,35 @@ class _Judging:
         else:
             self.slots.candidate(sign)
 
-    def pair(self, order: int, key: Key, actual: Tensor, expected: Tensor) -> None:
+    def pair(self, order: int, actual: Observation, expected: Observation) -> None:
         """Judge what both sides showed."""
-        self.table.pair(order, key, tensor_error(actual, expected))
-        self._truth.compare(key, actual, expected)
-        if self._family.sites.kind(key.site, key.phase) is Kind.PICTURE and actual.shape == expected.shape:
-            shown, wanted = pictures_shown(key, actual), pictures_shown(key, expected)
-            self.pictures += [picture_metrics(at, shown[at], wanted[at]) for at in wanted]
+        key, shown, wanted = expected.key, actual.tensor, expected.tensor
+        error = replace(tensor_error(shown, wanted), exact=self._distance(actual, expected), local=self._local.get(key))
+        self.table.pair(order, key, error)
+        self._truth.compare(key, shown, wanted)
+        if self._family.sites.kind(key.site, key.phase) is Kind.PICTURE and shown.shape == wanted.shape:
+            pictures, right = pictures_shown(key, shown), pictures_shown(key, wanted)
+            self.pictures += [picture_metrics(at, pictures[at], right[at]) for at in right]
+
+    def _distance(self, actual: Observation, expected: Observation) -> float | None:
+        """The distance of the exact values. None where it is not known, or shows nothing but that they are not exact."""
+        distance = exact_distance(actual, expected)
+        if distance is None or (distance > SAME_MATHEMATICS and (actual.lost or expected.lost)):
+            return None
+        self._exact.append(distance)
+        return distance
+
+    def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
+        """What the exact values say; None where there are none."""
+        if not self._exact:
+            return None
+        unfollowed = {name: [*shadow.below, *shadow.foreign] for name, shadow in shadows.items() if shadow is not None}
+        return Mathematics(
+            observations=len(self._exact),
+            worst=finite(max(self._exact)),
+            bound=SAME_MATHEMATICS,
+            unfollowed={name: reasons for name, reasons in unfollowed.items() if reasons},
+        )
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool) -> None:
         """Enter what one side alone showed."""

@@ -10,18 +10,20 @@ between the same sites. Nothing has to be patchable in the candidate, nor need i
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadow import unfollowed
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
+from waypoint_parity.harness.judge.comparison import Precision
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
 from waypoint_parity.harness.run.taps import Observation, Taps
@@ -44,17 +46,16 @@ GAIN_OBSERVATIONS = 4
 class Measured:
     """One observation. Errors are relative L2 distances from E, gains <x - E, E> / <E, E>.
 
-    `spread` is the root mean square of the lanes' errors, `lane_gains` are their gains. Of whole numbers and masks only
-    `equal` is known; of others `error` is infinite where there is no distance.
+    `spread` is the root mean square of the lanes' errors, None where no lane was run; `lane_gains` are their gains.
+    `reference` is the reference's own error. Of whole numbers and masks only `equal` is known.
     """
 
     key: Key
     dtype: torch.dtype
     error: float = 0.0
     reference: float = 0.0
-    spread: float = 0.0
+    spread: float | None = None
     gain: float = 0.0
-    reference_gain: float = 0.0
     lane_gains: tuple[float, ...] = ()
     equal: bool | None = None
     # Why E is not exact.
@@ -62,8 +63,8 @@ class Measured:
 
     @property
     def bound(self) -> float:
-        """The largest error that is taken for rounding."""
-        return FACTOR * max(self.spread, FLOOR)
+        """The largest error that is taken for rounding; the reference's own is."""
+        return max(FACTOR * max(self.spread or 0.0, FLOOR), self.reference)
 
     @property
     def excess(self) -> float:
@@ -88,18 +89,84 @@ class Gain:
         """The gain over its bound: more than 1 is wrong."""
         return abs(self.gain) / self.bound
 
+    def __str__(self) -> str:
+        return (
+            f"{self.site} in {self.phase} is {1 + self.gain:.9g} times what it should be, bound 1 +- {self.bound:.1e}"
+        )
+
 
 @dataclass(frozen=True)
 class LocalRun:
     """What a run with the reference fed showed, in the order of execution.
 
-    `alone`: what only the candidate showed, or in another shape. `refused`: sites of the reference that did not take a
-    value, so that what reads them had another input than the candidate's.
+    Whole numbers were compared in all units, everything else in `units`. `alone`: what only the candidate showed, or in
+    another shape. `refused`: sites of the reference that did not take a value, so that what reads them had another
+    input than the candidate's.
     """
 
     measured: list[Measured]
+    units: list[int]
+    lanes: int
     alone: list[Key]
     refused: list[str]
+
+    @cached_property
+    def gains(self) -> list[Gain]:
+        """The mean gain of every site in every phase with enough observations."""
+        return gains(self.measured)
+
+    @cached_property
+    def excess(self) -> dict[Key, float]:
+        """By how much each observation is wrong by itself: more than 1 is. Those without an exact value are not here."""
+        wrong = {(gain.site, gain.phase): gain.excess for gain in self.gains if gain.excess > 1}
+        known = (one for one in self.measured if one.lost is None)
+        return {one.key: max(one.excess, wrong.get((one.key.site, one.key.phase), 0.0)) for one in known}
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The same in short."""
+        floating = [one for one in self.measured if one.equal is None and one.lost is None]
+        worst = max(floating, key=lambda one: one.excess, default=None)
+        lost = dict.fromkeys(one.lost for one in self.measured if one.lost is not None)
+        unjudged = [f"behind an operation that could not be followed: {reason}" for reason in lost]
+        unjudged += [f"{name} of the reference takes no value" for name in self.refused]
+        return Precision(
+            units=self.units,
+            observations=len(floating),
+            lanes=self.lanes,
+            worst=None if worst is None or math.isinf(worst.excess) else worst.excess,
+            at="" if worst is None else str(worst.key),
+            reference=max((one.reference / (FACTOR * max(one.spread or 0.0, FLOOR)) for one in floating), default=None),
+            gains=[str(gain) for gain in self.gains if gain.excess > 1],
+            unjudged=unjudged,
+        )
+
+
+def precision_run(
+    disturbed: Shadowed,
+    plain: Shadowed | None,
+    candidate: Adapter,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    sample: Collection[int],
+) -> LocalRun:
+    """Measure the candidate in the units of a `sample`; in all others too where a `plain` reference is given.
+
+    `disturbed` and `plain` are the reference with disturbed lanes and without. What a sampled unit shows of a site's
+    spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes.
+    """
+    first = local_run(disturbed, candidate, checkpoint, scenario, sample)
+    rest = [unit for unit in range(scenario.units) if unit not in sample]
+    if plain is None or not rest:
+        return first
+    pooled = _pooled(first.measured)
+    sieved = local_run(plain, candidate, checkpoint, scenario, rest)
+    found = {one.key: replace(one, spread=pooled.get((one.key.site, one.key.phase), 0.0)) for one in sieved.measured}
+    suspect = {one.key.unit for one in found.values() if one.equal is None and one.excess > 0.5}
+    with_lanes = [first, local_run(disturbed, candidate, checkpoint, scenario, suspect)] if suspect else [first]
+    for run in with_lanes:
+        found |= {one.key: one for one in run.measured if one.equal is not None or one.key.unit in run.units}
+    return replace(first, measured=[*found.values()], units=list(range(scenario.units)))
 
 
 @exact_arithmetic()
@@ -120,7 +187,13 @@ def local_run(
             Paced(passes(reference.adapter, scenario, checkpoint, feed), reference.following(units)),
         )
         keep_pace(sessions, order_of(scenario, checkpoint))
-    return LocalRun(measuring.measured, [*measuring.alone, *measuring.kept], sorted(feed.refused))
+    return LocalRun(
+        measuring.measured,
+        sorted(units),
+        reference.shadow.lanes - 1,
+        [*measuring.alone, *measuring.kept],
+        sorted(feed.refused),
+    )
 
 
 class _Measuring:
@@ -142,31 +215,32 @@ class _Measuring:
         shown = self.kept.pop(seen.key, None)
         if shown is None:
             return None
-        with _disable_current_modes():
+        with unfollowed():
             if shown.shape != seen.tensor.shape:
                 self.alone.append(seen.key)
                 return None
-            if seen.key.unit in self._units:
-                self.measured.append(self._compared(seen.key, shown, seen.tensor))
+            if not is_input(seen.key.site) and (one := self._compared(seen.key, shown, seen.tensor)) is not None:
+                self.measured.append(one)
             put = shown.to(seen.tensor)
             self._shadow.put(put)
             return put
 
-    def _compared(self, key: Key, shown: Tensor, made: Tensor) -> Measured:
+    def _compared(self, key: Key, shown: Tensor, made: Tensor) -> Measured | None:
         if not made.is_floating_point():
-            return Measured(key, made.dtype, equal=bool((shown == made).all()))
+            return Measured(key, made.dtype, equal=torch.equal(shown.to(made.device), made))
+        if key.unit not in self._units:
+            return None
         lanes = [self._shadow.of(made, lane) for lane in range(self._shadow.lanes)]
         exact = lanes[0].to(made.dtype).double()
-        errors = [_error(x.double(), exact) for x in (shown, made, *lanes[1:])]
-        (error, gain), (reference, reference_gain), *disturbed = errors
+        errors = [_error(x.to(made.device).double(), exact) for x in (shown, made, *lanes[1:])]
+        (error, gain), (reference, _), *disturbed = errors
         return Measured(
             key,
             made.dtype,
             error,
             reference,
-            math.sqrt(fmean(each**2 for each, _ in disturbed)) if disturbed else 0.0,
+            math.sqrt(fmean(each**2 for each, _ in disturbed)) if disturbed else None,
             gain,
-            reference_gain,
             tuple(gain for _, gain in disturbed),
             lost=self._shadow.lost(made),
         )
@@ -186,6 +260,15 @@ def _error(x: Tensor, exact: Tensor) -> tuple[float, float]:
     if not square:
         return (math.inf if distance else 0.0), 0.0
     return distance / math.sqrt(square), float((difference * exact).sum()) / square
+
+
+def _pooled(measured: Iterable[Measured]) -> dict[tuple[str, str], float]:
+    """The root mean square spread of every site in every phase."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for one in measured:
+        if one.spread is not None:
+            groups[one.key.site, one.key.phase].append(one.spread)
+    return {at: math.sqrt(fmean(spread**2 for spread in group)) for at, group in groups.items()}
 
 
 def gains(measured: Iterable[Measured]) -> list[Gain]:

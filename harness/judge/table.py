@@ -27,7 +27,7 @@ from waypoint_parity.harness.judge.comparison import (
     WorstAtSite,
     where_in,
 )
-from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Limits
+from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Bounds, Judgement, Limits
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key, Rung, block_of, is_input
 from waypoint_parity.harness.run.sites import Kind
@@ -80,6 +80,7 @@ class VerdictTable:
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
         limits = ("limits", np.float64, (judgement.bounds.units + 1, 2))
         errors = [("kind", np.int8), ("accepted", np.bool_), ("error", np.float64), ("unit", np.int64)]
+        errors += [("exact", np.float64), ("local", np.float64)]
         self._rows = np.zeros(0, [*errors, limits, *((name, np.int64) for name in ("compared", "missing", "failed"))])
 
     def pair(self, order: int, key: Key, error: Error) -> None:
@@ -119,6 +120,8 @@ class VerdictTable:
         self._raise(numbers, theirs["error"], theirs["unit"])
         for name in ("compared", "missing", "failed"):
             ours[name][numbers] += theirs[name]
+        for name in ("exact", "local"):
+            ours[name][numbers] = np.fmax(ours[name][numbers], theirs[name])
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
         self.counts += part.counts
@@ -205,6 +208,8 @@ class VerdictTable:
             self._grow(int(order[index]), self.places.key(int(codes[index])), float(errors.rel_l2[index]))
         compared = verdicts <= _DIVERGED
         self._raise(places[compared], errors.distance[compared], units[compared])
+        for name in ("exact", "local"):
+            np.fmax.at(self._rows[name], places[compared], getattr(errors, name)[compared])
         np.add.at(self._rows["compared"], places[compared], 1)
         np.add.at(self._rows["failed"], places[diverged], 1)
         for name, number in zip(_VERDICTS, np.bincount(verdicts).tolist(), strict=False):
@@ -215,8 +220,18 @@ class VerdictTable:
         rows = self._known()
         distance, norm = rows["limits"][places, np.minimum(units, self._bounds.units)].T
         inputs, accepted = rows["kind"][places] == _INPUT, rows["accepted"][places]
-        within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
-        found = {_IDENTICAL: errors.identical, _ACCEPTED: accepted, _INCOMPARABLE: inputs, _WITHIN_NOISE: within}
+        # What is known to be right or wrong by itself is not judged by what it inherits.
+        wrong: Flags = ((errors.exact > SAME_MATHEMATICS) | (errors.local > 1)) & ~inputs
+        right: Flags = ~wrong & ~(np.isnan(errors.exact) & np.isnan(errors.local))
+        within: Flags = right | ((errors.rel_l2 <= distance) & (errors.log_norm <= norm))
+        identical = errors.identical & ~wrong
+        found = {
+            _IDENTICAL: identical,
+            _ACCEPTED: accepted,
+            _INCOMPARABLE: inputs,
+            _DIVERGED: wrong,
+            _WITHIN_NOISE: within,
+        }
         return np.select([*found.values()], [*found], _DIVERGED)
 
     def _known(self) -> npt.NDArray[np.void]:
@@ -224,6 +239,7 @@ class VerdictTable:
         if new := self.places.names[len(self._rows) :]:
             more = np.zeros(len(new), self._rows.dtype)
             more["error"] = -1.0
+            more["exact"] = more["local"] = math.nan
             more["kind"] = [_KINDS.index(self._sites.kind(site, phase)) for phase, _, site, *_ in new]
             more["accepted"] = [site in self._accepted for _, _, site, *_ in new]
             own = range(self._bounds.units + 1)
@@ -349,6 +365,8 @@ class VerdictTable:
             unit=unit,
             failed=int(rows["failed"].sum()),
             observations=int((rows["compared"] + rows["missing"]).sum()),
+            exact=finite(float(np.fmax.reduce(rows["exact"]))),
+            local=finite(float(np.fmax.reduce(rows["local"]))),
         )
 
     def _growth(self, key: Key, rel_l2: float) -> LatentError:
@@ -370,6 +388,8 @@ class VerdictTable:
             norm_ratio=error.norm_ratio,
             max_abs=error.max_abs,
             note=error.note,
+            exact=error.exact,
+            local=error.local,
             values=error.values,
             lines=lines,
         )

@@ -54,9 +54,7 @@ Within = Callable[[At | None], AbstractContextManager[Any]]
 class Paced:
     """A session that runs one step at a time, each of them `within` a context. `at` is the next, None at the end."""
 
-    def __init__(
-        self, session: Iterator[tuple[int, Pass]], within: Within = lambda at: nullcontext()
-    ) -> None:
+    def __init__(self, session: Iterator[tuple[int, Pass]], within: Within = lambda at: nullcontext()) -> None:
         self._session = session
         self._within = within
         self.at: At | None = None

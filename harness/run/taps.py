@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,12 +22,20 @@ from waypoint_parity.harness.run.sites import Kind
 class Observation:
     """A tensor seen at a site, in the official layout. It may be reused in place: who keeps it clones it.
 
-    Complex numbers are pairs of real ones, in a last axis of their own.
+    Complex numbers are pairs of real ones, in a last axis of their own. `exact`: what would have come out without any
+    rounding, fp64, where that is known; `lost` says why it is not exact after all.
     """
 
     key: Key
     sigma: float | None
     tensor: Tensor
+    exact: Tensor | None = None
+    lost: str | None = None
+
+    def kept(self) -> Self:
+        """The same with tensors of its own."""
+        exact = None if self.exact is None else self.exact.detach().clone()
+        return replace(self, tensor=self.tensor.detach().clone(), exact=exact)
 
 
 class Sink(Protocol):

@@ -101,13 +101,20 @@ def _attention(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any)
 FORMS: dict[str, Form] = {
     **dict.fromkeys(("rms_norm", "_fused_rms_norm"), _rms_norm),
     "nan_to_num": _nan_to_num,
-    **dict.fromkeys("max min median nanmedian mode kthvalue topk sort cummax cummin".split(), _chosen),
+    **dict.fromkeys(
+        ["max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"], _chosen
+    ),
     **dict.fromkeys(("remainder", "fmod", "frac"), _rest),
     "div": _div,
-    **dict.fromkeys((f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)), _nearest),
+    **dict.fromkeys(
+        (f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)), _nearest
+    ),
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler"), _grid_sample),
     **dict.fromkeys(
-        (f"_scaled_dot_product_{kind}" for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")),
+        (
+            f"_scaled_dot_product_{kind}"
+            for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+        ),
         _attention,
     ),
 }

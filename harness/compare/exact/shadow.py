@@ -43,28 +43,141 @@ _WIDE = {
 # Operations whose error is made before their last rounding: sums, exponents, coordinates. In a disturbed lane they run
 # their own kernel in their own dtype.
 _OWN_KERNEL = frozenset(
-    """linear matmul mm bmm addmm baddbmm addmv mv dot vdot inner outer einsum tensordot conv1d conv2d conv3d
-    convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
-    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention _scaled_dot_product_attention_math
-    _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention softmax _softmax log_softmax
-    _log_softmax logsumexp mean sum cumsum cumprod prod var std var_mean std_mean norm linalg_vector_norm layer_norm
-    native_layer_norm group_norm native_group_norm batch_norm native_batch_norm rms_norm _fused_rms_norm _weight_norm
-    _weight_norm_interface upsample_bicubic2d upsample_bilinear2d upsample_trilinear3d grid_sampler_2d grid_sampler_3d
-    avg_pool2d avg_pool3d adaptive_avg_pool2d logspace linspace arange fft_fft fft_rfft fft_ifft fft_irfft stft
-    """.split()
+    [
+        "linear",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "addmv",
+        "mv",
+        "dot",
+        "vdot",
+        "inner",
+        "outer",
+        "einsum",
+        "tensordot",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "_convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "scaled_dot_product_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_attention_math",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "softmax",
+        "_softmax",
+        "log_softmax",
+        "_log_softmax",
+        "logsumexp",
+        "mean",
+        "sum",
+        "cumsum",
+        "cumprod",
+        "prod",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "norm",
+        "linalg_vector_norm",
+        "layer_norm",
+        "native_layer_norm",
+        "group_norm",
+        "native_group_norm",
+        "batch_norm",
+        "native_batch_norm",
+        "rms_norm",
+        "_fused_rms_norm",
+        "_weight_norm",
+        "_weight_norm_interface",
+        "upsample_bicubic2d",
+        "upsample_bilinear2d",
+        "upsample_trilinear3d",
+        "grid_sampler_2d",
+        "grid_sampler_3d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool2d",
+        "logspace",
+        "linspace",
+        "arange",
+        "fft_fft",
+        "fft_rfft",
+        "fft_ifft",
+        "fft_irfft",
+        "stft",
+    ]
 )
 # In place, but of sizes and history only.
-_METADATA = frozenset("detach_ squeeze_ unsqueeze_ t_ transpose_ as_strided_ requires_grad_ swapaxes_ set_ resize_".split())
-_CASTS = frozenset("to _to_copy type_as _autocast_to_reduced_precision _autocast_to_full_precision".split())
-_FILLS = frozenset("copy_ fill_ zero_".split())
+_METADATA = frozenset(
+    [
+        "detach_",
+        "squeeze_",
+        "unsqueeze_",
+        "t_",
+        "transpose_",
+        "as_strided_",
+        "requires_grad_",
+        "swapaxes_",
+        "set_",
+        "resize_",
+    ]
+)
+_CASTS = frozenset(["to", "_to_copy", "type_as", "_autocast_to_reduced_precision", "_autocast_to_full_precision"])
+_FILLS = frozenset(["copy_", "fill_", "zero_"])
 _DRAWS = frozenset(
-    """rand rand_like randn randn_like normal normal_ uniform_ bernoulli bernoulli_ exponential_ log_normal_ cauchy_
-    geometric_ random_ poisson native_dropout dropout dropout_ empty empty_like empty_strided empty_permuted new_empty
-    new_empty_strided""".split()
+    [
+        "rand",
+        "rand_like",
+        "randn",
+        "randn_like",
+        "normal",
+        "normal_",
+        "uniform_",
+        "bernoulli",
+        "bernoulli_",
+        "exponential_",
+        "log_normal_",
+        "cauchy_",
+        "geometric_",
+        "random_",
+        "poisson",
+        "native_dropout",
+        "dropout",
+        "dropout_",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "empty_permuted",
+        "new_empty",
+        "new_empty_strided",
+    ]
 )
 # Here the implementation's own result is taken: a whole number, or a choice among values.
 _JUMPS = frozenset(
-    "round floor ceil trunc fix sign sgn heaviside floor_divide unique _unique2 unique_consecutive unique_dim".split()
+    [
+        "round",
+        "floor",
+        "ceil",
+        "trunc",
+        "fix",
+        "sign",
+        "sgn",
+        "heaviside",
+        "floor_divide",
+        "unique",
+        "_unique2",
+        "unique_consecutive",
+        "unique_dim",
+    ]
 )
 
 
@@ -296,7 +409,16 @@ class Shadow(TorchDispatchMode):
                 kept.lost, kept.origin = kept.lost or lost, _Origin.COMPUTED
 
     def _run(
-        self, func: Any, name: str, args: Any, kwargs: Any, out: Any, lane: int, *, own: bool = False, factory: bool = False
+        self,
+        func: Any,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        out: Any,
+        lane: int,
+        *,
+        own: bool = False,
+        factory: bool = False,
     ) -> tuple[Any, str | None]:
         """(what the operation makes of the shadows in a lane, why it is not that)."""
 
@@ -396,6 +518,10 @@ class Shadow(TorchDispatchMode):
                     kept.origin = _Origin.GIVEN
 
 
+unfollowed = _disable_current_modes
+"""A context in which no shadow follows what is computed, such as what is done with what an implementation shows."""
+
+
 class _Numbers(TorchFunctionMode):
     """Knows the fp64 values of tensors that are made of numbers in the code, which no operation sees."""
 
@@ -426,7 +552,11 @@ def _laid_out(y: Tensor, x: Tensor, size: int) -> Tensor:
     """`y` as flat as the storage of `x`, which has `size` elements; its own memory where it is laid out so."""
     if y.is_complex():
         parts = torch.zeros(size, dtype=torch.float64, device=x.device)
-    elif y.stride() == x.stride() and y.storage_offset() == 0 == x.storage_offset() and y.untyped_storage().nbytes() == 8 * size:
+    elif (
+        y.stride() == x.stride()
+        and y.storage_offset() == 0 == x.storage_offset()
+        and y.untyped_storage().nbytes() == 8 * size
+    ):
         return y.as_strided((size,), (1,))
     else:
         parts = torch.zeros(size, dtype=torch.float64, device=x.device)

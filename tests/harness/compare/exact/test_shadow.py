@@ -142,7 +142,10 @@ def test_an_operation_is_followed(row: str, dtype: torch.dtype) -> None:
 CHOICES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "topk": lambda x, exact: (x.topk(3).values, exact.gather(-1, x.topk(3).indices)),
     "sort": lambda x, exact: (x.sort(1).values, exact.gather(1, x.sort(1).indices)),
-    "sort-stable": lambda x, exact: (x.sort(dim=0, stable=True).values, exact.gather(0, x.sort(dim=0, stable=True).indices)),
+    "sort-stable": lambda x, exact: (
+        x.sort(dim=0, stable=True).values,
+        exact.gather(0, x.sort(dim=0, stable=True).indices),
+    ),
     "max": lambda x, exact: (x.max(1).values, exact.gather(1, x.max(1).indices[:, None])[:, 0]),
     "min-kept": lambda x, exact: (x.min(1, keepdim=True).values, exact.gather(1, x.min(1, keepdim=True).indices)),
     "median": lambda x, exact: (x.median(-1).values, exact.gather(-1, x.median(-1).indices[..., None])[..., 0]),
@@ -154,7 +157,10 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "floor": lambda x, exact: ((x * 8).floor(), (x * 8).floor().double()),
     "sign": lambda x, exact: (x.sign(), x.sign().double()),
     "floor_divide": lambda x, exact: (x // 0.3, (x // 0.3).double()),
-    "div-trunc": lambda x, exact: (torch.div(x, 0.3, rounding_mode="trunc"), torch.div(x, 0.3, rounding_mode="trunc").double()),
+    "div-trunc": lambda x, exact: (
+        torch.div(x, 0.3, rounding_mode="trunc"),
+        torch.div(x, 0.3, rounding_mode="trunc").double(),
+    ),
     "remainder": lambda x, exact: (x % 0.25, exact - (x / 0.25).floor().double() * 0.25),
     "fmod": lambda x, exact: (torch.fmod(x, 0.25), exact - (x / 0.25).trunc().double() * 0.25),
     "unique": lambda x, exact: (x.unique(), x.unique().double()),
@@ -226,7 +232,12 @@ def test_what_is_rounded_on_purpose_stays_rounded() -> None:
 def test_numbers_in_the_code_are_known_to_fp64() -> None:
     shadow = Shadow()
     with shadow, torch.inference_mode():
-        made = torch.tensor([0.1, 0.2]), torch.full((2,), 0.1), torch.ones(2) * 0.1, torch.ones(2).new_tensor([0.1, 0.2])
+        made = (
+            torch.tensor([0.1, 0.2]),
+            torch.full((2,), 0.1),
+            torch.ones(2) * 0.1,
+            torch.ones(2).new_tensor([0.1, 0.2]),
+        )
         table = torch.linspace(0, 1, 7, dtype=torch.float64).float() * 0.1
     for x, wanted in zip(made, ([0.1, 0.2], [0.1, 0.1], [0.1, 0.1], [0.1, 0.2]), strict=True):
         assert torch.equal(shadow.of(x), torch.tensor(wanted, dtype=torch.float64))
