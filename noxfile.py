@@ -52,7 +52,7 @@ def typing(session: nox.Session) -> None:
 @in_shared
 def tests(session: nox.Session) -> None:
     """Run all tests, on all cores; or pytest with the arguments that are given."""
-    install(session, "test")
+    install(session, "test", "jax")
     # A file's tests share what they set up.
     run(session, "pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
 
