@@ -61,6 +61,9 @@ class ParityCommand:
     """Search the causes of the first cell that diverges; takes some ten sessions of it."""
     three_way: bool = True
     """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
+    exact: bool = True
+    """Follow both sides in fp64 beside their own arithmetic, and tell other mathematics from other precision by it;
+    takes about ten times as long. Otherwise errors are judged by the noise floor or by tolerances."""
     teacher_forced: bool = False
     """Run each variant a second time with the candidate's caches and latents following the reference after every unit.
     What still differs then is the fault of the unit itself."""
@@ -119,6 +122,7 @@ class ParityCommand:
             allow_observer_effect=asked.observing.allow_observer_effect,
             teacher_forced=asked.teacher_forced,
             three_way=asked.three_way,
+            exact=asked.exact,
         )
         opening, at_once = _executor(asked, checkpoint, len(cells))
         run = ParityRun(checkpoint, rules, asked.out, opening, at_once, fresh=asked.fresh, blame=asked.blame)

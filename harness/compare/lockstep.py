@@ -156,4 +156,5 @@ class _Sink:
 
     def end_pass(self) -> None:
         if self._writer is not None:
-            self._writer.end_pass()
+            with unfollowed():
+                self._writer.end_pass()

@@ -39,17 +39,18 @@ def exact_distance(actual: Observation, expected: Observation) -> float | None:
     """
     if actual.exact is None or expected.exact is None or actual.exact.shape != expected.exact.shape:
         return None
-    left, right = actual.exact, expected.exact.to(actual.exact.device)
-    special = ~(left.isfinite() & right.isfinite())
-    if bool(special.any()):
+    left, right, computed = actual.exact, expected.exact.to(actual.exact.device), expected.tensor
+    distance = float((left - right).norm())
+    if not math.isfinite(distance):
+        special = ~(left.isfinite() & right.isfinite())
         if not torch.equal(left[special].nan_to_num(nan=0.5), right[special].nan_to_num(nan=0.5)):
             return math.inf
         left, right = left.masked_fill(special, 0.0), right.masked_fill(special, 0.0)
-    distance = float((left - right).norm())
+        computed = computed.masked_fill(~computed.isfinite(), 0.0)
+        distance = float((left - right).norm())
     if not distance:
         return 0.0
-    computed = expected.tensor.double()
-    size = max(float(right.norm()), float(computed.masked_fill(~computed.isfinite(), 0.0).norm()))
+    size = max(float(right.norm()), float(torch.linalg.vector_norm(computed, dtype=torch.float64)))
     return distance / size if size else math.inf
 
 

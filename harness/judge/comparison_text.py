@@ -6,6 +6,8 @@ from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
 from waypoint_parity.harness.run.sites import Kind, SiteTable
 
+_MOST_REASONS = 10
+
 
 def comparison_lines(comparison: Comparison) -> list[str]:
     """A comparison in a few lines, the verdict first."""
@@ -25,8 +27,40 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
     lines.append(f"  judged by:        {comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}")
+    lines += [*_mathematics(comparison), *_precision(comparison)]
     lines += [*_sensitivity(comparison), *_distances_from_truth(comparison)]
     return [*lines, *(f"  note:             {note}" for note in comparison.notes)]
+
+
+def _mathematics(comparison: Comparison) -> list[str]:
+    """Whether both sides compute the same, rounding apart."""
+    found = comparison.mathematics
+    if found is None:
+        return []
+    worst = "infinitely" if found.worst is None else f"{found.worst:.1e}"
+    same = "the same" if found.worst is not None and found.worst <= found.bound else "NOT the same"
+    lines = [
+        f"  mathematics:      {same} at {found.observations} observations, exact values at most {worst} apart, "
+        f"bound {found.bound:.0e}"
+    ]
+    reasons = [(side, reason) for side, reasons in found.unfollowed.items() for reason in reasons]
+    return [*lines, *(f"    not followed:   {side}: {reason}" for side, reason in reasons[:_MOST_REASONS])]
+
+
+def _precision(comparison: Comparison) -> list[str]:
+    """Whether the candidate is as precise as rounding allows."""
+    found = comparison.precision
+    if found is None:
+        return []
+    worst = "infinitely beyond its bound" if found.worst is None else f"{found.worst:.2f} of its bound"
+    units = ", ".join(map(str, found.units)) if len(found.units) < 8 else f"{found.units[0]} to {found.units[-1]}"
+    line = f"  precision:        the largest error of a site by itself is {worst} ({found.at}); "
+    line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
+    return [
+        line,
+        *(f"    gain:           {gain}" for gain in found.gains),
+        *(f"    not judged:     {reason}" for reason in found.unjudged),
+    ]
 
 
 def _sensitivity(comparison: Comparison) -> list[str]:

@@ -26,6 +26,8 @@ class Rules:
     teacher_forced: bool = False
     # In a lower precision than fp32, run the reference in fp32 beside both.
     three_way: bool = True
+    # Follow both sides in fp64, and judge by that.
+    exact: bool = True
 
 
 def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]:
@@ -48,6 +50,7 @@ def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]
         "observer effect allowed": str(rules.allow_observer_effect),
         "teacher-forced": str(rules.teacher_forced),
         "three-way": str(rules.three_way),
+        "exact": str(rules.exact),
     }
 
 

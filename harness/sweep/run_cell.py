@@ -2,18 +2,22 @@
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadow import Shadow
+from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed, load_shadowed
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.live import lockstep
+from waypoint_parity.harness.judge.precision import LANES, LocalRun, precision_run
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import to_json
@@ -53,15 +57,26 @@ class _Implementation:
     name: str
     adapter: Adapter
     observer: str
+    # Under which it was built and runs, where both sides are followed exactly.
+    shadowed: Shadowed | None = None
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """Its exact shadow, where it has one."""
+        return None if self.shadowed is None else self.shadowed.shadow
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """The two implementations of a cell; in a lower precision also the reference in fp32."""
+    """The two implementations of a cell; in a lower precision also the reference in fp32.
+
+    `disturbed`: the reference once more, with disturbed lanes, where both are followed exactly.
+    """
 
     reference: _Implementation
     candidate: _Implementation
     truth: Adapter | None
+    disturbed: Shadowed | None
 
 
 def run_cell(task: CellTask) -> None:
@@ -107,12 +122,25 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         manifest = describe_run(
             of.name, of.adapter, cell.numerics, task.checkpoint, cell.scenario, variant, observer=of.observer
         )
-        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents))
+        return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents), of.shadow)
 
+    local = _local(task, pair)
     sides = side("reference", pair.reference), side("candidate", pair.candidate)
-    comparison = lockstep(*sides, task.checkpoint, task.cell.scenario, task.judgement, truth=pair.truth)
+    comparison = lockstep(*sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
+
+
+def _local(task: CellTask, pair: _Pair) -> LocalRun | None:
+    """What the candidate does by itself: in a sample of units, or in all where no exact shadow follows it."""
+    reference, candidate, scenario = pair.reference.shadowed, pair.candidate.shadowed, task.cell.scenario
+    if pair.disturbed is None or reference is None:
+        return None
+    followed = candidate is not None and is_followed(candidate, scenario)
+    # One unit, which is another one in another scenario.
+    sample = [int(scenario.digest[:8], 16) % scenario.units]
+    plain = None if followed else reference
+    return precision_run(pair.disturbed, plain, pair.candidate.adapter, task.checkpoint, scenario, sample)
 
 
 def _forced(task: CellTask, pair: _Pair) -> Comparison:
@@ -144,17 +172,24 @@ def _loaded(task: CellTask) -> _Pair:
 def _load(task: CellTask) -> _Pair:
     checkpoint, rules, cell = task.checkpoint, task.rules, task.cell
 
-    def load(name: str) -> _Implementation:
-        adapter = registry.load(name, checkpoint, cell.numerics)
-        allow = rules.allow_observer_effect
-        observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
-        return _Implementation(name, adapter, observer)
+    def load(name: str, *, exact: bool) -> _Implementation:
+        shadowed = load_shadowed(name, checkpoint, cell.numerics) if exact else None
+        adapter = registry.load(name, checkpoint, cell.numerics) if shadowed is None else shadowed.adapter
+        if shadowed is not None:
+            shadowed.expect(cell.scenario)
+        # What a model computes once and keeps, such as a table, its first session makes.
+        with nullcontext() if shadowed is None else shadowed.shadow:
+            allow = rules.allow_observer_effect
+            observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
+        return _Implementation(name, adapter, observer, shadowed)
 
-    # One each, also where both have the same name.
-    reference, candidate = load(rules.reference), load(cell.candidate)
+    # One each, also where both have the same name. Under a shadow no code is compiled.
+    reference = load(rules.reference, exact=rules.exact)
+    candidate = load(cell.candidate, exact=rules.exact and not cell.numerics.compiled)
+    disturbed = load_shadowed(rules.reference, checkpoint, cell.numerics, lanes=LANES) if rules.exact else None
     if rules.teacher_forced:
         check_teachable(candidate.adapter.sites(), checkpoint.family.table(checkpoint.geometry, cell.scenario))
     truth = None
     if rules.three_way and cell.numerics.dtype != torch.float32:
         truth = registry.load(rules.reference, checkpoint, replace(cell.numerics, dtype=torch.float32))
-    return _Pair(reference, candidate, truth)
+    return _Pair(reference, candidate, truth, disturbed)

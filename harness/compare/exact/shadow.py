@@ -305,27 +305,33 @@ class Shadow(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self.follows:
             return self._passed_over(func, args, kwargs)
-        name, given = _name(func), list(_tensors((args, kwargs)))
-        written = [] if name in _METADATA else [x for x in _written(func, args, kwargs) if not x.is_meta]
-        known = {_address(x) for x in given if not x.is_meta}
+        name = _name(func)
+        if name in _METADATA:
+            return func(*args, **kwargs)
+        written = [x for x in _written(func, args, kwargs) if not x.is_meta]
         if written and name not in _DRAWS:
             with torch.inference_mode():
                 for x in written:
                     self._own(x, whole=name in _FILLS and _is_whole(x))
         out = func(*args, **kwargs)
-        results = list(_tensors(out))
-        if name in _METADATA or any(x.is_meta for x in results):
-            return out
-        new = [x for x in results if x.dtype in _WIDE and _address(x) not in known]
-        with torch.inference_mode():
-            if written:
-                self._write(func, name, args, kwargs, written, given)
-            elif new and name not in ("lift_fresh", "_lift_fresh_copy"):
+        if written:
+            with torch.inference_mode():
+                self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
+        elif new := self._new(name, out, given := _tensors((args, kwargs))):
+            with torch.inference_mode():
                 self._compute(func, name, args, kwargs, out, new, given)
         self._operations += 1
-        if self._operations % 256 == 0:
+        if self._operations % 1024 == 0:
             self._kept = {address: kept for address, kept in self._kept.items() if not kept.ref.expired()}
         return out
+
+    def _new(self, name: str, out: Any, given: Sequence[Tensor]) -> list[Tensor]:
+        """The floating results that have a storage of their own: the shadow of a view is that of its storage."""
+        results = [x for x in _tensors(out) if x.dtype in _WIDE and not x.is_meta]
+        if not results or name in ("lift_fresh", "lift_fresh_copy"):
+            return []
+        known = {_address(x) for x in given if not x.is_meta}
+        return [x for x in results if _address(x) not in known]
 
     def _passed_over(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
@@ -525,7 +531,7 @@ unfollowed = _disable_current_modes
 class _Numbers(TorchFunctionMode):
     """Knows the fp64 values of tensors that are made of numbers in the code, which no operation sees."""
 
-    _MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
+    _MAKERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor))
 
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
@@ -535,7 +541,9 @@ class _Numbers(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in self._MAKERS and out.dtype in _WIDE and not out.is_meta:
+        if func not in self._MAKERS:
+            return out
+        if out.dtype in _WIDE and not out.is_meta:
             place = int(func is torch.Tensor.new_tensor)
             data = args[place] if len(args) > place else (kwargs or {}).get("data", (kwargs or {}).get("obj"))
             if _is_numbers(data):
@@ -593,15 +601,17 @@ def _address(x: Tensor) -> int:
     return address
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
+    """The tensors among values, in lists and dictionaries of them too."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from _tensors(value)
+        return [values]
+    found: list[Tensor] = []
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ():
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple, dict)):
+            found += _tensors(value)
+    return found
 
 
 @cache

@@ -13,9 +13,10 @@ from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest
-from waypoint_parity.harness.run.keys import At
+from waypoint_parity.harness.run.keys import At, is_input
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import Within
+from waypoint_parity.harness.run.session import Within, run
+from waypoint_parity.harness.run.taps import Observation, Taps
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,21 @@ def load_shadowed(
         adapter = registry.load(implementation, checkpoint, numerics)
     shadow.settle()
     return Shadowed(adapter, shadow, checkpoint, known)
+
+
+def is_followed(shadowed: Shadowed, scenario: Scenario) -> bool:
+    """Whether the shadow is exact at every site of the scenario's first unit, inputs apart."""
+    found: list[str | None] = []
+
+    def see(seen: Observation) -> None:
+        if not is_input(seen.key.site) and seen.tensor.is_floating_point():
+            found.append(shadowed.shadow.lost(seen.tensor))
+
+    first = shadowed.checkpoint.family.first_units(scenario, 1)
+    shadowed.expect(first)
+    with Taps(shadowed.adapter.sites(), see) as taps, shadowed.shadow:
+        run(shadowed.adapter, first, shadowed.checkpoint, taps)
+    return bool(found) and not any(found)
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:
