@@ -161,7 +161,7 @@ class RecordLines:
 class Columns:
     """What a comparison needs of records [n] of one dump. `at` is the index of their lines in the part, from 0.
 
-    `alike` is the same number for equal shape and dtype; `elements` counts the finite ones, `special` [n,3] NaN, +inf
+    `alike` is the same number for equal shape and dtype; `elements` counts all, `special` [n,3] NaN, +inf
     and -inf; `digests` and `sources` are arrays of objects.
     """
 
@@ -240,7 +240,7 @@ class ColumnReader:
             codes=np.fromiter(units, np.int64) * MOST_PLACES + places,
             at=np.fromiter(chain.from_iterable(range(b.first, b.first + b.lines) for b in read), np.int64),
             alike=alike,
-            elements=np.maximum(elements - specials.sum(1), 0.0),
+            elements=elements,
             special=specials,
             rms=np.fromiter((value or 0.0 for value in rms), np.float64),
             sketches=np.frombuffer(b"".join(sketches), "<f4").reshape(-1, SKETCH_SIZE),

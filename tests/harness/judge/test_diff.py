@@ -73,6 +73,23 @@ def test_the_tolerance_is_that_of_the_dtype_else_the_one_given(reference: Path, 
     assert not diff(tmp_path / "r16", strict, JUDGEMENT)
 
 
+def test_a_nan_that_moved_is_no_pass(tmp_path: Path) -> None:
+    """Its count is the same, and so is the sketch, which leaves it out."""
+
+    def dump(name: str, at: int) -> Path:
+        values = torch.zeros(64)
+        values[at] = torch.nan
+        return write_dump(tmp_path / name, session(transformer_blocks_2=values))
+
+    comparison = diff(dump("reference", 3), dump("candidate", 4))
+    assert comparison.verdict is Verdict.DIVERGED
+    assert comparison.counts == {Verdict.IDENTICAL: 6, Verdict.DIVERGED: 1}
+    assert comparison.first is not None
+    assert comparison.first.note is not None
+    assert "whether they are in the same places" in comparison.first.note
+    assert diff(dump("reference", 3), dump("candidate", 3)).verdict is Verdict.IDENTICAL
+
+
 @pytest.mark.parametrize("side", ["candidate", "reference"])
 def test_a_site_that_one_side_lacks_is_never_a_pass(reference: Path, tmp_path: Path, side: str) -> None:
     fewer = write_dump(tmp_path / "fewer", [seen for seen in session() if seen[0] != BLOCKS[3]])
