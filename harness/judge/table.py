@@ -96,16 +96,16 @@ class VerdictTable:
 
         self._judge(expected.at, expected.codes, record_errors(actual, expected), error_of, actual.at)
 
-    def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, what: str = "record") -> None:
+    def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
         """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
 
         `seen_elsewhere`: that side showed the site in other passes. Then it is not one that it may lack by name, nor
-        one of the optional sites, which it may lack altogether.
+        one of the optional sites, which it may lack altogether. `note` says what is missing, if not a record.
         """
         if self._sites.is_optional(key.site) and not seen_elsewhere:
             return
         self._enter(np.array([order]), self.places.codes([key]))
-        self._missing(order, key, 1, f"the {lacking} has no {what} of it", seen_elsewhere)
+        self._missing(order, key, 1, note or f"the {lacking} has no record of it", seen_elsewhere)
 
     def merge(self, part: "VerdictTable", lines: Mapping[SideName, int]) -> Indices:
         """Add the table of a later part of two dumps, before which there are so many lines.
