@@ -17,7 +17,7 @@ def record_error(actual: Record, expected: Record) -> Error:
     """The error that two records tell of.
 
     Distance and product come from the sketches, whose estimates of a norm are good to 9 % (one standard deviation);
-    the norms themselves from rms and shape.
+    the norms themselves from rms and shape. There is no distance between unlike values of which some are not finite.
     """
     if actual.shape != expected.shape:
         return no_distance(f"shape {actual.shape}, not {expected.shape}")
@@ -25,11 +25,15 @@ def record_error(actual: Record, expected: Record) -> Error:
         return no_distance(f"NaN, +inf, -inf counts {actual.non_finite}, not {expected.non_finite}")
     if same_values(actual, expected):
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
+    if any(expected.non_finite):
+        # A sketch leaves them out, so that one which moved need not show in it.
+        counts = f"NaN, +inf, -inf counts {expected.non_finite} on both sides"
+        return no_distance(f"{counts}, and other values; no record tells whether they are in the same places")
     distance = float(_distances(actual.projection()[None], expected.projection()[None])[0])
     if not math.isfinite(distance):
         return no_distance("the values are too large for a sketch")
-    finite = max(0, math.prod(expected.shape) - sum(expected.non_finite))
-    norms = ((actual.rms or 0.0) * math.sqrt(finite), (expected.rms or 0.0) * math.sqrt(finite))
+    root = math.sqrt(math.prod(expected.shape))
+    norms = ((actual.rms or 0.0) * root, (expected.rms or 0.0) * root)
     # From the distance, not from the sketches' own product: the difference of two nearly equal vectors is small, so an
     # error of 9 % in it leaves the cosine right where the product's would not.
     product = (norms[0] ** 2 + norms[1] ** 2 - distance**2) / 2
@@ -73,10 +77,6 @@ class Errors(NamedTuple):
         """`rel_l2` as numbers that can be ordered: infinite where there is none."""
         return np.where(np.isnan(self.rel_l2), math.inf, self.rel_l2)
 
-    def at(self, index: int) -> Error:
-        """One of the errors, as far as it is told here."""
-        return Error(bool(self.identical[index]), float(self.rel_l2[index]))
-
 
 def record_errors(actual: Columns, expected: Columns) -> Errors:
     """`record_error` of many pairs [n] at once."""
@@ -86,8 +86,9 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     with np.errstate(divide="ignore", invalid="ignore"):
         rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * np.sqrt(expected.elements)))
         log_norm = np.where(identical | (norms == 0), 0.0, np.abs(np.log(found / norms)))
-    # Of unlike shapes or counts, without digests, too large for a sketch: what tells no distance has a reason.
+    # Of unlike shapes or counts, not finite, without digests, too large for a sketch: no distance has a reason.
     unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
+    unusual |= ~identical & expected.special.any(1)
     unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))

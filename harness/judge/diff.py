@@ -1,6 +1,7 @@
 """Diff: two dumps, compared offline from their records and frames alone, in one scan of both."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from waypoint_parity.harness.compare.contract import clock_shift, unlike_inputs, unlike_models
-from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, REFERENCE, SIDES, DumpJoin, join_dumps, processes
+from waypoint_parity.harness.compare.join import (
+    CANDIDATE,
+    OTHER,
+    REFERENCE,
+    SIDES,
+    DumpJoin,
+    SideName,
+    join_dumps,
+    processes,
+)
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
@@ -95,7 +105,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
 
 def _joined(reference: Dump, candidate: Dump, table: VerdictTable) -> DumpJoin:
     """The join of both dumps, whose observations are all entered into the table."""
-    dumps = {REFERENCE: reference, CANDIDATE: candidate}
+    dumps: dict[SideName, Dump] = {REFERENCE: reference, CANDIDATE: candidate}
     unlike = _unlike_selections(reference, candidate)
     # What the other dump was to record too.
     taken = {side: dumps[OTHER[side]].manifest.selection if unlike else None for side in SIDES}
@@ -104,6 +114,7 @@ def _joined(reference: Dump, candidate: Dump, table: VerdictTable) -> DumpJoin:
     for side in SIDES:
         check_promised(dumps[side].records, join.lines[side], dumps[side].manifest.observed)
     enter_missing(join, table)
+    _enter_missing_pictures(dumps, join, table)
     return join
 
 
@@ -114,6 +125,21 @@ def enter_missing(join: DumpJoin, table: VerdictTable) -> None:
         for code, line in join.waiting[side].items():
             key = table.places.key(code)
             table.missing(line.first, key, lacking=OTHER[side], seen_elsewhere=key.site in compared)
+
+
+def _enter_missing_pictures(dumps: Mapping[SideName, Dump], join: DumpJoin, table: VerdictTable) -> None:
+    """Enter the pictures that one dump keeps and the other does not, though it has a record of them."""
+    sites = family_named(dumps[REFERENCE].manifest.family).sites
+    places = [place for place in table.places if sites.kind(place[2], place[0]) is Kind.PICTURE]
+    kept = {side: set(kept_pictures(dumps[side].folder)) for side in SIDES}
+    for side in SIDES:
+        units = {place: join.seen[side].units_of(table.places[place]) for place in places}
+        # The first call of a step stands for all of its pictures.
+        promised = {(unit, place[1]): Key(unit, *place) for place in reversed(places) for unit in units[place]}
+        absent = Counter((at.unit, at.step) for at in kept[OTHER[side]] - kept[side])
+        for at in sorted(absent.keys() & promised.keys()):
+            note = f"the {side}'s dump does not keep {absent[at]} of the pictures that the other one keeps"
+            table.missing(table.end, promised[at], lacking=side, seen_elsewhere=bool(kept[side]), note=note)
 
 
 def _unlike_selections(reference: Dump, candidate: Dump) -> bool:

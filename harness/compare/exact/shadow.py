@@ -15,7 +15,7 @@ the operation returned; results that are exact stay. Their spread is what roundi
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from types import TracebackType

@@ -101,6 +101,24 @@ def test_a_special_value_on_one_side_leaves_no_distance(error: Measure, special:
     assert error(normal(100), broken).rel_l2 == math.inf
 
 
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [0.0, 1e-9])
+def test_a_special_value_that_moved_leaves_no_distance(error: Measure, special: float, value: float) -> None:
+    """Where the values that it changes places with are nothing, no sketch shows it."""
+    before, after = torch.full((500,), value), torch.full((500,), value)
+    before[3], after[4] = special, special
+    assert math.isinf(error(after, before).rel_l2)
+
+
+def test_records_do_not_tell_where_special_values_are(by_records: Measure) -> None:
+    expected = normal(100)
+    expected[0] = math.nan
+    found = by_records(expected * (1 + 1e-6), expected)
+    assert (found.identical, found.rel_l2) == (False, math.inf)
+    assert found.note is not None
+    assert found.note.startswith("NaN, +inf, -inf counts (1, 0, 0) on both sides")
+
+
 def test_infinities_of_unlike_signs_leave_no_distance(error: Measure) -> None:
     assert error(torch.tensor([math.inf, 1.0]), torch.tensor([-math.inf, 1.0])).rel_l2 == math.inf
 

@@ -73,6 +73,23 @@ def test_the_tolerance_is_that_of_the_dtype_else_the_one_given(reference: Path, 
     assert not diff(tmp_path / "r16", strict, JUDGEMENT)
 
 
+def test_a_nan_that_moved_is_no_pass(tmp_path: Path) -> None:
+    """Its count is the same, and so is the sketch, which leaves it out."""
+
+    def dump(name: str, at: int) -> Path:
+        values = torch.zeros(64)
+        values[at] = torch.nan
+        return write_dump(tmp_path / name, session(transformer_blocks_2=values))
+
+    comparison = diff(dump("reference", 3), dump("candidate", 4))
+    assert comparison.verdict is Verdict.DIVERGED
+    assert comparison.counts == {Verdict.IDENTICAL: 6, Verdict.DIVERGED: 1}
+    assert comparison.first is not None
+    assert comparison.first.note is not None
+    assert "whether they are in the same places" in comparison.first.note
+    assert diff(dump("reference", 3), dump("candidate", 3)).verdict is Verdict.IDENTICAL
+
+
 @pytest.mark.parametrize("side", ["candidate", "reference"])
 def test_a_site_that_one_side_lacks_is_never_a_pass(reference: Path, tmp_path: Path, side: str) -> None:
     fewer = write_dump(tmp_path / "fewer", [seen for seen in session() if seen[0] != BLOCKS[3]])
@@ -159,6 +176,38 @@ def test_inputs_that_the_manifests_alone_tell_apart_are_named(reference: Path, t
     ]
     assert diff(*sides).reason == "scroll differs: candidate another, reference one"
     assert diff(*sides, Judgement(JUDGEMENT.bounds, accepted_inputs=("controls",)))
+
+
+@pytest.mark.parametrize("side", ["candidate", "reference"])
+def test_a_picture_that_one_dump_does_not_keep_is_missing(tmp_path: Path, side: str) -> None:
+    """Its record is there and equal: nothing else tells that there is nothing to look at."""
+    for role in ("reference", "candidate"):
+        write_dump(tmp_path / role, [*session(), (FRAME._replace(unit=1), film(10, 20, 30))])
+    picture_path(tmp_path / side, PictureAt(1, 0, 2)).unlink()
+    comparison = diff(tmp_path / "reference", tmp_path / "candidate")
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.counts == {Verdict.IDENTICAL: 8, Verdict.MISSING: 1}
+    found = [(failure.key, failure.note) for failure in comparison.failures]
+    note = f"the {side}'s dump does not keep 1 of the pictures that the other one keeps"
+    assert found == [(FRAME._replace(unit=1), note)]
+    assert [picture.at for picture in comparison.pictures] == [PictureAt(0), PictureAt(1), PictureAt(1, 0, 1)]
+    assert not diff(tmp_path / "reference", tmp_path / "candidate", Judgement(JUDGEMENT.bounds, (), ("frame",)))
+
+
+def test_pictures_of_which_a_dump_keeps_none_may_be_missing_by_name(reference: Path, tmp_path: Path) -> None:
+    candidate = write_dump(tmp_path / "candidate", session())
+    picture_path(candidate, PictureAt(0)).unlink()
+    assert diff(reference, candidate).verdict is Verdict.MISSING
+    assert diff(reference, candidate, Judgement(JUDGEMENT.bounds, allowed_missing=("frame",)))
+
+
+def test_a_picture_without_a_record_is_missing_once_and_where_it_was_not_selected_not_at_all(
+    reference: Path, tmp_path: Path
+) -> None:
+    lacking = write_dump(tmp_path / "lacking", session()[:-1])
+    assert diff(reference, lacking).counts == {Verdict.IDENTICAL: 6, Verdict.MISSING: 1}
+    selected = write_dump(tmp_path / "selected", session()[:-1], selection=Selection(sites=("transformer.*",)))
+    assert diff(reference, selected).verdict is Verdict.IDENTICAL
 
 
 def film(*levels: int) -> Tensor:
