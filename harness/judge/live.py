@@ -16,7 +16,7 @@ from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_met
 from waypoint_parity.harness.compare.tensor_error import exact_distance, tensor_error
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
-from waypoint_parity.harness.judge.precision import LocalRun
+from waypoint_parity.harness.judge.precision import PrecisionRun
 from waypoint_parity.harness.judge.table import VerdictTable, finite
 from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import pictures_shown
@@ -39,7 +39,7 @@ def lockstep(
     judgement: Judgement,
     *,
     truth: Adapter | None = None,
-    local: LocalRun | None = None,
+    local: PrecisionRun | None = None,
     teacher_forced: bool = False,
 ) -> Comparison:
     """Run a session of both sides in lockstep, and compare every site.
@@ -76,7 +76,7 @@ class _Judging:
         judgement: Judgement,
         checkpoint: Checkpoint,
         truth: Truth,
-        local: LocalRun | None,
+        local: PrecisionRun | None,
         *,
         teacher_forced: bool,
     ) -> None:

@@ -23,7 +23,7 @@ from waypoint_parity.harness.compare.exact.shadow import unfollowed
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.judge.comparison import Precision
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.keys import Key, is_input
+from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
 from waypoint_parity.harness.run.taps import Observation, Taps
@@ -43,7 +43,7 @@ GAIN_OBSERVATIONS = 4
 
 
 @dataclass(frozen=True)
-class Measured:
+class OwnError:
     """One observation. Errors are relative L2 distances from E, gains <x - E, E> / <E, E>.
 
     `spread` is the root mean square of the lanes' errors, None where no lane was run; `lane_gains` are their gains.
@@ -80,6 +80,7 @@ class Gain:
 
     site: str
     phase: str
+    branch: str
     gain: float
     bound: float
     observations: int
@@ -90,13 +91,11 @@ class Gain:
         return abs(self.gain) / self.bound
 
     def __str__(self) -> str:
-        return (
-            f"{self.site} in {self.phase} is {1 + self.gain:.9g} times what it should be, bound 1 +- {self.bound:.1e}"
-        )
+        return f"{site_name(self.site, self.branch)} in {self.phase} is {1 + self.gain:.9g} times what it should be, bound 1 +- {self.bound:.1e}"
 
 
 @dataclass(frozen=True)
-class LocalRun:
+class PrecisionRun:
     """What a run with the reference fed showed, in the order of execution.
 
     Whole numbers were compared in all units, everything else in `units`. `alone`: what only the candidate showed, or in
@@ -104,7 +103,7 @@ class LocalRun:
     input than the candidate's.
     """
 
-    measured: list[Measured]
+    measured: list[OwnError]
     units: list[int]
     lanes: int
     alone: list[Key]
@@ -118,9 +117,14 @@ class LocalRun:
     @cached_property
     def excess(self) -> dict[Key, float]:
         """By how much each observation is wrong by itself: more than 1 is. Those without an exact value are not here."""
-        wrong = {(gain.site, gain.phase): gain.excess for gain in self.gains if gain.excess > 1}
-        known = (one for one in self.measured if one.lost is None)
-        return {one.key: max(one.excess, wrong.get((one.key.site, one.key.phase), 0.0)) for one in known}
+        excess = {one.key: one.excess for one in self.measured if one.lost is None}
+        wrong = {(gain.site, gain.phase, gain.branch): gain for gain in self.gains if gain.excess > 1}
+        for one in self.measured:
+            gain = wrong.get(_series(one.key))
+            # Of those that have it, not of others that were averaged with them.
+            if gain is not None and one.key in excess and abs(one.gain) > gain.bound / 2:
+                excess[one.key] = max(excess[one.key], gain.excess)
+        return excess
 
     @cached_property
     def precision(self) -> Precision:
@@ -149,30 +153,30 @@ def precision_run(
     checkpoint: Checkpoint,
     scenario: Scenario,
     sample: Collection[int],
-) -> LocalRun:
+) -> PrecisionRun:
     """Measure the candidate in the units of a `sample`; in all others too where a `plain` reference is given.
 
     `disturbed` and `plain` are the reference with disturbed lanes and without. What a sampled unit shows of a site's
     spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes.
     """
-    first = local_run(disturbed, candidate, checkpoint, scenario, sample)
+    first = fed_run(disturbed, candidate, checkpoint, scenario, sample)
     rest = [unit for unit in range(scenario.units) if unit not in sample]
     if plain is None or not rest:
         return first
     pooled = _pooled(first.measured)
-    sieved = local_run(plain, candidate, checkpoint, scenario, rest)
-    found = {one.key: replace(one, spread=pooled.get((one.key.site, one.key.phase), 0.0)) for one in sieved.measured}
+    sieved = fed_run(plain, candidate, checkpoint, scenario, rest)
+    found = {one.key: replace(one, spread=pooled.get(_series(one.key), 0.0)) for one in sieved.measured}
     suspect = {one.key.unit for one in found.values() if one.equal is None and one.excess > 0.5}
-    with_lanes = [first, local_run(disturbed, candidate, checkpoint, scenario, suspect)] if suspect else [first]
+    with_lanes = [first, fed_run(disturbed, candidate, checkpoint, scenario, suspect)] if suspect else [first]
     for run in with_lanes:
         found |= {one.key: one for one in run.measured if one.equal is not None or one.key.unit in run.units}
     return replace(first, measured=[*found.values()], units=list(range(scenario.units)))
 
 
 @exact_arithmetic()
-def local_run(
+def fed_run(
     reference: Shadowed, candidate: Adapter, checkpoint: Checkpoint, scenario: Scenario, units: Collection[int]
-) -> LocalRun:
+) -> PrecisionRun:
     """Run both, the reference fed at all sites that both show, and measure what they show in `units`."""
     measuring = _Measuring(reference, units)
     sites, shown = reference.adapter.sites(), candidate.sites()
@@ -187,7 +191,7 @@ def local_run(
             Paced(passes(reference.adapter, scenario, checkpoint, feed), reference.following(units)),
         )
         keep_pace(sessions, order_of(scenario, checkpoint))
-    return LocalRun(
+    return PrecisionRun(
         measuring.measured,
         sorted(units),
         reference.shadow.lanes - 1,
@@ -201,7 +205,7 @@ class _Measuring:
 
     def __init__(self, reference: Shadowed, units: Collection[int]) -> None:
         self.kept: dict[Key, Tensor] = {}
-        self.measured: list[Measured] = []
+        self.measured: list[OwnError] = []
         self.alone: list[Key] = []
         self._shadow = reference.shadow
         self._units = units
@@ -225,16 +229,16 @@ class _Measuring:
             self._shadow.put(put)
             return put
 
-    def _compared(self, key: Key, shown: Tensor, made: Tensor) -> Measured | None:
+    def _compared(self, key: Key, shown: Tensor, made: Tensor) -> OwnError | None:
         if not made.is_floating_point():
-            return Measured(key, made.dtype, equal=torch.equal(shown.to(made.device), made))
+            return OwnError(key, made.dtype, equal=torch.equal(shown.to(made.device), made))
         if key.unit not in self._units:
             return None
         lanes = [self._shadow.of(made, lane) for lane in range(self._shadow.lanes)]
         exact = lanes[0].to(made.dtype).double()
         errors = [_error(x.to(made.device).double(), exact) for x in (shown, made, *lanes[1:])]
         (error, gain), (reference, _), *disturbed = errors
-        return Measured(
+        return OwnError(
             key,
             made.dtype,
             error,
@@ -262,27 +266,33 @@ def _error(x: Tensor, exact: Tensor) -> tuple[float, float]:
     return distance / math.sqrt(square), float((difference * exact).sum()) / square
 
 
-def _pooled(measured: Iterable[Measured]) -> dict[tuple[str, str], float]:
-    """The root mean square spread of every site in every phase."""
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in measured:
-        if one.spread is not None:
-            groups[one.key.site, one.key.phase].append(one.spread)
-    return {at: math.sqrt(fmean(spread**2 for spread in group)) for at, group in groups.items()}
+def _series(key: Key) -> tuple[str, str, str]:
+    """What the observations have in common whose gains are averaged."""
+    return key.site, key.phase, key.branch
 
 
-def gains(measured: Iterable[Measured]) -> list[Gain]:
-    """The mean gain of every site in every phase that has enough observations, in the order of execution."""
-    groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
-    for one in measured:
-        if one.equal is None and one.lane_gains and math.isfinite(one.error):
-            groups[one.key.site, one.key.phase].append(one)
-    return [_gain(*at, group) for at, group in groups.items() if len(group) >= GAIN_OBSERVATIONS]
+def _grouped(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], list[OwnError]]:
+    """Those that were measured with lanes, by their series, in the order of execution."""
+    groups: dict[tuple[str, str, str], list[OwnError]] = defaultdict(list)
+    for one in errors:
+        if one.spread is not None and one.lane_gains and math.isfinite(one.error):
+            groups[_series(one.key)].append(one)
+    return groups
 
 
-def _gain(site: str, phase: str, group: Sequence[Measured]) -> Gain:
+def _pooled(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], float]:
+    """The root mean square spread of every series."""
+    return {at: math.sqrt(fmean((one.spread or 0.0) ** 2 for one in group)) for at, group in _grouped(errors).items()}
+
+
+def gains(errors: Iterable[OwnError]) -> list[Gain]:
+    """The mean gain of every series that has enough observations, in the order of execution."""
+    return [_gain(*at, group) for at, group in _grouped(errors).items() if len(group) >= GAIN_OBSERVATIONS]
+
+
+def _gain(site: str, phase: str, branch: str, group: Sequence[OwnError]) -> Gain:
     means = [fmean(lane) for lane in zip(*(one.lane_gains for one in group), strict=True)]
     single = fmean(gain**2 for one in group for gain in one.lane_gains)
     spread = max(math.sqrt(fmean(mean**2 for mean in means)), math.sqrt(single) / 2, GAIN_FLOOR)
     factor = GAIN_FACTOR.get(group[0].dtype, GAIN_FACTOR[torch.bfloat16])
-    return Gain(site, phase, fmean(one.gain for one in group), factor * spread, len(group))
+    return Gain(site, phase, branch, fmean(one.gain for one in group), factor * spread, len(group))

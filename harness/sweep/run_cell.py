@@ -17,7 +17,7 @@ from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_N
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.live import lockstep
-from waypoint_parity.harness.judge.precision import LANES, LocalRun, precision_run
+from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, precision_run
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import to_json
@@ -131,7 +131,7 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     return comparison
 
 
-def _local(task: CellTask, pair: _Pair) -> LocalRun | None:
+def _local(task: CellTask, pair: _Pair) -> PrecisionRun | None:
     """What the candidate does by itself: in a sample of units, or in all where no exact shadow follows it."""
     reference, candidate, scenario = pair.reference.shadowed, pair.candidate.shadowed, task.cell.scenario
     if pair.disturbed is None or reference is None:

@@ -187,7 +187,7 @@ class _Origin(enum.Enum):
     COMPUTED = enum.auto()
 
 
-class _Kept:
+class _Followed:
     """What is known of a storage. `lanes`: its shadows, flat; None where its values are their own shadow."""
 
     __slots__ = ("dtype", "lanes", "lost", "origin", "ref")
@@ -233,7 +233,7 @@ class Shadow(TorchDispatchMode):
         self._forms = {**FORMS, **(stand_ins or {})}
         # Odd numbers, by which the lanes differ.
         self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=self.lanes)]
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[int, _Followed] = {}
         self._numbers = _Numbers(self)
         self._opened: list[ExitStack] = []
         self._operations = 0
@@ -475,7 +475,7 @@ class Shadow(TorchDispatchMode):
 
     # Storages.
 
-    def _find(self, x: Tensor) -> _Kept | None:
+    def _find(self, x: Tensor) -> _Followed | None:
         kept = self._kept.get(_address(x))
         if kept is None or kept.ref.expired():
             return None
@@ -483,8 +483,8 @@ class Shadow(TorchDispatchMode):
             kept.lanes, kept.lost = None, "a storage was resized"
         return kept
 
-    def _remember(self, x: Tensor, origin: _Origin, lost: str | None = None) -> _Kept:
-        kept = self._kept[_address(x)] = _Kept(x, origin, lost)
+    def _remember(self, x: Tensor, origin: _Origin, lost: str | None = None) -> _Followed:
+        kept = self._kept[_address(x)] = _Followed(x, origin, lost)
         return kept
 
     def _own(self, x: Tensor, *, whole: bool) -> None:
@@ -510,11 +510,11 @@ class Shadow(TorchDispatchMode):
             for lane in range(self.lanes):
                 self.of(x, lane).copy_(x)
 
-    def _keep(self, x: Tensor, kept: _Kept, lanes: Sequence[Tensor]) -> None:
+    def _keep(self, x: Tensor, kept: _Followed, lanes: Sequence[Tensor]) -> None:
         size = x.untyped_storage().nbytes() // kept.dtype.itemsize
         kept.lanes = [_laid_out(y, x, size) for y in lanes]
 
-    def _settle(self, kept: _Kept, storage: torch.UntypedStorage) -> None:
+    def _settle(self, kept: _Followed, storage: torch.UntypedStorage) -> None:
         """Forget a shadow that is the value itself in every lane."""
         if kept.lanes is not None:
             own = _flat(storage, kept.dtype).double()
