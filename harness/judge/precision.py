@@ -30,6 +30,10 @@ from waypoint_parity.harness.run.taps import Observation, Taps
 
 # How many disturbed lanes measure a spread.
 LANES = 4
+# Of a tensor's L2 distance two lanes tell nearly as much: they are the sieve, for less.
+SIEVE_LANES = 2
+# Beyond this part of its bound an error is measured again, with more lanes.
+DOUBT = 0.5
 # The largest error that is taken for rounding, in spreads. Measured: right implementations reach 1.8, wrong ones begin
 # at 24.
 FACTOR = 6.0
@@ -126,6 +130,12 @@ class PrecisionRun:
                 excess[one.key] = max(excess[one.key], gain.excess)
         return excess
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether anything comes near its bound."""
+        near = (one.excess > DOUBT for one in self.measured if one.equal is None)
+        return any(near) or any(gain.excess > DOUBT for gain in self.gains)
+
     @cached_property
     def precision(self) -> Precision:
         """The same in short."""
@@ -147,37 +157,49 @@ class PrecisionRun:
 
 
 def precision_run(
-    disturbed: Shadowed,
-    plain: Shadowed | None,
+    reference: Shadowed,
     candidate: Adapter,
     checkpoint: Checkpoint,
     scenario: Scenario,
     sample: Collection[int],
+    *,
+    everywhere: bool,
 ) -> PrecisionRun:
-    """Measure the candidate in the units of a `sample`; in all others too where a `plain` reference is given.
+    """Measure the candidate in the units of a `sample`, or `everywhere`; the reference was loaded with LANES.
 
-    `disturbed` and `plain` are the reference with disturbed lanes and without. What a sampled unit shows of a site's
-    spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes.
+    What a sampled unit shows of a site's spread is a sieve for the other units: those in which anything exceeds half
+    its bound are measured again, with lanes of their own.
     """
-    first = fed_run(disturbed, candidate, checkpoint, scenario, sample)
+
+    def measured(units: Collection[int]) -> PrecisionRun:
+        """Their errors, with all lanes where a few leave a doubt."""
+        run = fed_run(reference, candidate, checkpoint, scenario, units, SIEVE_LANES)
+        return fed_run(reference, candidate, checkpoint, scenario, units, LANES) if run.is_doubtful else run
+
+    first = measured(sample)
     rest = [unit for unit in range(scenario.units) if unit not in sample]
-    if plain is None or not rest:
+    if not everywhere or not rest:
         return first
     pooled = _pooled(first.measured)
-    sieved = fed_run(plain, candidate, checkpoint, scenario, rest)
+    sieved = fed_run(reference, candidate, checkpoint, scenario, rest, 0)
     found = {one.key: replace(one, spread=pooled.get(_series(one.key), 0.0)) for one in sieved.measured}
-    suspect = {one.key.unit for one in found.values() if one.equal is None and one.excess > 0.5}
-    with_lanes = [first, fed_run(disturbed, candidate, checkpoint, scenario, suspect)] if suspect else [first]
-    for run in with_lanes:
+    doubtful = {one.key.unit for one in found.values() if one.equal is None and one.excess > DOUBT}
+    for run in [first, measured(doubtful)] if doubtful else [first]:
         found |= {one.key: one for one in run.measured if one.equal is not None or one.key.unit in run.units}
     return replace(first, measured=[*found.values()], units=list(range(scenario.units)))
 
 
 @exact_arithmetic()
 def fed_run(
-    reference: Shadowed, candidate: Adapter, checkpoint: Checkpoint, scenario: Scenario, units: Collection[int]
+    reference: Shadowed,
+    candidate: Adapter,
+    checkpoint: Checkpoint,
+    scenario: Scenario,
+    units: Collection[int],
+    lanes: int,
 ) -> PrecisionRun:
     """Run both, the reference fed at all sites that both show, and measure what they show in `units`."""
+    reference.shadow.lanes = 1 + lanes
     measuring = _Measuring(reference, units)
     sites, shown = reference.adapter.sites(), candidate.sites()
     common = sites.keys() & shown.keys()
@@ -194,7 +216,7 @@ def fed_run(
     return PrecisionRun(
         measuring.measured,
         sorted(units),
-        reference.shadow.lanes - 1,
+        lanes,
         [*measuring.alone, *measuring.kept],
         sorted(feed.refused),
     )

@@ -57,8 +57,9 @@ class _Implementation:
     name: str
     adapter: Adapter
     observer: str
-    # Under which it was built and runs, where both sides are followed exactly.
+    # Under which it was built and runs, where both sides are followed exactly; and whether that shows exact values.
     shadowed: Shadowed | None = None
+    is_followed: bool = False
 
     @property
     def shadow(self) -> Shadow | None:
@@ -133,14 +134,13 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
 
 def _local(task: CellTask, pair: _Pair) -> PrecisionRun | None:
     """What the candidate does by itself: in a sample of units, or in all where no exact shadow follows it."""
-    reference, candidate, scenario = pair.reference.shadowed, pair.candidate.shadowed, task.cell.scenario
-    if pair.disturbed is None or reference is None:
+    if pair.disturbed is None:
         return None
-    followed = candidate is not None and is_followed(candidate, scenario)
+    scenario, candidate = task.cell.scenario, pair.candidate.adapter
     # One unit, which is another one in another scenario.
     sample = [int(scenario.digest[:8], 16) % scenario.units]
-    plain = None if followed else reference
-    return precision_run(pair.disturbed, plain, pair.candidate.adapter, task.checkpoint, scenario, sample)
+    everywhere = not pair.candidate.is_followed
+    return precision_run(pair.disturbed, candidate, task.checkpoint, scenario, sample, everywhere=everywhere)
 
 
 def _forced(task: CellTask, pair: _Pair) -> Comparison:
@@ -181,7 +181,8 @@ def _load(task: CellTask) -> _Pair:
         with nullcontext() if shadowed is None else shadowed.shadow:
             allow = rules.allow_observer_effect
             observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
-        return _Implementation(name, adapter, observer, shadowed)
+        followed = shadowed is not None and is_followed(shadowed, cell.scenario)
+        return _Implementation(name, adapter, observer, shadowed, followed)
 
     # One each, also where both have the same name. Under a shadow no code is compiled.
     reference = load(rules.reference, exact=rules.exact)

@@ -16,7 +16,7 @@ import enum
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -223,6 +223,7 @@ class Shadow(TorchDispatchMode):
         an operation, compute in tensor algebra what a kernel does that knows no fp64.
         """
         super().__init__()
+        # With the exact one. A session may have fewer than the model was built with.
         self.lanes = 1 + lanes
         self.below: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
@@ -308,17 +309,25 @@ class Shadow(TorchDispatchMode):
         name = _name(func)
         if name in _METADATA:
             return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():
+            return self._followed(func, name, args, kwargs, nullcontext)
+        return self._followed(func, name, args, kwargs, torch.inference_mode)
+
+    def _followed(
+        self, func: Any, name: str, args: Any, kwargs: Any, apart: Callable[[], AbstractContextManager[Any]]
+    ) -> Any:
+        """What the operation returns, followed `apart` from gradients."""
         written = [x for x in _written(func, args, kwargs) if not x.is_meta]
         if written and name not in _DRAWS:
-            with torch.inference_mode():
+            with apart():
                 for x in written:
                     self._own(x, whole=name in _FILLS and _is_whole(x))
         out = func(*args, **kwargs)
         if written:
-            with torch.inference_mode():
+            with apart():
                 self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
         elif new := self._new(name, out, given := _tensors((args, kwargs))):
-            with torch.inference_mode():
+            with apart():
                 self._compute(func, name, args, kwargs, out, new, given)
         self._operations += 1
         if self._operations % 1024 == 0:
@@ -479,6 +488,9 @@ class Shadow(TorchDispatchMode):
         kept = self._kept.get(_address(x))
         if kept is None or kept.ref.expired():
             return None
+        if kept.lanes is not None and len(kept.lanes) < self.lanes:
+            # Of a session with fewer lanes: exact in those that are new.
+            kept.lanes += [kept.lanes[0].clone() for _ in range(self.lanes - len(kept.lanes))]
         if kept.lanes is not None and kept.lanes[0].numel() != x.untyped_storage().nbytes() // kept.dtype.itemsize:
             kept.lanes, kept.lost = None, "a storage was resized"
         return kept
