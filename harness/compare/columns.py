@@ -1,4 +1,4 @@
-"""Columns: records as arrays, the numbers of their places in a run, and which units showed those."""
+"""Columns: many records as arrays; a number for every place in a run; and which units showed which places."""
 
 import math
 from collections import defaultdict
@@ -161,8 +161,8 @@ class RecordLines:
 class Columns:
     """What a comparison needs of records [n] of one dump. `at` is the index of their lines in the part, from 0.
 
-    `alike` is the same number for equal shape and dtype; `elements` counts all, `special` [n,3] NaN, +inf
-    and -inf; `digests` and `sources` are arrays of objects.
+    `alike` is the same number for equal shape and dtype. `elements` counts all elements, `special` [n,3] NaN, +inf and
+    -inf. `digests` and `sources` are arrays of objects.
     """
 
     codes: Indices
@@ -226,7 +226,7 @@ class ColumnReader:
     def columns(self, part: FilePart, read: Sequence[LineBlock]) -> Columns:
         """The records of blocks of a part. Raises UserError, naming file and line, for a line that is none."""
         # Block by block the rows are let go of: what is not needed any more makes room in the caches.
-        fields = [self._fields(_rows(part, block)) for block in read or [LineBlock(0, 0, b"")]]
+        fields = [self._fields(_rows(part, block)) for block in read]
         forms, units, special, rms, digests, sketches = (
             list(chain.from_iterable(each)) for each in zip(*fields, strict=True)
         )

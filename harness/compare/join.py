@@ -195,7 +195,7 @@ class _Ahead:
 
     def __init__(self, part: FilePart, reader: ColumnReader) -> None:
         self.part = part
-        self.rows = self._no_rows = reader.columns(part, [])
+        self.rows = self._no_rows = reader.columns(part, [LineBlock(0, 0, b"")])
         self.ended = False
         self._unread = reader.read(part)
         self._bytes = 0

@@ -66,7 +66,7 @@ def run_in_lockstep(
     """
     sites = [side.adapter.sites() for side in (reference, candidate)]
     common = sites[0].keys() & sites[1].keys()
-    join = _TensorJoin(common, taker)
+    join = TensorJoin(common, taker)
     teacher = None
     takers: list[list[Take]] = [[partial(join.show, side)] for side in SIDES]
     if teacher_forced:
@@ -93,7 +93,7 @@ def run_in_lockstep(
     return common
 
 
-class _TensorJoin(Join[Key, tuple[int, Tensor]]):
+class TensorJoin(Join[Key, tuple[int, Tensor]]):
     """Joins what both sides show by key, and hands it on. A tensor is kept only until its partner comes."""
 
     def __init__(self, common: Collection[str], taker: TensorTaker) -> None:

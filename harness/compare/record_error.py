@@ -74,10 +74,6 @@ class Errors(NamedTuple):
         """`rel_l2` as numbers that can be ordered: infinite where there is none."""
         return np.where(np.isnan(self.rel_l2), math.inf, self.rel_l2)
 
-    def at(self, index: int) -> Error:
-        """One of the errors, as far as it is told here."""
-        return Error(bool(self.identical[index]), float(self.rel_l2[index]))
-
 
 def record_errors(actual: Columns, expected: Columns) -> Errors:
     """`record_error` of many pairs [n] at once."""

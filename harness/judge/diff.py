@@ -134,6 +134,7 @@ def _enter_missing_pictures(dumps: Mapping[SideName, Dump], join: DumpJoin, tabl
     kept = {side: set(kept_pictures(dumps[side].folder)) for side in SIDES}
     for side in SIDES:
         units = {place: join.seen[side].units_of(table.places[place]) for place in places}
+        # The first call of a step stands for all of its pictures.
         promised = {(unit, place[1]): Key(unit, *place) for place in reversed(places) for unit in units[place]}
         absent = Counter((at.unit, at.step) for at in kept[OTHER[side]] - kept[side])
         for at in sorted(absent.keys() & promised.keys()):

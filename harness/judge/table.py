@@ -37,14 +37,12 @@ ACCEPTED_INPUT = "ACCEPTED_INPUT"
 MOST_FAILURES = 200
 # Pairs that come one by one are judged so many at a time.
 _BATCH = 512
-# Verdicts and kinds of sites as columns have them: by their places in these.
-_VERDICTS = (*Verdict, ACCEPTED_INPUT)
-_IDENTICAL, _DIVERGED, _INCOMPARABLE = map(_VERDICTS.index, (Verdict.IDENTICAL, Verdict.DIVERGED, Verdict.INCOMPARABLE))
-_WITHIN_NOISE, _ACCEPTED = map(_VERDICTS.index, (Verdict.WITHIN_NOISE, ACCEPTED_INPUT))
-_KINDS = tuple(Kind)
-_INPUT, _LATENT = map(_KINDS.index, (Kind.INPUT, Kind.LATENT))
+# Verdicts and kinds of sites as numbers, for columns.
+_VERDICTS: tuple[str, ...] = (*Verdict, ACCEPTED_INPUT)
+_VERDICT = {name: number for number, name in enumerate(_VERDICTS)}
+_KIND = {kind: number for number, kind in enumerate(Kind)}
 # A picture has metrics of its own, a mask is right or wrong, an input is equal or nothing is scored.
-_HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in _KINDS])
+_HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in Kind])
 
 # How many units are to show each rung; or how many observations there are to be, if no more is known.
 Expected = Mapping[Rung, int] | int
@@ -75,12 +73,13 @@ class VerdictTable:
         self._entered = Seen()
         # By unit, of the latest of its latents so far: its place in the execution, its key, and its error.
         self._latents: dict[int, tuple[int, Key, float]] = {}
+        # Pairs that came one by one and are not yet judged.
         self._pairs: list[tuple[int, Key, Error]] = []
-        # By place: how it is judged, with limits for each unit that has its own and for the later ones; the worst
+        # By place: how it is judged, with limits for each unit that has its own and one for the later ones; the worst
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
-        limits = ("limits", np.float64, (judgement.bounds.units + 1, 2))
-        errors = [("kind", np.int8), ("accepted", np.bool_), ("error", np.float64), ("unit", np.int64)]
-        self._rows = np.zeros(0, [*errors, limits, *((name, np.int64) for name in ("compared", "missing", "failed"))])
+        counts = [(name, np.int64) for name in ("compared", "missing", "failed")]
+        judged = [("kind", np.int8), ("accepted", np.bool_), ("limits", np.float64, (self._bounds.units + 1, 2))]
+        self._rows = np.zeros(0, [*judged, ("error", np.float64), ("unit", np.int64), *counts])
 
     def pair(self, order: int, key: Key, error: Error) -> None:
         """Both sides showed `key`, `error` apart; `order` is its place in the reference's execution."""
@@ -193,38 +192,45 @@ class VerdictTable:
             verdict, key = Verdict(_VERDICTS[verdicts[index]]), self.places.key(int(codes[index]))
             return self._result(int(order[index]), key, verdict, error_of(index), at)
 
-        for index in np.flatnonzero(verdicts == _INCOMPARABLE).tolist():
+        for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
-        diverged = verdicts == _DIVERGED
+        diverged = verdicts == _VERDICT[Verdict.DIVERGED]
         for index in np.flatnonzero(diverged).tolist():
             self._fail(int(order[index]), partial(result, index))
         if len(measured := np.flatnonzero(_HAS_WORST[kinds])):
             index = int(measured[np.argmax(errors.distance[measured])])
             self._exceed(float(errors.distance[index]), partial(result, index))
-        for index in np.flatnonzero(kinds == _LATENT).tolist():
+        for index in np.flatnonzero(kinds == _KIND[Kind.LATENT]).tolist():
             self._grow(int(order[index]), self.places.key(int(codes[index])), float(errors.rel_l2[index]))
-        compared = verdicts <= _DIVERGED
+        # All but inputs that differ, which are beyond the verdicts of what was compared.
+        compared = verdicts <= _VERDICT[Verdict.DIVERGED]
         self._raise(places[compared], errors.distance[compared], units[compared])
         np.add.at(self._rows["compared"], places[compared], 1)
         np.add.at(self._rows["failed"], places[diverged], 1)
-        for name, number in zip(_VERDICTS, np.bincount(verdicts).tolist(), strict=False):
+        for name, number in zip(_VERDICTS, np.bincount(verdicts, minlength=len(_VERDICTS)).tolist(), strict=True):
             self._count(name, number)
 
     def _verdicts(self, units: Indices, places: Indices, errors: Errors) -> Indices:
         """The verdicts of pairs [n]."""
         rows = self._known()
         distance, norm = rows["limits"][places, np.minimum(units, self._bounds.units)].T
-        inputs, accepted = rows["kind"][places] == _INPUT, rows["accepted"][places]
+        inputs, accepted = rows["kind"][places] == _KIND[Kind.INPUT], rows["accepted"][places]
         within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
-        found = {_IDENTICAL: errors.identical, _ACCEPTED: accepted, _INCOMPARABLE: inputs, _WITHIN_NOISE: within}
-        return np.select([*found.values()], [*found], _DIVERGED)
+        # The first that holds.
+        cases = {
+            Verdict.IDENTICAL: errors.identical,
+            ACCEPTED_INPUT: inputs & accepted,
+            Verdict.INCOMPARABLE: inputs,
+            Verdict.WITHIN_NOISE: within,
+        }
+        return np.select([*cases.values()], [_VERDICT[name] for name in cases], _VERDICT[Verdict.DIVERGED])
 
     def _known(self) -> npt.NDArray[np.void]:
         """What is known of every place, also of new ones."""
         if new := self.places.names[len(self._rows) :]:
             more = np.zeros(len(new), self._rows.dtype)
             more["error"] = -1.0
-            more["kind"] = [_KINDS.index(self._sites.kind(site, phase)) for phase, _, site, *_ in new]
+            more["kind"] = [_KIND[self._sites.kind(site, phase)] for phase, _, site, *_ in new]
             more["accepted"] = [site in self._accepted for _, _, site, *_ in new]
             own = range(self._bounds.units + 1)
             more["limits"] = [[self._limit(Key(unit, *place)) for unit in own] for place in new]

@@ -359,10 +359,16 @@ def test_every_unit_has_the_error_of_its_last_latent_and_what_noise_may_grow_to(
     assert [(at.unit, at.rel_l2, at.tolerance) for at in close(table).growth] == [(0, 2e-7, 1e-5), (1, 4e-7, 1e-5)]
 
 
-def test_the_last_latent_is_the_last_in_the_execution_whatever_its_step_is_called() -> None:
-    table = VerdictTable(JUDGEMENT, FAMILY)
-    table.pair(7, key("latent", step=0), off_by(2e-7))
-    table.pair(3, key("latent", step=5), off_by(1e-7))
+def test_the_last_latent_is_the_last_in_the_execution_whatever_its_phase_is_called() -> None:
+    class Cascade:
+        name = "cascade"
+        sites = SiteTable(
+            [SiteRow(name="latent", phases=("denoise", "base"), part="sampler", kind=Kind.LATENT)],
+        )
+
+    table = VerdictTable(JUDGEMENT, Cascade())  # type: ignore[arg-type]
+    table.pair(7, Key(0, "base", 0, "latent"), off_by(2e-7))
+    table.pair(3, Key(0, "denoise", 5, "latent"), off_by(1e-7))
     assert [at.rel_l2 for at in close(table).growth] == [2e-7]
 
 
