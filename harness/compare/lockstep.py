@@ -8,7 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.exact.shadow import Shadow, unfollowed
+from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, SIDES, Join, SideName
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
@@ -138,17 +138,8 @@ class _Sink:
         self._shadow = shadow
 
     def observe(self, seen: Observation) -> None:
-        if self._shadow is None:
-            self._take(seen)
-            return
-        # The shadow follows the implementation, not what is done with what it shows.
-        with unfollowed():
-            if seen.tensor.is_floating_point():
-                exact, lost = self._shadow.of(seen.tensor), self._shadow.lost(seen.tensor)
-                seen = replace(seen, exact=exact, lost=lost)
-            self._take(seen)
-
-    def _take(self, seen: Observation) -> None:
+        if self._shadow is not None and seen.tensor.is_floating_point():
+            seen = replace(seen, exact=self._shadow.of(seen.tensor), lost=self._shadow.lost(seen.tensor))
         for take in self._takers:
             take(seen)
         if self._writer is not None:
@@ -156,5 +147,4 @@ class _Sink:
 
     def end_pass(self) -> None:
         if self._writer is not None:
-            with unfollowed():
-                self._writer.end_pass()
+            self._writer.end_pass()

@@ -37,6 +37,10 @@ def _mathematics(comparison: Comparison) -> list[str]:
     found = comparison.mathematics
     if found is None:
         return []
+    if not found.observations:
+        return [
+            "  mathematics:      the candidate shows no value that could be followed; judged by precision, site by site"
+        ]
     worst = "infinitely" if found.worst is None else f"{found.worst:.1e}"
     same = "the same" if found.worst is not None and found.worst <= found.bound else "NOT the same"
     lines = [

@@ -1,5 +1,6 @@
 """Live: two implementations in lockstep, judged by their full tensors while they run."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +23,7 @@ from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.digest import fast_digest
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
@@ -118,17 +119,18 @@ class _Judging:
         distance = exact_distance(actual, expected)
         if distance is None or (distance > SAME_MATHEMATICS and (actual.lost or expected.lost)):
             return None
-        self._exact.append(distance)
+        if not is_input(expected.key.site):
+            self._exact.append(distance)
         return distance
 
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
-        """What the exact values say; None where there are none."""
-        if not self._exact:
+        """What the exact values say; None where both sides were not followed."""
+        if None in shadows.values():
             return None
         unfollowed = {name: [*shadow.below, *shadow.foreign] for name, shadow in shadows.items() if shadow is not None}
         return Mathematics(
             observations=len(self._exact),
-            worst=finite(max(self._exact)),
+            worst=finite(max(self._exact, default=math.inf)),
             bound=SAME_MATHEMATICS,
             unfollowed={name: reasons for name, reasons in unfollowed.items() if reasons},
         )

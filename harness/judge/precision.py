@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.exact.shadow import unfollowed
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.judge.comparison import Precision
 from waypoint_parity.harness.run.adapter import Adapter
@@ -241,15 +240,14 @@ class _Measuring:
         shown = self.kept.pop(seen.key, None)
         if shown is None:
             return None
-        with unfollowed():
-            if shown.shape != seen.tensor.shape:
-                self.alone.append(seen.key)
-                return None
-            if not is_input(seen.key.site) and (one := self._compared(seen.key, shown, seen.tensor)) is not None:
-                self.measured.append(one)
-            put = shown.to(seen.tensor)
-            self._shadow.put(put)
-            return put
+        if shown.shape != seen.tensor.shape:
+            self.alone.append(seen.key)
+            return None
+        if not is_input(seen.key.site) and (one := self._compared(seen.key, shown, seen.tensor)) is not None:
+            self.measured.append(one)
+        put = shown.to(seen.tensor)
+        self._shadow.put(put)
+        return put
 
     def _compared(self, key: Key, shown: Tensor, made: Tensor) -> OwnError | None:
         if not made.is_floating_point():

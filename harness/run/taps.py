@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
 from waypoint_parity.harness.run.family import Family
@@ -111,7 +112,8 @@ class Taps:
     def begin(self, unit: int, at: Pass) -> None:
         """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
         if self._ended is not None:
-            self._ended()
+            with _disable_current_modes():
+                self._ended()
         if at.at(unit) != self._at:
             self._calls.clear()
         self._unit, self._pass, self._at = unit, at, at.at(unit)
@@ -146,7 +148,10 @@ class Taps:
         key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
         if self._selection is not None and not self._selection.takes(key):
             return None
-        given = self._observe(Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor))))
+        seen = Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor)))
+        # What is done with what a site shows is not the implementation's: no shadow follows it.
+        with _disable_current_modes():
+            given = self._observe(seen)
         return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:

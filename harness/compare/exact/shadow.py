@@ -536,10 +536,6 @@ class Shadow(TorchDispatchMode):
                     kept.origin = _Origin.GIVEN
 
 
-unfollowed = _disable_current_modes
-"""A context in which no shadow follows what is computed, such as what is done with what an implementation shows."""
-
-
 class _Numbers(TorchFunctionMode):
     """Knows the fp64 values of tensors that are made of numbers in the code, which no operation sees."""
 
