@@ -57,8 +57,8 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     norm_ratio: float | None = None
     max_abs: float | None = None
     note: str | None = None
-    # How far apart the exact values are (bound: judgement.SAME_MATHEMATICS); and the error that the site makes by itself,
-    # over the largest that rounding explains. None where it was not measured.
+    # How far apart the exact values are (bound: judgement.SAME_MATHEMATICS); and the error that the site makes by
+    # itself, over the largest that rounding explains. None where it was not measured.
     exact: float | None = None
     local: float | None = None
     # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
@@ -166,13 +166,15 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
     """Whether both sides compute the same, rounding apart: their exact values, held against each other.
 
     `worst` is the largest distance of those of `observations`. `unfollowed`: operations behind which there are no exact
-    values, by side.
+    values, by side. `in_constants`: where they differ first they do so only because one side rounds a constant, such as
+    a schedule or a table, that the other does not; None where that was not tried.
     """
 
     observations: int
     worst: float | None
     bound: float
     unfollowed: dict[str, list[str]] = {}
+    in_constants: bool | None = None
 
 
 class Precision(msgspec.Struct, frozen=True, kw_only=True):

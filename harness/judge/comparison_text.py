@@ -47,6 +47,8 @@ def _mathematics(comparison: Comparison) -> list[str]:
         f"  mathematics:      {same} at {found.observations} observations, exact values at most {worst} apart, "
         f"bound {found.bound:.0e}"
     ]
+    if found.in_constants:
+        lines.append("    on purpose:     the sides differ in which constants they round; unrounded they are the same")
     reasons = [(side, reason) for side, reasons in found.unfollowed.items() for reason in reasons]
     return [*lines, *(f"    not followed:   {side}: {reason}" for side, reason in reasons[:_MOST_REASONS])]
 

@@ -115,7 +115,7 @@ class _Judging:
             self.pictures += [picture_metrics(at, pictures[at], right[at]) for at in right]
 
     def _distance(self, actual: Observation, expected: Observation) -> float | None:
-        """The distance of the exact values. None where it is not known, or shows nothing but that they are not exact."""
+        """The distance of the exact values; None where they are not known, or differ because they are not exact."""
         distance = exact_distance(actual, expected)
         if distance is None or (distance > SAME_MATHEMATICS and (actual.lost or expected.lost)):
             return None

@@ -1,8 +1,9 @@
-"""Precision: is a candidate as precise as it may be, and right, at every site by itself?
+"""Precision: whether a candidate is right, and as precise as it may be, at every site by itself.
 
 Two sessions run step by step: the candidate's, which is only watched, and the reference's, which goes on with the
-candidate's value at every site that both show. So at each site the reference's exact shadow is what should have come out
-of the candidate's own values (E). How far the candidate's value (C) is from E is its error there, and nothing else's.
+candidate's value at every site that both show. So at each site the reference's exact shadow is what should have come
+out of the candidate's own values (E). How far the candidate's value (C) is from E is its error there, and nothing
+else's.
 
 The yardstick is what rounding alone does at this very observation: the spread of disturbed lanes of the reference
 between the same sites. Nothing has to be patchable in the candidate, nor need it be a torch program.
@@ -94,7 +95,8 @@ class Gain:
         return abs(self.gain) / self.bound
 
     def __str__(self) -> str:
-        return f"{site_name(self.site, self.branch)} in {self.phase} is {1 + self.gain:.9g} times what it should be, bound 1 +- {self.bound:.1e}"
+        where = f"{site_name(self.site, self.branch)} in {self.phase}"
+        return f"{where} is {1 + self.gain:.9g} times what it should be, bound 1 +- {self.bound:.1e}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class PrecisionRun:
 
     @cached_property
     def excess(self) -> dict[Key, float]:
-        """By how much each observation is wrong by itself: more than 1 is. Those without an exact value are not here."""
+        """By how much each observation is wrong by itself: more than 1 is. Only of those that have an exact value."""
         excess = {one.key: one.excess for one in self.measured if one.lost is None}
         wrong = {(gain.site, gain.phase, gain.branch): gain for gain in self.gains if gain.excess > 1}
         for one in self.measured:

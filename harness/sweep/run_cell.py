@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace as replace_fields
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
@@ -15,8 +16,9 @@ from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
-from waypoint_parity.harness.judge.judgement import Judgement
+from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.live import lockstep
+from waypoint_parity.harness.judge.on_purpose import differs_in_constants
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, precision_run
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.observer import check_observer
@@ -24,6 +26,7 @@ from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
@@ -128,8 +131,20 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     local = _local(task, pair)
     sides = side("reference", pair.reference), side("candidate", pair.candidate)
     comparison = lockstep(*sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local)
+    if (first := comparison.first) is not None and (first.exact or 0.0) > SAME_MATHEMATICS:
+        comparison = _with_constants(comparison, task, first.key)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
+
+
+def _with_constants(comparison: Comparison, task: CellTask, key: Key) -> Comparison:
+    """`comparison`, whose mathematics differs first at `key`: also whether that is a matter of rounded constants."""
+    names = task.rules.reference, task.cell.candidate
+    found = task.cell.numerics.dtype is not torch.float32 and differs_in_constants(
+        *names, task.checkpoint, task.cell.numerics, task.cell.scenario, key
+    )
+    assert comparison.mathematics is not None
+    return replace_fields(comparison, mathematics=replace_fields(comparison.mathematics, in_constants=found))
 
 
 def _local(task: CellTask, pair: _Pair) -> PrecisionRun | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 Form = Callable[[Any, tuple[Any, ...], dict[str, Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
@@ -92,7 +92,7 @@ def _attention(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any)
     """Fused kernels that know no fp64: the formula. What they return besides is the implementation's."""
     given = _bound(func, args, wide)
     mask = given.get("attn_mask", given.get("attn_bias"))
-    found = F.scaled_dot_product_attention(
+    found = functional.scaled_dot_product_attention(
         given["query"], given["key"], given["value"], mask, is_causal=given["is_causal"], scale=given.get("scale")
     )
     return (found, *out[1:])

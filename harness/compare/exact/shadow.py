@@ -1,9 +1,9 @@
 """The exact shadow: fp64 values beside everything that an implementation computes, without touching what it computes.
 
-A dispatch mode sees every operation of torch. Beside the storage of each floating result it keeps a flat fp64 copy. The
-shadow of a tensor is that copy, seen with the tensor's size, stride and offset. So views cost nothing, writes in place
-and copies into preallocated caches reach every view, and code that asks for dtypes or types sees plain tensors. What was
-not computed (weights, inputs, values put in place) is its own shadow: no second copy of the weights is kept.
+A dispatch mode sees every operation of torch. Beside the storage of each floating result it keeps a flat fp64 copy.
+The shadow of a tensor is that copy, seen with the tensor's size, stride and offset. So views cost nothing, writes in
+place and copies into preallocated caches reach every view, and code that asks for dtypes or types sees plain tensors.
+What was not computed (weights, inputs, values put in place) is its own shadow: no second copy of the weights is kept.
 
 What a model rounds on purpose stays rounded: a weight, an input or a constant that is cast to less than fp32. Whatever
 chooses or jumps (topk, sort, argmax, round, floor) takes the choice that the implementation made. Draws are not drawn.
@@ -215,12 +215,14 @@ class Shadow(TorchDispatchMode):
         lanes: int = 0,
         seed: int = 0,
         given: Callable[[Tensor], bool] = lambda tensor: False,
+        constants_rounded: bool = True,
         stand_ins: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         """`lanes`: how many disturbed ones beside the exact one, with roundings drawn from `seed`.
 
-        `given` tells a weight or an input from other tensors that were not computed here. `stand_ins`, by the name of
-        an operation, compute in tensor algebra what a kernel does that knows no fp64.
+        `given` tells a weight or an input from other tensors that were not computed here. Constants keep what less
+        than fp32 rounds off unless they are not `constants_rounded`. `stand_ins`, by the name of an operation, compute
+        in tensor algebra what a kernel does that knows no fp64.
         """
         super().__init__()
         # With the exact one. A session may have fewer than the model was built with.
@@ -231,6 +233,7 @@ class Shadow(TorchDispatchMode):
         # Where it is false nothing is followed: what operations make is taken for exact as it is.
         self.follows = True
         self._given = given
+        self._constants_rounded = constants_rounded
         self._forms = {**FORMS, **(stand_ins or {})}
         # Odd numbers, by which the lanes differ.
         self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=self.lanes)]
@@ -290,11 +293,11 @@ class Shadow(TorchDispatchMode):
     def constant(self, x: Tensor, exact: Tensor) -> None:
         """Take `x` for a constant whose fp64 value is `exact`; less than fp32 is a rounding on purpose."""
         kept = self._remember(x, _Origin.CONSTANT)
-        if not _is_narrow(x.dtype):
+        if not _is_narrow(x.dtype) or not self._constants_rounded:
             self._keep(x, kept, [exact] * self.lanes)
 
     def settle(self) -> None:
-        """Let go of shadows that are the values themselves, now that the model is built: of copied or joined weights."""
+        """Let go of shadows that are the values themselves, of copied or joined weights: the model is built."""
         with _disable_current_modes(), torch.inference_mode():
             for kept in self._kept.values():
                 if kept.lanes is not None and not kept.ref.expired():
@@ -363,7 +366,7 @@ class Shadow(TorchDispatchMode):
         lost, origins = self._behind(name, sources)
         factory = made or not given
         # A constant, an input or a weight in less than fp32 is one on purpose.
-        fixed = factory or (name in _CASTS and _Origin.COMPUTED not in origins)
+        fixed = (factory or name in _CASTS) and self._is_on_purpose(origins)
         self.shadowed[name] += 1
         lanes: dict[int, list[Tensor]] = {id(x): [] for x in new}
         for lane in range(self.lanes):
@@ -380,6 +383,12 @@ class Shadow(TorchDispatchMode):
             if _Origin.COMPUTED not in origins and _is_whole(x):
                 self._settle(kept, x.untyped_storage())
 
+    def _is_on_purpose(self, origins: set[_Origin]) -> bool:
+        """Whether to round what comes of these is part of the model."""
+        if _Origin.COMPUTED in origins:
+            return False
+        return self._constants_rounded or _Origin.GIVEN in origins
+
     def _landed(self, y: Tensor, dtype: torch.dtype, lane: int, *, fixed: bool, own: bool) -> Tensor:
         """The result `y` of a lane, where the operation itself returned `dtype`."""
         if own:
@@ -391,21 +400,18 @@ class Shadow(TorchDispatchMode):
 
     def _write(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Tensor], given: list[Tensor]) -> None:
         """Do to the shadows of `written` what the operation has done to them."""
-        targets = {_address(x) for x in written}
         floating = [x for x in written if x.dtype in _WIDE]
-        for x in written:
-            kept = self._find(x)
-            if kept is not None and kept.lanes is not None and kept.dtype is not _real(x.dtype):
-                kept.lanes, kept.lost = None, f"{name} wrote {x.dtype} over {kept.dtype}"
+        self._forget_bits(name, written)
         if name in _DRAWS or name.removesuffix("_") in _JUMPS:
             for x in floating:
                 self._take_own(x)
             return
         if not floating:
             return
+        targets = {_address(x) for x in written}
         sources = [x for x in given if x.dtype in _WIDE and _address(x) not in targets]
         lost, origins = self._behind(name, sources)
-        fixed = name in _FILLS and _Origin.COMPUTED not in origins
+        fixed = name in _FILLS and self._is_on_purpose(origins)
         self.shadowed[name] += 1
         for lane in range(self.lanes):
             reason = self._run(func, name, args, kwargs, None, lane)[1]
@@ -422,6 +428,13 @@ class Shadow(TorchDispatchMode):
                     self._settle(kept, x.untyped_storage())
             else:
                 kept.lost, kept.origin = kept.lost or lost, _Origin.COMPUTED
+
+    def _forget_bits(self, name: str, written: Sequence[Tensor]) -> None:
+        """Let go of shadows over which something was written as another dtype."""
+        for x in written:
+            kept = self._find(x)
+            if kept is not None and kept.lanes is not None and kept.dtype is not _real(x.dtype):
+                kept.lanes, kept.lost = None, f"{name} wrote {x.dtype} over {kept.dtype}"
 
     def _run(
         self,

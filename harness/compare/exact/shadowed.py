@@ -44,15 +44,20 @@ class Shadowed:
 
 
 def load_shadowed(
-    implementation: str, checkpoint: Checkpoint, numerics: Numerics, *, lanes: int = 0, seed: int = 0
+    implementation: str,
+    checkpoint: Checkpoint,
+    numerics: Numerics,
+    *,
+    lanes: int = 0,
+    constants_rounded: bool = True,
 ) -> Shadowed:
-    """Load an implementation under an exact shadow with so many disturbed `lanes`; see registry.load."""
+    """Load an implementation under an exact shadow (see there for the options); see registry.load."""
     known = {fast_digest(tensor) for files in checkpoint.files.values() for _, tensor in files.stream()}
 
     def given(x: Tensor) -> bool:
         return not x.is_complex() and fast_digest(x.detach().cpu()) in known
 
-    shadow = Shadow(lanes=lanes, seed=seed, given=given)
+    shadow = Shadow(lanes=lanes, given=given, constants_rounded=constants_rounded)
     with shadow, torch.no_grad():
         adapter = registry.load(implementation, checkpoint, numerics)
     shadow.settle()

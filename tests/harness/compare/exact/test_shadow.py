@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 
 from waypoint_parity.harness.compare.exact.shadow import Shadow
@@ -53,58 +53,58 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda x: x.clamp(-0.5, 0.7),
     "maximum": lambda x: torch.maximum(x, x.flip(0)),
     "masked_fill": lambda x: x.masked_fill(x > 1, 0.3),
-    "relu": F.relu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu-tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
-    "softplus": F.softplus,
-    "elu": F.elu,
-    "mish": F.mish,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "glu": F.glu,
+    "softplus": functional.softplus,
+    "elu": functional.elu,
+    "mish": functional.mish,
+    "leaky_relu": lambda x: functional.leaky_relu(x, 0.2),
+    "glu": functional.glu,
     "softmax": lambda x: x.softmax(-1),
-    "log_softmax": lambda x: F.log_softmax(x, -1),
+    "log_softmax": lambda x: functional.log_softmax(x, -1),
     "mean": lambda x: x.mean((2, 3), keepdim=True),
     "sum": lambda x: x.sum(1),
     "cumsum": lambda x: x.cumsum(-1),
     "var": lambda x: x.var(-1, unbiased=False),
     "norm": lambda x: x.norm(dim=-1),
-    "normalize": lambda x: F.normalize(x, dim=-1),
+    "normalize": lambda x: functional.normalize(x, dim=-1),
     "amax": lambda x: x.amax(-1),
     "logsumexp": lambda x: x.logsumexp(-1),
-    "layer_norm": lambda x: F.layer_norm(x, (8,), eps=1e-6),
-    "rms_norm-eps": lambda x: F.rms_norm(x * 1e-3, (8,), eps=1e-5),
-    "group_norm": lambda x: F.group_norm(x, 2),
-    "batch_norm": lambda x: F.batch_norm(x, torch.zeros(4).to(x), torch.ones(4).to(x)),
-    "instance_norm": F.instance_norm,
-    "linear": lambda x: F.linear(x, x[0, 0]),
+    "layer_norm": lambda x: functional.layer_norm(x, (8,), eps=1e-6),
+    "rms_norm-eps": lambda x: functional.rms_norm(x * 1e-3, (8,), eps=1e-5),
+    "group_norm": lambda x: functional.group_norm(x, 2),
+    "batch_norm": lambda x: functional.batch_norm(x, torch.zeros(4).to(x), torch.ones(4).to(x)),
+    "instance_norm": functional.instance_norm,
+    "linear": lambda x: functional.linear(x, x[0, 0]),
     "matmul": lambda x: x @ x.transpose(-1, -2),
     "bmm": lambda x: torch.bmm(x[0], x[1].mT),
     "einsum": lambda x: torch.einsum("bchw,bkhw->bck", x, x),
     "baddbmm": lambda x: torch.baddbmm(x[0] @ x[0].mT, x[0], x[1].mT, beta=0.5),
-    "conv1d": lambda x: F.conv1d(x[0], x[1, :3, :, :3]),
-    "conv2d": lambda x: F.conv2d(x, x[:, :, :3, :3], padding=1),
-    "conv2d-grouped": lambda x: F.conv2d(x, x[0, :, None, :3, :3], groups=4),
-    "conv3d": lambda x: F.conv3d(x[:, None], x[:, None, :3, :3, :3]),
-    "conv_transpose2d": lambda x: F.conv_transpose2d(x, x[0, :, None, :3, :3], stride=2),
-    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, scale=0.7),
-    "attention-causal": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-    "attention-mask": lambda x: F.scaled_dot_product_attention(x, x, x, x[..., :6]),
-    "avg_pool": lambda x: F.avg_pool2d(x, 2),
-    "max_pool": lambda x: F.max_pool2d(x, 2),
-    "adaptive_avg_pool": lambda x: F.adaptive_avg_pool2d(x, (3, 3)),
-    "nearest": lambda x: F.interpolate(x, scale_factor=2.3),
-    "nearest-exact": lambda x: F.interpolate(x, size=(11, 13), mode="nearest-exact"),
-    "bilinear": lambda x: F.interpolate(x, size=(11, 13), mode="bilinear"),
-    "bicubic": lambda x: F.interpolate(x, size=(12, 16), mode="bicubic"),
-    "antialiased": lambda x: F.interpolate(up(x), size=(3, 4), mode="bilinear", antialias=True),
-    "grid_sample": lambda x: F.grid_sample(x, (x[:, :2] / 4).permute(0, 2, 3, 1), align_corners=False),
-    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
-    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
-    "pad-reflect": lambda x: F.pad(x, (1, 1, 2, 2), mode="reflect"),
-    "unfold": lambda x: F.unfold(x, 3),
+    "conv1d": lambda x: functional.conv1d(x[0], x[1, :3, :, :3]),
+    "conv2d": lambda x: functional.conv2d(x, x[:, :, :3, :3], padding=1),
+    "conv2d-grouped": lambda x: functional.conv2d(x, x[0, :, None, :3, :3], groups=4),
+    "conv3d": lambda x: functional.conv3d(x[:, None], x[:, None, :3, :3, :3]),
+    "conv_transpose2d": lambda x: functional.conv_transpose2d(x, x[0, :, None, :3, :3], stride=2),
+    "attention": lambda x: functional.scaled_dot_product_attention(x, x, x, scale=0.7),
+    "attention-causal": lambda x: functional.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention-mask": lambda x: functional.scaled_dot_product_attention(x, x, x, x[..., :6]),
+    "avg_pool": lambda x: functional.avg_pool2d(x, 2),
+    "max_pool": lambda x: functional.max_pool2d(x, 2),
+    "adaptive_avg_pool": lambda x: functional.adaptive_avg_pool2d(x, (3, 3)),
+    "nearest": lambda x: functional.interpolate(x, scale_factor=2.3),
+    "nearest-exact": lambda x: functional.interpolate(x, size=(11, 13), mode="nearest-exact"),
+    "bilinear": lambda x: functional.interpolate(x, size=(11, 13), mode="bilinear"),
+    "bicubic": lambda x: functional.interpolate(x, size=(12, 16), mode="bicubic"),
+    "antialiased": lambda x: functional.interpolate(up(x), size=(3, 4), mode="bilinear", antialias=True),
+    "grid_sample": lambda x: functional.grid_sample(x, (x[:, :2] / 4).permute(0, 2, 3, 1), align_corners=False),
+    "pixel_shuffle": lambda x: functional.pixel_shuffle(x, 2),
+    "pixel_unshuffle": lambda x: functional.pixel_unshuffle(x, 2),
+    "pad-reflect": lambda x: functional.pad(x, (1, 1, 2, 2), mode="reflect"),
+    "unfold": lambda x: functional.unfold(x, 3),
     "cat": lambda x: torch.cat([x, x * x], 1),
     "stack": lambda x: torch.stack([x, x.exp()]),
     "roll": lambda x: x.roll(1, -1),
@@ -112,7 +112,7 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "index": lambda x: x[:, (torch.arange(6) % 4)],
     "repeat_interleave": lambda x: x.repeat_interleave(3, 1),
     "tril": lambda x: x.tril(),
-    "embedding": lambda x: F.embedding(torch.tensor([2, 0]), x[0, 0]),
+    "embedding": lambda x: functional.embedding(torch.tensor([2, 0]), x[0, 0]),
     "rotated-pairs": lambda x: torch.view_as_real(torch.view_as_complex(up(x).reshape(2, 4, 6, 4, 2)) * turned(up(x))),
     "fft": lambda x: torch.fft.rfft(up(x)).abs(),
     "to-fp32-and-back": lambda x: (up(x) * 0.3).to(x.dtype),
@@ -165,8 +165,8 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "fmod": lambda x, exact: (torch.fmod(x, 0.25), exact - (x / 0.25).trunc().double() * 0.25),
     "unique": lambda x, exact: (x.unique(), x.unique().double()),
     "nearest": lambda x, exact: (
-        F.grid_sample(x, GRID, mode="nearest", align_corners=False),
-        F.grid_sample(exact, GRID.double(), mode="nearest", align_corners=False),
+        functional.grid_sample(x, GRID, mode="nearest", align_corners=False),
+        functional.grid_sample(exact, GRID.double(), mode="nearest", align_corners=False),
     ),
 }
 GRID = drawn(2, 5, 5, 2, seed=1) / 3
@@ -249,9 +249,9 @@ def test_an_epsilon_that_depends_on_the_dtype_stays() -> None:
     shadow.give([given])
     with shadow, torch.inference_mode():
         x = given * 0.3
-        normed = F.rms_norm(x, (8,))
+        normed = functional.rms_norm(x, (8,))
         finite = torch.nan_to_num(x / 0)
-    assert away(shadow.of(normed), F.rms_norm(given.double() * 0.3, (8,), eps=2**-23)) < EXACT
+    assert away(shadow.of(normed), functional.rms_norm(given.double() * 0.3, (8,), eps=2**-23)) < EXACT
     assert torch.equal(shadow.of(finite).abs(), torch.full((2, 8), torch.finfo(torch.float32).max, dtype=torch.float64))
 
 
@@ -329,7 +329,7 @@ def test_flex_attention_is_followed() -> None:
         x = given * 0.3
         out = flex_attention(x, x, x)
     exact = shadow.of(x)
-    assert away(shadow.of(out), F.scaled_dot_product_attention(exact, exact, exact)) < EXACT
+    assert away(shadow.of(out), functional.scaled_dot_product_attention(exact, exact, exact)) < EXACT
     assert shadow.lost(out) is None
 
 
@@ -376,11 +376,14 @@ def test_autocast_and_gradients_do_not_matter() -> None:
     weight = nn.Parameter(drawn(4, 4, seed=1))
     shadow.give([given, weight])
     with shadow, torch.autocast("cpu", torch.bfloat16):
-        out = F.linear(given * 0.3, weight)
+        out = functional.linear(given * 0.3, weight)
     assert out.dtype is torch.bfloat16
     assert out.requires_grad
     # Autocast rounds a weight on purpose; what it makes of activations is rounding.
-    assert away(shadow.of(out).detach(), F.linear(given.double() * 0.3, weight.detach().bfloat16().double())) < EXACT
+    assert (
+        away(shadow.of(out).detach(), functional.linear(given.double() * 0.3, weight.detach().bfloat16().double()))
+        < EXACT
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
