@@ -200,7 +200,7 @@ class _Followed:
         self.lost = lost
 
 
-class Shadow(TorchDispatchMode):
+class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The shadow of all that runs while it is entered, first of all the building of the model.
 
     It may be left and entered again. `below` counts operations that would not run in fp64, `foreign` floating inputs of
@@ -224,7 +224,7 @@ class Shadow(TorchDispatchMode):
         than fp32 rounds off unless they are not `constants_rounded`. `stand_ins`, by the name of an operation, compute
         in tensor algebra what a kernel does that knows no fp64.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # With the exact one. A session may have fewer than the model was built with.
         self.lanes = 1 + lanes
         self.below: Counter[str] = Counter()
@@ -248,13 +248,13 @@ class Shadow(TorchDispatchMode):
         opened.enter_context(torch.compiler.set_stance("force_eager"))
         opened.enter_context(self._numbers)
         self._opened.append(opened)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._opened.pop().close()
 
     def of(self, x: Tensor, lane: int = 0) -> Tensor:
