@@ -27,7 +27,7 @@ class Rules:
     # In a lower precision than fp32, run the reference in fp32 beside both.
     three_way: bool = True
     # Follow both sides in fp64, and judge by that.
-    exact: bool = True
+    exact: bool = False
 
 
 def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]:

@@ -200,7 +200,7 @@ class _Followed:
         self.lost = lost
 
 
-class Shadow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Shadow(TorchDispatchMode):
     """The shadow of all that runs while it is entered, first of all the building of the model.
 
     It may be left and entered again. `below` counts operations that would not run in fp64, `foreign` floating inputs of
