@@ -114,7 +114,7 @@ def answers(run: FinishedRun) -> dict[str, str]:
 def _share(holds: str, fails: str, failing: int, asked: int) -> str:
     """Of the variants that were asked, how many fail."""
     if not failing:
-        return holds if asked == 1 else f"{holds} in all {asked} variants"
+        return holds if asked == 1 else f"{holds} in every variant"
     return fails if asked == 1 else f"{fails} in {failing} of {asked} variants"
 
 
