@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from waypoint_parity.harness.judge.comparison import INFINITE, Comparison, WorstAtSite, distance_text
+from waypoint_parity.harness.judge.comparison import (
+    INFINITE,
+    MATHEMATICS,
+    PRECISION,
+    Comparison,
+    WorstAtSite,
+    distance_text,
+)
 from waypoint_parity.harness.run.keys import is_input, site_name
 from waypoint_parity.reports.ladder import is_asked
 from waypoint_parity.reports.pictures import decisions, pictures_of
@@ -43,7 +50,8 @@ def variants_table(run: FinishedRun) -> Table:
     marks |= {
         (number, question): "bad"
         for number, cell in enumerate(run.cells)
-        if (question := cell.comparison.question) is not None
+        for question, holds in _held(cell.comparison).items()
+        if not holds
     }
     formats = {
         "error there": scientific,
@@ -99,7 +107,10 @@ def answers(run: FinishedRun) -> dict[str, str]:
         failing = sum(not of.same for _, of in mathematics)
         verdict = _share("The same", "Not the same", failing, len(mathematics))
         apart = distance_text(worst.worst)
-        said["Mathematics"] = f"{verdict}. Exact values are at most {apart} apart, bound {worst.bound:.0e}."
+        known = sum(of.observations for _, of in mathematics)
+        all_of = sum(of.compared for _, of in compared if of.mathematics is not None)
+        exact = f"Exact values, known of {known} of {all_of} observations, are at most {apart} apart"
+        said["Mathematics"] = f"{verdict}. {exact}, bound {worst.bound:.0e}."
     if precision:
         name, largest = max(precision, key=lambda each: _size(each[1].worst))
         failing = sum(not of.holds for _, of in precision)
@@ -109,6 +120,15 @@ def answers(run: FinishedRun) -> dict[str, str]:
         if gains := sum(len(of.gains) for _, of in precision):
             said["Precision"] += f" Mean gains beyond their bounds: {gains}."
     return said
+
+
+def _held(comparison: Comparison) -> dict[str, bool]:
+    """Whether each question holds; one that was not asked does."""
+    mathematics, precision = comparison.mathematics, comparison.precision
+    return {
+        MATHEMATICS: mathematics is None or mathematics.same,
+        PRECISION: precision is None or precision.holds,
+    }
 
 
 def _share(holds: str, fails: str, failing: int, asked: int) -> str:

@@ -189,7 +189,10 @@ def _answers(comparison: Comparison) -> dict[str, str]:
     mathematics, precision = comparison.mathematics, comparison.precision
     answers = {"mathematics": "", "precision": ""}
     if mathematics is not None and mathematics.same:
-        answers["mathematics"] = f"same, {distance_text(mathematics.worst)}"
+        # Little is said by few exact values.
+        few = 2 * mathematics.observations < comparison.compared
+        at = f" at {mathematics.observations} of {comparison.compared}" if few else ""
+        answers["mathematics"] = f"same{at}, {distance_text(mathematics.worst)}"
     elif mathematics is not None:
         other = [failure for failure in comparison.failures if (failure.exact or 0) > mathematics.bound]
         # The column before this one names the site where it is the first divergence.

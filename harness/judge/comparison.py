@@ -183,7 +183,8 @@ def _by_itself(error: SiteResult | WorstAtSite) -> str | None:
     if error.local is not None and error.local >= INFINITE:
         return f"not what the reference makes of the candidate's own values{values}"
     if error.local is not None and error.local > 1:
-        return f"less precise than rounding explains, {times(error.local)} its bound{values}"
+        off = "off by itself by more than" if error.exact is None else "less precise than"
+        return f"{off} rounding explains, {times(error.local)} its bound{values}"
     return None
 
 
@@ -311,10 +312,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def question(self) -> str | None:
-        """The question that fails, mathematics before precision; None where neither is known to."""
+        """The question that fails, mathematics before precision; None where neither is known to.
+
+        A site that is off by itself fails its precision where its exact value is known: elsewhere it may be either.
+        """
         if self.mathematics is not None and not self.mathematics.same:
             return MATHEMATICS
-        return PRECISION if self.precision is not None and not self.precision.holds else None
+        if self.precision is None or self.precision.holds:
+            return None
+        known = [rung.local for rung in self.sites if rung.exact is not None and rung.local is not None]
+        return PRECISION if any(local > 1 for local in known) else None
 
     @property
     def stated(self) -> str:

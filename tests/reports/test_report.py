@@ -159,7 +159,8 @@ def test_a_run_that_holds_says_so_of_both_questions_with_their_figures(holding: 
     (comparison,) = summary_of(holding).variants.values()
     assert comparison.mathematics is not None
     assert comparison.precision is not None
-    same = f"The same. Exact values are at most {comparison.mathematics.worst:.1e} apart, bound 1e-10."
+    known = f"known of {comparison.mathematics.observations} of {comparison.compared} observations"
+    same = f"The same. Exact values, {known}, are at most {comparison.mathematics.worst:.1e} apart, bound 1e-10."
     within = "Within what rounding explains. The largest error of a site by itself is "
     within += f"{comparison.precision.worst:.2f} of its bound, at {comparison.precision.at}."
     for said in (same, within):
@@ -213,7 +214,7 @@ def test_a_candidate_that_is_right_and_coarse_fails_its_precision_alone(imprecis
     assert comparison.first is not None
     assert comparison.first.site == "velocity"
     assert "Beyond what rounding explains." in page
-    assert "The same. Exact values" in page
+    assert "The same. Exact values, known of " in page
     assert "DIVERGED (precision)" in page
     assert "DIVERGED (precision)" in table
     shown = values(page, "first-divergence")

@@ -84,6 +84,12 @@ def test_the_two_questions_stand_where_the_worst_site_does(
     assert len(table.splitlines()[0]) <= len(summary_table(summary_of({"walk": before})).splitlines()[0])
 
 
+def test_few_exact_values_are_counted() -> None:
+    of = answered(2e-14, 24.0)
+    few = msgspec.structs.replace(of, compared=30)
+    assert cell_of(summary_of({"walk": few}), "walk", "mathematics") == "same at 2 of 30, 2.0e-14"
+
+
 def test_the_first_site_of_other_mathematics_is_named_where_another_diverges_before_it() -> None:
     of = answered(1e-3, 0.25)
     (failure,) = of.failures

@@ -143,10 +143,22 @@ def test_the_excess_is_of_what_the_verdict_rests_on(error: Error, excess: float)
 def test_a_run_that_diverges_states_the_question_that_it_fails(
     of: Mathematics | None, to: Precision | None, question: str | None
 ) -> None:
-    comparison = msgspec.structs.replace(judged(off()), mathematics=of, precision=to)
+    local = 24.0 if to is not None and not to.holds else None
+    comparison = msgspec.structs.replace(judged(off(exact=1e-14, local=local), off()), mathematics=of, precision=to)
     assert comparison.question == question
     assert comparison.stated == (f"DIVERGED ({question})" if question else "DIVERGED")
     assert msgspec.structs.replace(comparison, verdict=Verdict.MISSING).stated == "MISSING"
+
+
+def test_a_site_without_an_exact_value_that_is_off_by_itself_may_fail_either() -> None:
+    comparison = msgspec.structs.replace(
+        judged(off(local=24.0)), mathematics=mathematics(1e-14), precision=precision(24.0)
+    )
+    assert comparison.question is None
+    assert comparison.stated == "DIVERGED"
+    assert comparison.first is not None
+    said = "off by itself by more than rounding explains, 24 times its bound; as computed 1.00e-03"
+    assert comparison.first.by_itself == said
 
 
 @pytest.mark.parametrize(
