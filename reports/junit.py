@@ -167,7 +167,7 @@ def _first_of(comparison: Comparison) -> str:
 
 def _worst(rungs: list[WorstAtSite]) -> str:
     """The worst of some rungs, where the first failure was not kept."""
-    worst = max((rung for rung in rungs if rung.failed), key=lambda rung: rung.distance)
+    worst = max((rung for rung in rungs if rung.failed), key=lambda rung: (rung.excess, rung.distance))
     error = "no distance" if worst.rel_l2 is None else f"relative L2 {worst.rel_l2:.2e}"
-    judged = f"{error}, tolerance {worst.tolerance:.1e}; {worst.failed} of {worst.observations} failed"
-    return f"{worst.site} at {where_in(worst.key)}: {judged}"
+    judged = worst.by_itself or f"{error}, tolerance {worst.tolerance:.1e}"
+    return f"{worst.site} at {where_in(worst.key)}: {judged}; {worst.failed} of {worst.observations} failed"

@@ -8,7 +8,7 @@ from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.reports.gallery import Gallery
-from waypoint_parity.reports.overview import effects_table, nearest, variants_table
+from waypoint_parity.reports.overview import answers, effects_table, nearest, variants_table
 from waypoint_parity.reports.page import rendered
 from waypoint_parity.reports.pictures import Curves
 from waypoint_parity.reports.run import FinishedRun, read_run
@@ -47,6 +47,7 @@ def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
         "focus": next((each for each in views if each.cell is run.focus), None),
         "variants": variants_table(run),
         "effects": effects_table(run),
+        "answers": answers(run),
         "nearest": nearest(run),
         "lines": _comparison_text,
         "ssim_variant": SSIM_VARIANT,
@@ -60,7 +61,9 @@ def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
 
 def _comparison_text(comparison: Comparison) -> str:
     """A comparison in a few lines, none of which ends a block of Markdown, whatever the implementations are called."""
-    return "\n".join(line.replace("\n", " ").replace("```", "") for line in comparison_lines(comparison))
+    return "\n".join(
+        line.replace("\n", " ").replace("```", "") for line in comparison_lines(comparison, unanswered=False)
+    )
 
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
-from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict
+from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict, distance_text
 from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run.family import family_named
@@ -21,8 +21,10 @@ _ORDER = (Verdict.DIVERGED, Verdict.MISSING, Verdict.INCOMPARABLE, Verdict.WITHI
 
 def summary_table(summary: Summary) -> str:
     """One row per cell that ran, in Markdown that also lines up in a terminal."""
-    rows = [_cell_row(summary, name) for name in summary.variants]
-    return markdown_table(pd.DataFrame(rows).fillna(""))
+    asked = any(of.mathematics is not None or of.precision is not None for of in summary.variants.values())
+    frame = pd.DataFrame([_cell_row(summary, name, asked=asked) for name in summary.variants]).fillna("")
+    horizons = [name for name in frame.columns if name.endswith("horizon") and not any(frame[name])]
+    return markdown_table(frame.drop(columns=horizons))
 
 
 def summary_markdown(summary: Summary, *, budget: int = BUDGET) -> str:
@@ -111,16 +113,15 @@ def _cut(text: str, budget: int) -> str:
     return whole.decode() + note
 
 
-def _cell_row(summary: Summary, name: str) -> dict[str, str]:
+def _cell_row(summary: Summary, name: str, *, asked: bool) -> dict[str, str]:
+    """A row; `asked`: some cell has an answer to one of the two questions, which stand where the worst site does."""
     comparison, forced = summary.variants[name], summary.teacher_forced.get(name)
-    worst, unit_name = comparison.worst, family_named(summary.family).unit_name
-    pictures = _measured(comparison)
+    unit_name, pictures = family_named(summary.family).unit_name, _measured(comparison)
     row = {
         "variant": escaped(name),
-        "verdict": summary.verdict_of(name),
+        "verdict": summary.stated_of(name),
         "first diverging site": _first(comparison),
-        "worst site error": _scientific(worst.rel_l2) if worst else "",
-        "at": _where(worst),
+        **(_answers(comparison) if asked else _worst(comparison)),
         "horizon": _horizon(comparison, unit_name),
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": f"{pictures['ssim'].min():.6f}" if len(pictures) else "",
@@ -143,14 +144,18 @@ def _cell_details(summary: Summary, name: str) -> str:
 
 
 def _growth_table(comparison: Comparison, forced: Comparison | None, unit_name: str) -> pd.DataFrame | None:
-    """The error of every unit's final latent, of either rollout, and the most that noise alone grows to by then."""
+    """The error of every unit's final latent, of either rollout.
+
+    Where one does not pass, also the most that noise alone grows to by then: it says nothing of one that does.
+    """
     if not comparison.growth:
         return None
     columns = {
         unit_name: [str(at.unit) for at in comparison.growth],
         "latent error": [_scientific(at.rel_l2) for at in comparison.growth],
-        "of noise, at most": [_scientific(at.tolerance) for at in comparison.growth],
     }
+    if not comparison or (forced is not None and not forced):
+        columns["of noise, at most"] = [_scientific(at.tolerance) for at in comparison.growth]
     if forced is not None:
         errors = {at.unit: _scientific(at.rel_l2) for at in forced.growth}
         columns["teacher-forced"] = [errors.get(at.unit, "") for at in comparison.growth]
@@ -179,14 +184,39 @@ def _measured(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
+def _answers(comparison: Comparison) -> dict[str, str]:
+    """The two questions in short: the distance of exact values, and the largest error by itself over its bound."""
+    mathematics, precision = comparison.mathematics, comparison.precision
+    answers = {"mathematics": "", "precision": ""}
+    if mathematics is not None and mathematics.same:
+        # Little is said by few exact values.
+        few = 2 * mathematics.observations < comparison.compared
+        at = f" at {mathematics.observations} of {comparison.compared}" if few else ""
+        answers["mathematics"] = f"same{at}, {distance_text(mathematics.worst)}"
+    elif mathematics is not None:
+        other = [failure for failure in comparison.failures if (failure.exact or 0) > mathematics.bound]
+        # The column before this one names the site where it is the first divergence.
+        elsewhere = bool(other) and other[0] != comparison.first
+        apart = f"{distance_text(mathematics.worst)} apart"
+        answers["mathematics"] = f"from {site_name(other[0].site, other[0].branch)}" if elsewhere else apart
+    if precision is not None:
+        answers["precision"] = precision.in_short
+    return answers
+
+
+def _worst(comparison: Comparison) -> dict[str, str]:
+    worst = comparison.worst
+    return {"worst site error": _scientific(worst.rel_l2) if worst else "", "at": _where(worst)}
+
+
 def _first(comparison: Comparison) -> str:
     """Where a comparison diverged first, or why there is none."""
     return escaped(comparison.reason or "") or _where(comparison.first) or "none"
 
 
 def _horizon(comparison: Comparison, unit_name: str) -> str:
-    """The first unit whose error exceeds what noise grows to, where errors were measured unit by unit."""
-    if not comparison.growth:
+    """The first unit whose error exceeds what noise grows to, where errors were measured unit by unit and it fails."""
+    if not comparison.growth or comparison:
         return ""
     return "none" if comparison.horizon is None else f"{unit_name} {comparison.horizon}"
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from waypoint_parity.harness.judge.comparison import INFINITE
 from waypoint_parity.reports.markdown import escaped, markdown_table
 
 Format = Callable[[Any], str]
@@ -80,7 +81,12 @@ def _emphasised(entry: TableCell) -> str:
 
 def scientific(value: float) -> str:
     """A relative error."""
-    return f"{value:.2e}"
+    return "infinite" if value >= INFINITE else f"{value:.2e}"
+
+
+def ratio(value: float) -> str:
+    """A ratio to a bound."""
+    return "infinite" if value >= INFINITE else f"{value:.2g}"
 
 
 def percent(value: float) -> str:

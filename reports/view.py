@@ -11,7 +11,7 @@ from waypoint_parity.reports.caches import CacheMap, cache_maps
 from waypoint_parity.reports.contract import Contract
 from waypoint_parity.reports.gallery import Gallery, ShownPicture
 from waypoint_parity.reports.inputs import read_given
-from waypoint_parity.reports.ladder import ladder_svg, ladder_table
+from waypoint_parity.reports.ladder import is_asked, ladder_svg, ladder_table
 from waypoint_parity.reports.pictures import (
     Curves,
     crossing_table,
@@ -22,7 +22,7 @@ from waypoint_parity.reports.pictures import (
 )
 from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
 from waypoint_parity.reports.suspects import Suspect, blame_command, caveats, shares, suspects
-from waypoint_parity.reports.table import Table, fixed, percent, scientific
+from waypoint_parity.reports.table import Table, fixed, percent, ratio, scientific
 
 # Of the cells out of focus, the ladder shows what failed and so many sites more.
 _MOST_PASSING = 16
@@ -35,11 +35,14 @@ class CellView:
     number: int
     cell: CellReport
     first: Table
+    unanswered: Table
     pictures: Table
     curves: list[str]
     shown: list[ShownPicture]
     ladder_plot: str | None
     ladder: Table
+    # Whether the ladder shows exact distances and errors by themselves.
+    asked: bool
     caches: list[CacheMap]
     trajectory_plots: list[str]
     trajectory: Table
@@ -83,11 +86,13 @@ def view(number: int, cell: CellReport, summary: Summary, gallery: Gallery, curv
         number=number,
         cell=cell,
         first=first_divergence(cell),
+        unanswered=unanswered(cell),
         pictures=pictures_table(cell),
         curves=curves.draw(cell, prefix),
         shown=gallery.shown(cell),
         ladder_plot=ladder_svg(cell, f"{prefix}-ladder") if focus else None,
         ladder=ladder_table(cell, None if focus else _MOST_PASSING),
+        asked=is_asked(cell),
         caches=cache_maps(cell),
         trajectory_plots=trajectory_plots(cell, f"{prefix}-trajectory") if focus else [],
         trajectory=trajectory_table(cell),
@@ -108,12 +113,30 @@ def first_divergence(cell: CellReport) -> Table:
     if first is None:
         return Table.of([])
     names = ["unit", "phase", "step", "site", *(["branch"] if first.branch else [])]
+    names += [name for name in ("exact", "local") if getattr(first, name) is not None]
     names += ["rel_l2", "tolerance", "cosine", "norm_ratio", "max_abs", "order"]
     values = msgspec.structs.asdict(first)
-    formats = dict.fromkeys(("rel_l2", "tolerance", "max_abs"), scientific)
+    formats = dict.fromkeys(("exact", "rel_l2", "tolerance", "max_abs"), scientific) | {"local": ratio}
     return Table.of(
         [{name: values[name] for name in names} | ({"note": first.note} if first.note else {})],
         formats | {"cosine": fixed(6), "norm_ratio": fixed(6)},
+    )
+
+
+def unanswered(cell: CellReport) -> Table:
+    """What could not be followed or judged of the two questions, and the mean gains beyond rounding; a row for each."""
+    mathematics, precision = cell.comparison.mathematics, cell.comparison.precision
+    unfollowed = {} if mathematics is None else mathematics.unfollowed
+    rows = [
+        {"question": "mathematics", "what": "not followed", "why": f"{side}: {reason}"}
+        for side, reasons in unfollowed.items()
+        for reason in reasons
+    ]
+    if precision is not None:
+        rows += [{"question": "precision", "what": "mean gain", "why": gain} for gain in precision.gains]
+        rows += [{"question": "precision", "what": "not judged", "why": reason} for reason in precision.unjudged]
+    return Table.of(
+        rows, marks={(number, "why"): "bad" for number, row in enumerate(rows) if row["what"] == "mean gain"}
     )
 
 

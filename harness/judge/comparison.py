@@ -2,6 +2,7 @@
 
 import enum
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
 from waypoint_parity.harness.run.family import SlotFault
-from waypoint_parity.harness.run.keys import Key, Rung
+from waypoint_parity.harness.run.keys import Key, Rung, site_name
 
 COMPARISON_SCHEMA = "waypoint-parity/comparison/2"
 COMPARISON_NAME = "comparison.json"
 # The two kinds of rollout: every unit inherits the errors of those before it; or caches and latents follow the
 # reference after every unit.
 FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
+# The two questions that are asked besides the distance of values.
+MATHEMATICS, PRECISION = "mathematics", "precision"
+# Stands for infinity in `exact` and `local`: JSON does not know it, and None says that nothing was measured.
+INFINITE = sys.float_info.max
+# A first divergence of at most so many times its bound is small, and another is far larger where it is so many times
+# further beyond its own.
+_SMALL, _FAR_LARGER = 5.0, 1000.0
 
 
 class Verdict(enum.StrEnum):
@@ -78,12 +86,12 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def by_itself(self) -> str | None:
         """What is wrong by itself, in words; None where nothing is, or it was not measured."""
-        values = "" if self.rel_l2 is None else f"; as computed {self.rel_l2:.2e}"
-        if self.exact is not None and self.exact > SAME_MATHEMATICS:
-            return f"other mathematics, exact values {self.exact:.2e} apart, bound {SAME_MATHEMATICS:.0e}{values}"
-        if self.local is not None and self.local > 1:
-            return f"less precise than rounding explains, {times(self.local)} its bound{values}"
-        return None
+        return _by_itself(self)
+
+    @property
+    def excess(self) -> float:
+        """The error over its bound: see WorstAtSite.excess."""
+        return _excess(self)
 
     def __str__(self) -> str:
         """One line: where, how far, and the tolerance that would have passed."""
@@ -102,7 +110,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def times(ratio: float) -> str:
     """A ratio to a bound, in words."""
-    return "infinitely beyond" if math.isinf(ratio) else f"{ratio:.3g} times"
+    return "infinitely beyond" if ratio >= INFINITE else f"{ratio:.3g} times"
 
 
 def where_in(key: Key) -> str:
@@ -153,6 +161,47 @@ class WorstAtSite(msgspec.Struct, frozen=True, kw_only=True):
         """The observation that showed it; of several calls, the first."""
         return Key(self.unit, *self.rung)
 
+    @property
+    def by_itself(self) -> str | None:
+        """What is wrong by itself in any unit: see SiteResult.by_itself."""
+        return _by_itself(self)
+
+    @property
+    def excess(self) -> float:
+        """The error over its bound, of what the verdict rests on: more than 1 is wrong.
+
+        That is the error of exact values and the error by itself. Where neither is known it is that of computed values.
+        """
+        return _excess(self)
+
+
+def _by_itself(error: SiteResult | WorstAtSite) -> str | None:
+    values = "" if error.rel_l2 is None else f"; as computed {error.rel_l2:.2e}"
+    if error.exact is not None and error.exact > SAME_MATHEMATICS:
+        apart = f"exact values {distance_text(error.exact)} apart, bound {SAME_MATHEMATICS:.0e}"
+        return f"other mathematics, {apart}{values}"
+    if error.local is not None and error.local >= INFINITE:
+        return f"not what the reference makes of the candidate's own values{values}"
+    if error.local is not None and error.local > 1:
+        off = "off by itself by more than" if error.exact is None else "less precise than"
+        return f"{off} rounding explains, {times(error.local)} its bound{values}"
+    return None
+
+
+def _excess(error: SiteResult | WorstAtSite) -> float:
+    ratios = [] if error.exact is None else [error.exact / SAME_MATHEMATICS]
+    ratios += [] if error.local is None else [error.local]
+    if ratios:
+        return max(ratios)
+    if error.distance == 0:
+        return 0.0
+    return error.distance / error.tolerance if error.tolerance else math.inf
+
+
+def distance_text(distance: float | None) -> str:
+    """A distance of exact values, in words; None is an infinite one."""
+    return "infinitely far" if distance is None or distance >= INFINITE else f"{distance:.1e}"
+
 
 class LatentError(msgspec.Struct, frozen=True, kw_only=True):
     """The error of one unit's final latent, and the most that noise alone grows to by then."""
@@ -176,6 +225,11 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
     unfollowed: dict[str, list[str]] = {}
     in_constants: bool | None = None
 
+    @property
+    def same(self) -> bool:
+        """Whether every distance is within the bound."""
+        return self.worst is not None and self.worst <= self.bound
+
 
 class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the candidate is as precise as rounding allows, at every site by itself: see harness.judge.precision.
@@ -194,6 +248,30 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     gains: list[str] = []
     # What could not be judged, in words.
     unjudged: list[str] = []
+
+    @property
+    def holds(self) -> bool:
+        """Whether no error and no mean gain is beyond its bound; of whole numbers the sites tell."""
+        within = not self.observations or (self.worst is not None and self.worst <= 1)
+        return within and not self.gains
+
+    @property
+    def largest(self) -> str:
+        """The largest error over its bound, in words."""
+        if not self.observations:
+            return "not measured"
+        if self.worst is None:
+            return "infinitely beyond its bound"
+        return f"{self.worst:.2f} of its bound" if self.worst <= 1 else f"{times(self.worst)} its bound"
+
+    @property
+    def in_short(self) -> str:
+        """The same for a table."""
+        if not self.observations or self.worst is None:
+            return "infinite" if self.observations else "not measured"
+        if self.worst <= 1 and self.gains:
+            return f"{len(self.gains)} mean gains"
+        return f"{self.worst:.2f} of bound" if self.worst <= 1 else f"{self.worst:.3g} x bound"
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,8 +313,45 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict.passes
 
     @property
+    def question(self) -> str | None:
+        """The question that fails, mathematics before precision; None where neither is known to.
+
+        A site that is off by itself fails its precision where its exact value is known: elsewhere it may be either.
+        """
+        if self.mathematics is not None and not self.mathematics.same:
+            return MATHEMATICS
+        if self.precision is None or self.precision.holds:
+            return None
+        known = [rung.local for rung in self.sites if rung.exact is not None and rung.local is not None]
+        return PRECISION if any(local > 1 for local in known) else None
+
+    @property
+    def stated(self) -> str:
+        """The verdict, and the question that fails where it is known: "DIVERGED (precision)"."""
+        if self.verdict is not Verdict.DIVERGED or self.question is None:
+            return self.verdict
+        return f"{self.verdict} ({self.question})"
+
+    @property
+    def larger(self) -> str | None:
+        """A sentence on the largest divergence, where the first one is small beside it; None elsewhere."""
+        largest = max((rung for rung in self.sites if rung.failed), key=lambda rung: rung.excess, default=None)
+        if self.first is None or largest is None or not 1 < self.first.excess <= _SMALL:
+            return None
+        if largest.excess < _FAR_LARGER * self.first.excess:
+            return None
+        where = f"{site_name(largest.site, largest.branch)} in {largest.phase} step {largest.step}"
+        first = f"The first divergence is {times(self.first.excess)} its bound"
+        return f"{first}, but {where} is {times(largest.excess)} its own."
+
+    @property
     def horizon(self) -> int | None:
-        """The first unit whose error exceeds what noise alone grows to; None where none does."""
+        """The first unit whose error exceeds what noise alone grows to; None where none does.
+
+        None also where the verdict passes: exact values may be equal where rounding alone grows beyond the bound.
+        """
+        if self.verdict.passes:
+            return None
         return next((at.unit for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
 
 

@@ -1,6 +1,6 @@
 """A comparison as lines for a terminal."""
 
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite
+from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite, distance_text
 from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
@@ -9,14 +9,16 @@ from waypoint_parity.harness.run.sites import Kind, SiteTable
 _MOST_REASONS = 10
 
 
-def comparison_lines(comparison: Comparison) -> list[str]:
-    """A comparison in a few lines, the verdict first."""
+def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list[str]:
+    """A comparison in a few lines, the verdict first; with what is `unanswered` of its two questions."""
     rollout = f", {TEACHER_FORCED}" if comparison.rollout == TEACHER_FORCED else ""
     lines = [f"{comparison.verdict}: {comparison.candidate} against {comparison.reference}{rollout}"]
     if comparison.reason is not None:
         return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
     if comparison.first is not None:
         lines.append(f"  first divergence: {comparison.first}")
+    if comparison.larger is not None:
+        lines.append(f"  but:              {comparison.larger}")
     if comparison.slots:
         lines.append(f"  first wrong slot: {comparison.slots[0].message}")
     if comparison.worst is not None:
@@ -26,42 +28,45 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
-    lines.append(f"  judged by:        {comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}")
-    lines += [*_mathematics(comparison), *_precision(comparison)]
-    lines += [*_sensitivity(comparison), *_distances_from_truth(comparison)]
+    exact = comparison.precision is not None
+    first = "mathematics and precision; what neither is known of by " if exact else ""
+    lines.append(
+        f"  judged by:        {first}{comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}"
+    )
+    lines += [*_mathematics(comparison, unanswered=unanswered), *_precision(comparison, unanswered=unanswered)]
+    lines += [*([] if exact else _sensitivity(comparison)), *_distances_from_truth(comparison)]
     return [*lines, *(f"  note:             {note}" for note in comparison.notes)]
 
 
-def _mathematics(comparison: Comparison) -> list[str]:
+def _mathematics(comparison: Comparison, *, unanswered: bool) -> list[str]:
     """Whether both sides compute the same, rounding apart."""
     found = comparison.mathematics
     if found is None:
         return []
-    if not found.observations:
-        return [
-            "  mathematics:      the candidate shows no value that could be followed; judged by precision, site by site"
-        ]
-    worst = "infinitely" if found.worst is None else f"{found.worst:.1e}"
-    same = "the same" if found.worst is not None and found.worst <= found.bound else "NOT the same"
+    same = "the same" if found.same else "NOT the same"
     lines = [
-        f"  mathematics:      {same} at {found.observations} observations, exact values at most {worst} apart, "
-        f"bound {found.bound:.0e}"
+        f"  mathematics:      {same} at {found.observations} observations, exact values at most "
+        f"{distance_text(found.worst)} apart, bound {found.bound:.0e}"
     ]
     if found.in_constants:
         lines.append("    on purpose:     the sides differ in which constants they round; unrounded they are the same")
+    if not unanswered:
+        return lines
     reasons = [(side, reason) for side, reasons in found.unfollowed.items() for reason in reasons]
     return [*lines, *(f"    not followed:   {side}: {reason}" for side, reason in reasons[:_MOST_REASONS])]
 
 
-def _precision(comparison: Comparison) -> list[str]:
+def _precision(comparison: Comparison, *, unanswered: bool) -> list[str]:
     """Whether the candidate is as precise as rounding allows."""
     found = comparison.precision
     if found is None:
         return []
-    worst = "infinitely beyond its bound" if found.worst is None else f"{found.worst:.2f} of its bound"
     units = ", ".join(map(str, found.units)) if len(found.units) < 8 else f"{found.units[0]} to {found.units[-1]}"
-    line = f"  precision:        the largest error of a site by itself is {worst} ({found.at}); "
+    at = f" ({found.at})" if found.at else ""
+    line = f"  precision:        the largest error of a site by itself is {found.largest}{at}; "
     line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
+    if not unanswered:
+        return [line]
     return [
         line,
         *(f"    gain:           {gain}" for gain in found.gains),

@@ -1,6 +1,5 @@
 """Live: two implementations in lockstep, judged by their full tensors while they run."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -124,13 +123,13 @@ class _Judging:
         return distance
 
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
-        """What the exact values say; None where both sides were not followed."""
-        if None in shadows.values():
+        """What the exact values say; None where there are none."""
+        if not self._exact:
             return None
         unfollowed = {name: [*shadow.below, *shadow.foreign] for name, shadow in shadows.items() if shadow is not None}
         return Mathematics(
             observations=len(self._exact),
-            worst=finite(max(self._exact, default=math.inf)),
+            worst=finite(max(self._exact)),
             bound=SAME_MATHEMATICS,
             unfollowed={name: reasons for name, reasons in unfollowed.items() if reasons},
         )

@@ -20,6 +20,7 @@ from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
 from waypoint_parity.harness.judge.comparison import (
     COMPARISON_SCHEMA,
+    INFINITE,
     Comparison,
     LatentError,
     SiteResult,
@@ -366,8 +367,8 @@ class VerdictTable:
             unit=unit,
             failed=int(rows["failed"].sum()),
             observations=int((rows["compared"] + rows["missing"]).sum()),
-            exact=finite(float(np.fmax.reduce(rows["exact"]))),
-            local=finite(float(np.fmax.reduce(rows["local"]))),
+            exact=_measured(float(np.fmax.reduce(rows["exact"]))),
+            local=_measured(float(np.fmax.reduce(rows["local"]))),
         )
 
     def _growth(self, key: Key, rel_l2: float) -> LatentError:
@@ -389,8 +390,8 @@ class VerdictTable:
             norm_ratio=error.norm_ratio,
             max_abs=error.max_abs,
             note=error.note,
-            exact=error.exact,
-            local=error.local,
+            exact=None if error.exact is None else _measured(error.exact),
+            local=None if error.local is None else _measured(error.local),
             values=error.values,
             lines=lines,
         )
@@ -406,6 +407,11 @@ def _moved(result: SiteResult, lines: Mapping[SideName, int]) -> SiteResult:
 def finite(value: float) -> float | None:
     """`value`, or None where it is none that JSON knows."""
     return value if math.isfinite(value) else None
+
+
+def _measured(value: float) -> float | None:
+    """`value` as a result keeps it: None where nothing was measured, and INFINITE for infinity."""
+    return None if math.isnan(value) else min(value, INFINITE)
 
 
 def _difference(differing: SiteResult) -> str:

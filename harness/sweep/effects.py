@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
 from statistics import median
 
-from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.comparison import INFINITE, Comparison
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.variant import AS_RECORDED
 from waypoint_parity.harness.sweep.summary import CellRun, Combination, Effects, LevelEffect
@@ -61,8 +61,7 @@ def _level_effect(
 
 def largest_excess(comparison: Comparison) -> float | None:
     """The largest ratio of an error to its bound at any site; None where no site has both."""
-    ratios = [rung.rel_l2 / rung.tolerance for rung in comparison.sites if rung.rel_l2 is not None and rung.tolerance]
-    return max(ratios, default=None)
+    return max((rung.excess for rung in comparison.sites if rung.excess < INFINITE), default=None)
 
 
 def _boxes(runs: Mapping[str, Levels], failing: set[str], factors: Box) -> list[Box]:

@@ -97,8 +97,15 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     def verdict_of(self, name: str) -> Verdict:
         """The verdict of a cell: of its free-running session, unless that of the teacher-forced one is worse."""
+        return self._worse_rollout(name).verdict
+
+    def stated_of(self, name: str) -> str:
+        """The same, with the question that the cell fails: see Comparison.stated."""
+        return self._worse_rollout(name).stated
+
+    def _worse_rollout(self, name: str) -> Comparison:
         rollouts = (self.variants[name], self.teacher_forced.get(name, self.variants[name]))
-        return max((rollout.verdict for rollout in rollouts), key=list(Verdict).index)
+        return max(rollouts, key=lambda rollout: list(Verdict).index(rollout.verdict))
 
     def __bool__(self) -> bool:
         return self.verdict.passes and not self.failures

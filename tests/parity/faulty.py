@@ -21,6 +21,14 @@ class VelocityScaled(CandidateAdapter):
         self.engine.velocity.register_forward_hook(lambda module, inputs, velocity: velocity * 1.001)
 
 
+class Coarse(CandidateAdapter):
+    """The velocity is rounded to bf16."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        self.engine.velocity.register_forward_hook(lambda module, inputs, velocity: velocity.bfloat16().float())
+
+
 class RotationLeftOut(CandidateAdapter):
     """Queries and keys are not rotated."""
 

@@ -12,6 +12,7 @@ from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.sweep.parity import run_parity
+from waypoint_parity.reports.documents import write_documents
 from waypoint_parity.reports.report import write_report
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-STALE = f"{Path(__file__).parents[1] / 'parity' / 'faulty.py'}:StaleSlotVisible"
+_FAULTY = Path(__file__).parents[1] / "parity" / "faulty.py"
+STALE, COARSE = f"{_FAULTY}:StaleSlotVisible", f"{_FAULTY}:Coarse"
 FRAMES = 3
 
 
@@ -58,5 +60,28 @@ def holding(
     """The folder of a run in which parity holds, with its report."""
     out = tmp_path_factory.mktemp("holding") / "run"
     run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",)))
+    write_report(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def imprecise(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run whose candidate is right and less precise than it may be, with its documents."""
+    out = tmp_path_factory.mktemp("imprecise") / "run"
+    cells = tiny_cells(tiny, tiny_scenario, fp32_on_cpu, implementations=(COARSE,), schedule=("single-step",))
+    write_documents(run_parity(tiny_run(tiny, out), cells), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def by_values(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run in which parity holds and exact values were not asked for, with its report."""
+    out = tmp_path_factory.mktemp("by_values") / "run"
+    cells = tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",))
+    run_parity(tiny_run(tiny, out, exact=False), cells)
     write_report(out)
     return out

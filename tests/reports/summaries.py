@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
+from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.pictures import PictureMetrics
-from waypoint_parity.harness.judge.comparison import Comparison
+from waypoint_parity.harness.judge.comparison import Comparison, Mathematics, Precision
+from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
 from waypoint_parity.harness.judge.table import VerdictTable, incomparable
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.sweep.summary import SUMMARY_SCHEMA, CellRun, Summary
@@ -23,6 +27,20 @@ def comparison(error: float, pictures: list[PictureMetrics] = PICTURES) -> Compa
     table.pair(0, key("patchify"), SAME)
     table.pair(1, key("transformer.blocks.2", unit=4), off_by(error))
     return table.close("eager", "candidate", evidence="tensors", expected=2, pictures=pictures)
+
+
+def answered(exact: float, local: float, *, first: float = 0.0, gains: list[str] | None = None) -> Comparison:
+    """The same of a block that is off by 4e-5, with these errors; `patchify` differs by `first` of exact values."""
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("patchify"), Error(identical=False, rel_l2=1e-7, exact=first, local=0.5))
+    table.pair(1, key("transformer.blocks.2", unit=4), Error(identical=False, rel_l2=4e-5, exact=exact, local=local))
+    closed = table.close("eager", "candidate", evidence="tensors", expected=2, pictures=PICTURES)
+    mathematics = Mathematics(observations=2, worst=max(exact, first), bound=SAME_MATHEMATICS)
+    precision = Precision(
+        units=[4], observations=2, lanes=4, worst=max(local, 0.5), at="u4/denoise0/transformer.blocks.2",
+        reference=0.5, gains=gains or [],
+    )  # fmt: skip
+    return msgspec.structs.replace(closed, mathematics=mathematics, precision=precision)
 
 
 def summary_of(variants: Mapping[str, Comparison], **changes: Any) -> Summary:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.harness import implementations
 from tests.harness.observations import FAMILY
-from tests.reports.summaries import PICTURES, UNFIT, comparison, summary_of
+from tests.reports.summaries import PICTURES, UNFIT, answered, comparison, summary_of
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError
@@ -117,6 +117,26 @@ def test_a_part_whose_failures_were_not_kept_tells_its_worst() -> None:
     (suite,) = parsed(junit_xml(summary_of({"walk": cut})))
     assert message(suite, "residual").startswith("transformer.blocks.2 at unit 4, denoise step 0: relative L2 2.00e-02")
     assert "1 of 1 failed" in message(suite, "residual")
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (answered(1e-3, 0.25), "other mathematics, exact values 1.0e-03 apart, bound 1e-10; as computed 4.00e-05"),
+        (answered(2e-14, 24.0), "less precise than rounding explains, 24 times its bound; as computed 4.00e-05"),
+    ],
+)
+def test_a_failure_says_what_is_wrong_by_itself_also_where_it_was_not_kept(of: Comparison, says: str) -> None:
+    (suite,) = parsed(junit_xml(summary_of({"walk": of})))
+    assert message(suite, "residual").startswith(f"transformer.blocks.2 at unit 4, denoise step 0: {says}\n")
+    (suite,) = parsed(junit_xml(summary_of({"walk": msgspec.structs.replace(of, failures=[])})))
+    expected = f"transformer.blocks.2 at unit 4, denoise step 0: {says}; 1 of 1 failed\n"
+    assert message(suite, "residual").startswith(expected)
+
+
+def test_a_cell_that_passes_by_exact_values_has_no_case_that_fails() -> None:
+    (suite,) = parsed(junit_xml(summary_of({"walk": answered(2e-14, 0.25)})))
+    assert "failure" not in cases(suite).values()
 
 
 def test_a_frame_fails_by_its_latent_and_by_its_picture() -> None:

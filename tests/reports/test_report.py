@@ -11,7 +11,7 @@ import pytest
 from tests.reports.conftest import FRAMES
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
-from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, read_comparison
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, PRECISION, Comparison, read_comparison
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, CellFailure, Summary, read_summary
 from waypoint_parity.reports.report import write_report
@@ -139,9 +139,9 @@ def test_a_page_elsewhere_gets_copies_of_the_exact_pictures(diverged: Path, tmp_
     assert page.with_suffix(".md").is_file()
 
 
-def test_a_run_that_holds_says_how_close_it_came(holding: Path) -> None:
-    page, twin = ((holding / name).read_text("utf-8") for name in ("report.html", "report.md"))
-    (comparison,) = summary_of(holding).variants.values()
+def test_a_run_that_holds_by_values_says_how_close_it_came(by_values: Path) -> None:
+    page, twin = ((by_values / name).read_text("utf-8") for name in ("report.html", "report.md"))
+    (comparison,) = summary_of(by_values).variants.values()
     share = max(at.distance / at.tolerance for at in comparison.sites if at.tolerance)
     found = re.search(r'data-quantity="nearest share" data-value="([^"]*)"', page)
     assert found is not None
@@ -149,6 +149,104 @@ def test_a_run_that_holds_says_how_close_it_came(holding: Path) -> None:
     assert "Parity holds in every variant" in page
     assert "Parity holds in every variant" in twin
     assert 'id="first-divergence"' not in page
+    assert 'id="answers"' not in page
+    assert "over bound" in page[page.index('id="ladder-0"') :]
+    assert "exact distance" not in page
+
+
+def test_a_run_that_holds_says_so_of_both_questions_with_their_figures(holding: Path) -> None:
+    page, twin = ((holding / name).read_text("utf-8") for name in ("report.html", "report.md"))
+    (comparison,) = summary_of(holding).variants.values()
+    assert comparison.mathematics is not None
+    assert comparison.precision is not None
+    known = f"known of {comparison.mathematics.observations} of {comparison.compared} observations"
+    same = f"The same. Exact values, {known}, are at most {comparison.mathematics.worst:.1e} apart, bound 1e-10."
+    within = "Within what rounding explains. The largest error of a site by itself is "
+    within += f"{comparison.precision.worst:.2f} of its bound, at {comparison.precision.at}."
+    for said in (same, within):
+        assert page.count(said) == twin.count(said) == 1
+    assert page.count("Parity holds in every variant") == twin.count("Parity holds in every variant") == 1
+    assert "nearest share" not in page
+    shown = values(page, "variants")
+    assert float(shown["mathematics"]) == comparison.mathematics.worst
+    assert float(shown["precision"]) == comparison.precision.worst
+    assert "worst site" not in shown
+
+
+def test_the_ladder_has_the_exact_distance_and_the_error_by_itself_of_every_site(page: str, diverged: Path) -> None:
+    number = list(summary_of(diverged).variants.values()).index(failing(diverged))
+    body = re.search(rf'<table id="ladder-{number}">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert body is not None
+    for name, attribute in (("exact distance", "exact"), ("by itself, over bound", "local")):
+        shown = re.findall(rf'data-quantity="{name}" data-value="([^"]*)"', body[1])
+        expected = [getattr(rung, attribute) for rung in failing(diverged).sites]
+        assert [float(value) for value in shown] == [value for value in expected if value is not None]
+        assert shown
+    # A mask is right or wrong; what follows from it is other mathematics.
+    assert re.findall(r'data-quantity="by itself, over bound"[^>]*class="bad">(.*?)<', body[1]) == ["infinite"]
+    wrong = re.findall(r'data-quantity="exact distance" data-value="([^"]*)" class="bad"', body[1])
+    assert wrong
+    assert all(float(value) > 1e-10 for value in wrong)
+
+
+def test_a_run_that_diverges_says_which_question_it_fails(page: str, twin: str) -> None:
+    assert "DIVERGED (mathematics)" in page
+    assert "DIVERGED (mathematics)" in twin
+    assert page.count("Not the same in 1 of 2 variants.") == twin.count("Not the same in 1 of 2 variants.") == 1
+
+
+def test_what_was_not_followed_is_listed_once_a_variant(page: str, twin: str, diverged: Path) -> None:
+    found = failing(diverged).mathematics
+    assert found is not None
+    reasons = [f"{side}: {reason}" for side, reasons in found.unfollowed.items() for reason in reasons]
+    assert reasons
+    number = list(summary_of(diverged).variants.values()).index(failing(diverged))
+    table = re.search(rf'<table id="unanswered-{number}">.*?</table>', page, re.DOTALL)
+    assert table is not None
+    assert all(table[0].count(html.escape(reason, quote=False)) == 1 for reason in reasons)
+    assert all(twin.count(reason) == 1 for reason in reasons)
+
+
+def test_a_candidate_that_is_right_and_coarse_fails_its_precision_alone(imprecise: Path) -> None:
+    page, table = (imprecise / "report.html").read_text("utf-8"), (imprecise / "summary.md").read_text("utf-8")
+    (comparison,) = summary_of(imprecise).variants.values()
+    assert comparison.question == PRECISION
+    assert comparison.first is not None
+    assert comparison.first.site == "velocity"
+    assert "Beyond what rounding explains." in page
+    assert "The same. Exact values, known of " in page
+    assert "DIVERGED (precision)" in page
+    assert "DIVERGED (precision)" in table
+    shown = values(page, "first-divergence")
+    assert float(shown["local"]) == comparison.first.local
+    junit = (imprecise / "junit.xml").read_text("utf-8")
+    assert f"first divergence: velocity at unit {comparison.first.unit}, denoise step 0: less precise than" in junit
+
+
+def test_gains_and_what_was_not_judged_are_listed(imprecise: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(imprecise, run)
+    ((name, comparison),) = summary_of(run).variants.items()
+    precision = msgspec.structs.replace(comparison.precision, gains=["too loud"], unjudged=["behind <fft>"])
+    told = msgspec.structs.replace(comparison, precision=precision)
+    (run / SUMMARY_NAME).write_bytes(to_json(msgspec.structs.replace(summary_of(run), variants={name: told})))
+    page = write_report(run).read_text("utf-8")
+    assert 'class="bad">too loud<' in page
+    assert ">behind &lt;fft&gt;<" in page
+    assert "Mean gains beyond their bounds: 1." in page
+
+
+def test_a_small_first_divergence_is_not_all_that_is_said(imprecise: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(imprecise, run)
+    ((name, comparison),) = summary_of(run).variants.items()
+    small = msgspec.structs.replace(comparison.first, site="patchify", local=1.25, exact=None)
+    told = msgspec.structs.replace(comparison, first=small)
+    (run / SUMMARY_NAME).write_bytes(to_json(msgspec.structs.replace(summary_of(run), variants={name: told})))
+    page = write_report(run).read_text("utf-8")
+    said = "The first divergence is 1.25 times its bound, but velocity in denoise step 0 is "
+    assert said in page[page.index('id="first-divergence"') : page.index('id="variants"')]
+    assert said in (run / "report.md").read_text("utf-8")
 
 
 def test_what_was_not_measured_is_said_and_the_report_goes_on(diverged: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pandas as pd
 import pytest
 
-from tests.reports.summaries import UNFIT, comparison, summary_of
+from tests.reports.summaries import UNFIT, answered, comparison, summary_of
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError, Verdict
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.harness.run.family import SlotFault
@@ -33,7 +33,7 @@ def cells(line: str) -> int:
 def test_a_variant_that_passes_names_its_worst_site(summary: Summary) -> None:
     found = row(summary_table(summary), "walk_seed11")
     assert found == [
-        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (u4 denoise0)", "", "2/2",
+        "walk_seed11", "WITHIN_NOISE", "none", "7.0e-07", "transformer.blocks.2 (u4 denoise0)", "2/2",
         "0.999100", "0.2500",
     ]  # fmt: skip
 
@@ -49,11 +49,70 @@ def test_a_variant_that_cannot_be_compared_says_why_and_has_no_score(summary: Su
         "input.noise differs",
         "",
         "",
-        "",
         "0/0",
         "",
         "",
     ]
+
+
+def cell_of(summary: Summary, variant: str, column: str) -> str:
+    text = summary_table(summary)
+    return dict(zip(row(text, "variant"), row(text, variant), strict=True))[column]
+
+
+@pytest.mark.parametrize(
+    ("of", "verdict", "mathematics", "precision"),
+    [
+        (answered(2e-14, 0.25), "WITHIN_NOISE", "same, 2.0e-14", "0.50 of bound"),
+        (answered(1e-3, 0.25), "DIVERGED (mathematics)", "1.0e-03 apart", "0.50 of bound"),
+        (answered(1e-3, 24.0), "DIVERGED (mathematics)", "1.0e-03 apart", "24 x bound"),
+        (answered(2e-14, 24.0), "DIVERGED (precision)", "same, 2.0e-14", "24 x bound"),
+        (answered(2e-14, 1.5, gains=["one"]), "DIVERGED (precision)", "same, 2.0e-14", "1.5 x bound"),
+    ],
+    ids=str,
+)
+def test_the_two_questions_stand_where_the_worst_site_does(
+    of: Comparison, verdict: str, mathematics: str, precision: str
+) -> None:
+    asked = summary_of({"walk": of})
+    assert cell_of(asked, "walk", "verdict") == verdict
+    assert (cell_of(asked, "walk", "mathematics"), cell_of(asked, "walk", "precision")) == (mathematics, precision)
+    table = summary_table(asked)
+    assert "worst site error" not in table
+    before = msgspec.structs.replace(of, mathematics=None, precision=None)
+    assert cells(table.splitlines()[0]) < 9
+    assert len(table.splitlines()[0]) <= len(summary_table(summary_of({"walk": before})).splitlines()[0])
+
+
+def test_few_exact_values_are_counted() -> None:
+    of = answered(2e-14, 24.0)
+    few = msgspec.structs.replace(of, compared=30)
+    assert cell_of(summary_of({"walk": few}), "walk", "mathematics") == "same at 2 of 30, 2.0e-14"
+
+
+def test_the_first_site_of_other_mathematics_is_named_where_another_diverges_before_it() -> None:
+    of = answered(1e-3, 0.25)
+    (failure,) = of.failures
+    before = msgspec.structs.replace(failure, order=0, site="patchify", exact=1e-16, local=7.0)
+    both = msgspec.structs.replace(of, first=before, failures=[before, failure])
+    assert cell_of(summary_of({"walk": both}), "walk", "mathematics") == "from transformer.blocks.2"
+
+
+def test_a_cell_that_was_asked_nothing_has_no_answer_beside_one_that_was() -> None:
+    mixed = summary_of({"walk": answered(2e-14, 0.25), "photograph": UNFIT})
+    assert cell_of(mixed, "photograph", "mathematics") == cell_of(mixed, "photograph", "precision") == ""
+
+
+def test_nothing_is_said_of_noise_where_the_verdict_passes_by_exact_values() -> None:
+    growth = [LatentError(unit=0, rel_l2=4e-5, tolerance=1e-5)]
+    passing = msgspec.structs.replace(answered(2e-14, 0.25), growth=growth)
+    text = summary_markdown(summary_of({"walk": passing}))
+    assert "| 0     | 4.0e-05      |" in text
+    assert "horizon" not in text
+    assert "of noise" not in text
+    failing = summary_markdown(summary_of({"walk": msgspec.structs.replace(answered(1e-3, 0.25), growth=growth)}))
+    assert "horizon:          unit 0" in failing
+    assert "of noise, at most" in failing
 
 
 def test_the_document_begins_with_the_verdict_and_the_identity_of_the_run(summary: Summary) -> None:
@@ -81,15 +140,23 @@ def with_growth(*errors: float) -> Comparison:
     return msgspec.structs.replace(comparison(7e-7), growth=growth)
 
 
+def diverged(of: Comparison) -> Comparison:
+    return msgspec.structs.replace(of, verdict=Verdict.DIVERGED)
+
+
 def test_the_error_of_every_frame_is_told_of_either_rollout_and_how_far_it_stays_within_noise(
     summary: Summary,
 ) -> None:
-    free = {"walk": with_growth(1e-7, 4e-5)}
+    free = {"walk": diverged(with_growth(1e-7, 4e-5))}
     forced = {"walk": msgspec.structs.replace(with_growth(1e-7, 2e-7), rollout=TEACHER_FORCED)}
     both = msgspec.structs.replace(summary, variants=free, teacher_forced=forced)
     found = dict(zip(row(summary_table(both), "variant"), row(summary_table(both), "walk"), strict=True))
     assert (found["horizon"], found["teacher-forced"]) == ("frame 1", "WITHIN_NOISE, first none")
-    assert found["its horizon"] == "none"
+    assert "its horizon" not in found
+    swapped = msgspec.structs.replace(both, variants=forced, teacher_forced=free)
+    assert cell_of(swapped, "walk", "its horizon") == "frame 1"
+    with pytest.raises(KeyError):
+        cell_of(swapped, "walk", "horizon")
     assert row(summary_markdown(both).split("\n## ")[1], "1 ")[1:] == ["4.0e-05", "1.0e-05", "2.0e-07"]
     alone = msgspec.structs.replace(both, teacher_forced={})
     assert "teacher-forced" not in summary_markdown(alone)
@@ -104,15 +171,15 @@ def test_the_first_wrong_slot_and_the_horizon_have_a_line_of_their_own(summary: 
         slot=1,
         message="global layer 4, frame 9: slot 1 ...",
     )
-    wrong = msgspec.structs.replace(with_growth(1e-7, 4e-5), slots=[fault, fault])
+    wrong = msgspec.structs.replace(diverged(with_growth(1e-7, 4e-5)), slots=[fault, fault])
     text = summary_markdown(msgspec.structs.replace(summary, variants={"walk": wrong}))
     assert text.count("first wrong slot: global layer 4, frame 9: slot 1 ...\n") == 1
     assert "horizon:          unit 1," in text
 
 
 def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:
-    diverged = msgspec.structs.replace(with_growth(0.02), verdict=Verdict.DIVERGED)
-    both = msgspec.structs.replace(summary, variants={"walk": with_growth(1e-7)}, teacher_forced={"walk": diverged})
+    forced = {"walk": diverged(with_growth(0.02))}
+    both = msgspec.structs.replace(summary, variants={"walk": with_growth(1e-7)}, teacher_forced=forced)
     assert row(summary_table(both), "walk")[1] == both.verdict == Verdict.DIVERGED
     other = msgspec.structs.replace(both, variants=both.teacher_forced, teacher_forced=both.variants)
     assert other.verdict is Verdict.DIVERGED

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.observations import FAMILY
-from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, Comparison, Verdict, WorstAtSite
-from waypoint_parity.harness.sweep.effects import effects
+from waypoint_parity.harness.judge.comparison import COMPARISON_SCHEMA, INFINITE, Comparison, Verdict, WorstAtSite
+from waypoint_parity.harness.sweep.effects import effects, largest_excess
 from waypoint_parity.harness.sweep.summary import CellRun, Effects
 
 SCHEDULES, SEEDS, MASKS = ("checkpoint", "three-step"), ("11", "12"), ("none", "zeroed", "unzeroed")
@@ -124,6 +124,25 @@ def test_the_effect_of_a_level_is_its_failures_and_its_median_excess() -> None:
     assert (none.cells, none.failing, none.excess) == (4, 0, pytest.approx(0.1))
     assert (zeroed.cells, zeroed.failing, zeroed.excess) == (4, 4, pytest.approx(300))
     assert by_level["seed", "11"].failing == 4
+
+
+@pytest.mark.parametrize(
+    ("exact", "local", "excess"),
+    [(None, None, 300.0), (2e-11, None, 0.2), (None, 0.5, 0.5), (2e-11, 0.5, 0.5), (2e-9, 0.5, 20.0)],
+)
+def test_the_excess_is_that_of_exact_values_and_of_sites_by_themselves_where_they_are_known(
+    exact: float | None, local: float | None, excess: float
+) -> None:
+    of_values = comparison(3e-3, 1e-5)
+    rung = msgspec.structs.replace(of_values.sites[0], exact=exact, local=local)
+    assert largest_excess(msgspec.structs.replace(of_values, sites=[rung])) == pytest.approx(excess)
+
+
+def test_an_infinite_excess_is_no_number_for_a_median() -> None:
+    of_values = comparison(3e-3, 1e-5)
+    wrong = [msgspec.structs.replace(of_values.sites[0], **{name: INFINITE}) for name in ("exact", "local")]
+    assert largest_excess(msgspec.structs.replace(of_values, sites=wrong)) is None
+    assert largest_excess(msgspec.structs.replace(of_values, sites=[*wrong, *of_values.sites])) == pytest.approx(300)
 
 
 def test_factors_with_several_levels_come_first() -> None:
