@@ -29,7 +29,7 @@ def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
     exact = comparison.precision is not None
-    first = "mathematics and precision; what neither is known of by " if exact else ""
+    first = "mathematics and precision; elsewhere by " if exact else ""
     lines.append(
         f"  judged by:        {first}{comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}"
     )
