@@ -72,6 +72,13 @@ def scorecard(session: nox.Session) -> None:
     run(session, "waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
 
 
+@nox.session(name="clean-runs", venv_backend="none")
+def clean_runs(session: nox.Session) -> None:
+    """Count false alarms among hundreds of right runs, for hours; goes on where it was. Arguments as `--minutes 20`."""
+    install(session, "jax")
+    run(session, "python", "-m", "waypoint_parity.fixtures.clean_runs", str(OUT / "clean-runs"), *session.posargs)
+
+
 @nox.session(name="train-world", venv_backend="none")
 def train_world(session: nox.Session) -> None:
     """Train the small world from nothing into reports/out/world.

@@ -235,7 +235,7 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the candidate is as precise as rounding allows, at every site by itself: see harness.judge.precision.
 
     `units` are those in which `observations` were measured, with so many disturbed `lanes`. `worst` and `reference` are
-    the largest errors over their bounds, at `at`.
+    the largest errors over their bounds, at `at`; `worst_gain` is the largest mean gain over its bound.
     """
 
     units: list[int]
@@ -244,6 +244,7 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     worst: float | None
     at: str
     reference: float | None
+    worst_gain: float | None = None
     # Mean gains of sites that are more than rounding explains, in words.
     gains: list[str] = []
     # What could not be judged, in words.

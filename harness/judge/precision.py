@@ -152,6 +152,7 @@ class PrecisionRun:
             worst=None if worst is None or math.isinf(worst.excess) else worst.excess,
             at="" if worst is None else str(worst.key),
             reference=max((one.reference / (FACTOR * max(one.spread or 0.0, FLOOR)) for one in floating), default=None),
+            worst_gain=max((gain.excess for gain in self.gains), default=None),
             gains=[str(gain) for gain in self.gains if gain.excess > 1],
             unjudged=unjudged,
         )
