@@ -54,6 +54,14 @@ def exact_distance(actual: Observation, expected: Observation) -> float | None:
     return distance / size if size else math.inf
 
 
+def rounded_off(seen: Observation) -> float:
+    """The L2 distance of what a side shows from what it would have shown without any rounding; 0 where unknown."""
+    if seen.exact is None:
+        return 0.0
+    distance = float((seen.tensor.double() - seen.exact).norm())
+    return distance if math.isfinite(distance) else 0.0
+
+
 def _same_bits(actual: Tensor, expected: Tensor) -> bool:
     """Whether every bit is the same; between dtypes every value. As with records: NaN is NaN, and 0 is not -0."""
     if actual.dtype != expected.dtype:

@@ -224,6 +224,8 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
     bound: float
     unfollowed: dict[str, list[str]] = {}
     in_constants: bool | None = None
+    # Units in which, at some site, the candidate is much further from its own exact values than the reference from its.
+    rougher: list[int] = []
 
     @property
     def same(self) -> bool:

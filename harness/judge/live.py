@@ -13,7 +13,7 @@ from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.join import REFERENCE, SideName
 from waypoint_parity.harness.compare.lockstep import Side, run_in_lockstep
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
-from waypoint_parity.harness.compare.tensor_error import exact_distance, tensor_error
+from waypoint_parity.harness.compare.tensor_error import exact_distance, rounded_off, tensor_error
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.precision import PrecisionRun
@@ -29,6 +29,11 @@ from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation
 
 EVIDENCE = "tensors"
+# How much further from its exact values the candidate may be than the reference from its own, before precision is asked
+# for. Both inherit errors, so this is a sieve and no verdict.
+ROUGHER = 8.0
+# Less than a unit of fp32 is no rounding to speak of.
+_UNIT = 2.0**-23
 
 
 def lockstep(
@@ -91,6 +96,7 @@ class _Judging:
         self._local = {} if local is None else local.excess
         # How many exact values were held against each other, and how far apart they were at the most.
         self._exact: list[float] = []
+        self._rougher: set[int] = set()
         self._order = count()
 
     def seen(self, side: SideName, seen: Observation) -> None:
@@ -120,6 +126,10 @@ class _Judging:
             return None
         if not is_input(expected.key.site):
             self._exact.append(distance)
+            assert expected.exact is not None
+            least = max(rounded_off(expected), _UNIT * float(expected.exact.norm()))
+            if rounded_off(actual) > ROUGHER * least:
+                self._rougher.add(expected.key.unit)
         return distance
 
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
@@ -131,6 +141,7 @@ class _Judging:
             observations=len(self._exact),
             worst=finite(max(self._exact)),
             bound=SAME_MATHEMATICS,
+            rougher=sorted(self._rougher),
             unfollowed={name: reasons for name, reasons in unfollowed.items() if reasons},
         )
 

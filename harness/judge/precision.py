@@ -314,7 +314,9 @@ def gains(errors: Iterable[OwnError]) -> list[Gain]:
 
 
 def _gain(site: str, phase: str, branch: str, group: Sequence[OwnError]) -> Gain:
-    means = [fmean(lane) for lane in zip(*(one.lane_gains for one in group), strict=True)]
+    # Some may have been measured again, with more lanes.
+    lanes = min(len(one.lane_gains) for one in group)
+    means = [fmean(lane) for lane in zip(*(one.lane_gains[:lanes] for one in group), strict=True)]
     single = fmean(gain**2 for one in group for gain in one.lane_gains)
     spread = max(math.sqrt(fmean(mean**2 for mean in means)), math.sqrt(single) / 2, GAIN_FLOOR)
     factor = GAIN_FACTOR.get(group[0].dtype, GAIN_FACTOR[torch.bfloat16])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +28,16 @@ from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.keys import Key
-from waypoint_parity.harness.run.scenario import write_scenario
+from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.identity import Rules
 from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, write_cell
 from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
+
+# Of units in which the candidate seems rough, so many are measured: the first ones show where it begins.
+MOST_ROUGHER = 2
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,25 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         )
         return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents), of.shadow)
 
-    local = _local(task, pair)
-    sides = side("reference", pair.reference), side("candidate", pair.candidate)
-    comparison = lockstep(*sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local)
+    def compared(units: Collection[int]) -> Comparison:
+        local = _local(task, pair, units)
+        sides = side("reference", pair.reference), side("candidate", pair.candidate)
+        return lockstep(*sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local)
+
+    sample = {sampled(cell.scenario)}
+    comparison = compared(sample)
+    # Also where there is a reason to ask.
+    if (found := comparison.mathematics) is not None and not sample.issuperset(found.rougher):
+        comparison = compared(sample.union(found.rougher[:MOST_ROUGHER]))
     if (first := comparison.first) is not None and (first.exact or 0.0) > SAME_MATHEMATICS:
         comparison = _with_constants(comparison, task, first.key)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
+
+
+def sampled(scenario: Scenario) -> int:
+    """The unit in which precision is measured: one, which is another one in another scenario."""
+    return int(scenario.digest[:8], 16) % scenario.units
 
 
 def _with_constants(comparison: Comparison, task: CellTask, key: Key) -> Comparison:
@@ -147,15 +163,13 @@ def _with_constants(comparison: Comparison, task: CellTask, key: Key) -> Compari
     return replace_fields(comparison, mathematics=replace_fields(comparison.mathematics, in_constants=found))
 
 
-def _local(task: CellTask, pair: _Pair) -> PrecisionRun | None:
-    """What the candidate does by itself: in a sample of units, or in all where no exact shadow follows it."""
+def _local(task: CellTask, pair: _Pair, units: Collection[int]) -> PrecisionRun | None:
+    """What the candidate does by itself: in some units, or in all where no exact shadow follows it."""
     if pair.disturbed is None:
         return None
-    scenario, candidate = task.cell.scenario, pair.candidate.adapter
-    # One unit, which is another one in another scenario.
-    sample = [int(scenario.digest[:8], 16) % scenario.units]
     everywhere = not pair.candidate.is_followed
-    return precision_run(pair.disturbed, candidate, task.checkpoint, scenario, sample, everywhere=everywhere)
+    sessions = task.checkpoint, task.cell.scenario
+    return precision_run(pair.disturbed, pair.candidate.adapter, *sessions, units, everywhere=everywhere)
 
 
 def _forced(task: CellTask, pair: _Pair) -> Comparison:

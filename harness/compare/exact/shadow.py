@@ -181,6 +181,10 @@ _JUMPS = frozenset(
 )
 
 
+# So much memory shadows take of tensors that may be gone.
+_MOST_BYTES = 1 << 28
+
+
 class _Origin(enum.Enum):
     GIVEN = enum.auto()  # a weight, an input, a draw
     CONSTANT = enum.auto()  # made of nothing but numbers in the code
@@ -240,7 +244,8 @@ class Shadow(TorchDispatchMode):
         self._kept: dict[int, _Followed] = {}
         self._numbers = _Numbers(self)
         self._opened: list[ExitStack] = []
-        self._operations = 0
+        # Bytes of shadows since those of tensors that are gone were let go.
+        self._since = 0
 
     def __enter__(self) -> Self:
         opened = ExitStack()
@@ -256,6 +261,7 @@ class Shadow(TorchDispatchMode):
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._opened.pop().close()
+        self._let_go()
 
     def of(self, x: Tensor, lane: int = 0) -> Tensor:
         """The shadow of `x` in fp64; `x` itself where it is not floating. The next operation may change it."""
@@ -332,9 +338,8 @@ class Shadow(TorchDispatchMode):
         elif new := self._new(name, out, given := _tensors((args, kwargs))):
             with apart():
                 self._compute(func, name, args, kwargs, out, new, given)
-        self._operations += 1
-        if self._operations % 1024 == 0:
-            self._kept = {address: kept for address, kept in self._kept.items() if not kept.ref.expired()}
+        if self._since > _MOST_BYTES:
+            self._let_go()
         return out
 
     def _new(self, name: str, out: Any, given: Sequence[Tensor]) -> list[Tensor]:
@@ -538,6 +543,12 @@ class Shadow(TorchDispatchMode):
     def _keep(self, x: Tensor, kept: _Followed, lanes: Sequence[Tensor]) -> None:
         size = x.untyped_storage().nbytes() // kept.dtype.itemsize
         kept.lanes = [_laid_out(y, x, size) for y in lanes]
+        self._since += 8 * size * len(lanes)
+
+    def _let_go(self) -> None:
+        """Forget tensors that are gone."""
+        self._kept = {address: kept for address, kept in self._kept.items() if not kept.ref.expired()}
+        self._since = 0
 
     def _settle(self, kept: _Followed, storage: torch.UntypedStorage) -> None:
         """Forget a shadow that is the value itself in every lane."""
