@@ -576,7 +576,8 @@ def _seen_as(flat: Tensor, x: Tensor) -> Tensor:
     if x.is_complex():
         flat = torch.view_as_complex(flat.view(-1, 2))
     shown = flat.as_strided(x.size(), x.stride(), x.storage_offset())
-    return shown.conj() if x.is_conj() else shown.neg() if x.is_neg() else shown
+    # A view, in which a write lands where it does in `x`.
+    return shown.conj() if x.is_conj() else torch._neg_view(shown) if x.is_neg() else shown
 
 
 def _flat(storage: torch.UntypedStorage, dtype: torch.dtype) -> Tensor:

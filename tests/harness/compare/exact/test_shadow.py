@@ -409,3 +409,18 @@ def test_lanes_of_a_sum_run_its_own_kernel() -> None:
     spread = [away(shadow.of(out, lane), shadow.of(out)) for lane in range(1, 5)]
     # More than the last rounding alone, as little as a sum of 512 makes.
     assert all(6e-8 < each < 1e-6 for each in spread)
+
+
+def test_a_write_through_a_conjugate_reaches_what_it_shows() -> None:
+    given, shadow = drawn(4, 6), Shadow()
+    shadow.give([given])
+    with shadow, torch.inference_mode():
+        x = given * 0.3
+        whole = torch.complex(x, x * 0.7)
+        whole.conj().imag.mul_(0.3)
+        whole.conj().add_(torch.complex(x, x))
+    exact = given.double() * 0.3
+    wanted = torch.complex(exact, exact * 0.7)
+    wanted.conj().imag.mul_(0.3)
+    wanted.conj().add_(torch.complex(exact, exact))
+    assert away(shadow.of(torch.view_as_real(whole)), torch.view_as_real(wanted)) < EXACT
