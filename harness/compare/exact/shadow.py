@@ -15,8 +15,8 @@ the operation returned; results that are exact stay. Their spread is what roundi
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -442,11 +442,14 @@ class Shadow(TorchDispatchMode):
             wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
         try:
             wide_args = tuple(map(widened, args))
-            if (form := self._forms.get(name)) is not None and not own:
-                found = form(func, wide_args, wide, args, kwargs, out)
-                if found is not NotImplemented:
-                    return found, None
-            return func(*wide_args, **wide), None
+            if own:
+                return func(*wide_args, **wide), None
+            with _fractions_in_fp64():
+                if (form := self._forms.get(name)) is not None:
+                    found = form(func, wide_args, wide, args, kwargs, out)
+                    if found is not NotImplemented:
+                        return found, None
+                return func(*wide_args, **wide), None
         except (RuntimeError, NotImplementedError, TypeError) as error:
             reason = f"{name} does not run in fp64: {str(error).partition(chr(10))[0][:120]}"
             self.below[reason] += 1
@@ -526,6 +529,17 @@ class Shadow(TorchDispatchMode):
 
 unfollowed = _disable_current_modes
 """A context in which no shadow follows what is computed, such as what is done with what an implementation shows."""
+
+
+@contextmanager
+def _fractions_in_fp64() -> Iterator[None]:
+    """What is made of whole numbers alone, such as arange(4) / 3, has the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Numbers(TorchFunctionMode):

@@ -424,3 +424,30 @@ def test_a_write_through_a_conjugate_reaches_what_it_shows() -> None:
     wanted.conj().imag.mul_(0.3)
     wanted.conj().add_(torch.complex(exact, exact))
     assert away(shadow.of(torch.view_as_real(whole)), torch.view_as_real(wanted)) < EXACT
+
+
+# Of whole numbers alone: the default dtype is that of the result.
+FRACTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mul": lambda whole: whole * 0.1,
+    "div": lambda whole: whole / 7,
+    "pow": lambda whole: whole**0.3,
+    "negative-pow": lambda whole: 10000.0 ** (-whole),
+    "exp": torch.exp,
+    "sqrt": torch.sqrt,
+    "where": lambda whole: torch.where(whole > 2, 0.1, 0.7),
+    "mean": lambda whole: (whole > 2) * 0.1,
+}
+
+
+@pytest.mark.parametrize("row", FRACTIONS)
+def test_what_is_made_of_whole_numbers_is_not_rounded(row: str) -> None:
+    shadow = Shadow()
+    with shadow, torch.inference_mode():
+        out = FRACTIONS[row](torch.arange(6))
+    torch.set_default_dtype(torch.float64)
+    try:
+        wanted = FRACTIONS[row](torch.arange(6))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert out.dtype is torch.float32
+    assert away(shadow.of(out), wanted) < EXACT
