@@ -150,9 +150,6 @@ _DRAWS = frozenset(
         "geometric_",
         "random_",
         "poisson",
-        "native_dropout",
-        "dropout",
-        "dropout_",
         "empty",
         "empty_like",
         "empty_strided",
@@ -161,6 +158,8 @@ _DRAWS = frozenset(
         "new_empty_strided",
     ]
 )
+# Draws that are whole numbers.
+_COUNTS = frozenset(["bernoulli", "binomial", "poisson"])
 # Here the implementation's own result is taken: a whole number, or a choice among values.
 _JUMPS = frozenset(
     [
@@ -309,17 +308,24 @@ class Shadow(TorchDispatchMode):
         if name in _METADATA:
             return func(*args, **kwargs)
         written = [x for x in _written(func, args, kwargs) if not x.is_meta]
-        if written and name not in _DRAWS:
+        draws = name in _DRAWS or _draws(func, args, kwargs)
+        if written and not draws:
             with torch.inference_mode():
                 for x in written:
                     self._own(x, whole=name in _FILLS and _is_whole(x))
         out = func(*args, **kwargs)
         if written:
             with torch.inference_mode():
-                self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
+                if draws:
+                    self._draw(name, written, written if "dropout" in name or "rrelu" in name else [])
+                else:
+                    self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
         elif new := self._new(name, out, given := _tensors((args, kwargs))):
             with torch.inference_mode():
-                self._compute(func, name, args, kwargs, out, new, given)
+                if draws:
+                    self._draw(name, new, given)
+                else:
+                    self._compute(func, name, args, kwargs, out, new, given)
         self._operations += 1
         if self._operations % 1024 == 0:
             self._kept = {address: kept for address, kept in self._kept.items() if not kept.ref.expired()}
@@ -346,9 +352,6 @@ class Shadow(TorchDispatchMode):
         self, func: Any, name: str, args: Any, kwargs: Any, out: Any, new: list[Tensor], given: list[Tensor]
     ) -> None:
         """Keep the shadows of the storages that are `new`; those of views are there already."""
-        if name in _DRAWS:
-            self.give(new)
-            return
         made = name.endswith("_like") or name.startswith("new_")
         sources = [] if made else [x for x in given if x.dtype in _WIDE]
         lost, origins = self._behind(name, sources)
@@ -371,6 +374,18 @@ class Shadow(TorchDispatchMode):
             if _Origin.COMPUTED not in origins and _is_whole(x):
                 self._settle(kept, x.untyped_storage())
 
+    def _draw(self, name: str, drawn: list[Tensor], given: list[Tensor]) -> None:
+        """Take what was `drawn` as it is. Where values were computed that it was drawn about, that is not exact."""
+        about = [] if name.endswith("_like") or name.startswith("new_") else [x for x in given if x.dtype in _WIDE]
+        lost, origins = self._behind(name, about)
+        if _Origin.COMPUTED in origins and name not in _COUNTS:
+            lost = lost or f"{name} draws about values that were computed"
+        for x in drawn:
+            if x.dtype in _WIDE:
+                self._take_own(x)
+                kept = self._kept[_address(x)]
+                kept.lost = lost or (None if _is_whole(x) else kept.lost)
+
     def _landed(self, y: Tensor, dtype: torch.dtype, lane: int, *, fixed: bool, own: bool) -> Tensor:
         """The result `y` of a lane, where the operation itself returned `dtype`."""
         if own:
@@ -388,7 +403,7 @@ class Shadow(TorchDispatchMode):
             kept = self._find(x)
             if kept is not None and kept.lanes is not None and kept.dtype is not _real(x.dtype):
                 kept.lanes, kept.lost = None, f"{name} wrote {x.dtype} over {kept.dtype}"
-        if name in _DRAWS or name.removesuffix("_") in _JUMPS:
+        if name.removesuffix("_") in _JUMPS:
             for x in floating:
                 self._take_own(x)
             return
@@ -649,6 +664,17 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
         return ()
     infos = enumerate(schema.arguments)
     return tuple((at, argument.name) for at, argument in infos if argument.alias_info and argument.alias_info.is_write)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation changes values at random, such as a dropout that is not switched off."""
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return False
+    given = {**dict(zip(_arguments(func), args, strict=False)), **kwargs}
+    if "dropout_p" in _arguments(func):
+        return bool(given.get("dropout_p", 0.0))
+    switches = [name for name in ("train", "training") if name in _arguments(func)]
+    return not switches or bool(given.get(switches[0], False))
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

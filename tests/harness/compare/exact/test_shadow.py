@@ -451,3 +451,45 @@ def test_what_is_made_of_whole_numbers_is_not_rounded(row: str) -> None:
         torch.set_default_dtype(torch.float32)
     assert out.dtype is torch.float32
     assert away(shadow.of(out), wanted) < EXACT
+
+
+@pytest.mark.parametrize("grad", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        F.dropout,
+        lambda x: F.dropout2d(x[None]),
+        F.alpha_dropout,
+        lambda x: F.dropout(x * 1, inplace=True),
+        lambda x: F.rrelu(x, training=True),
+        lambda x: torch.normal(x, 0.1),
+        lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    ],
+)
+def test_a_draw_about_what_was_computed_is_drawn_once_and_lost_where_it_is_not_followed(
+    draw: Callable[[Tensor], Tensor], grad: Callable[[], torch.inference_mode]
+) -> None:
+    given, shadow = drawn(4, 8, 8), Shadow(lanes=1)
+    shadow.give([given])
+    torch.manual_seed(0)
+    with grad():
+        plain = draw(given * 0.3), torch.randn(3)
+    torch.manual_seed(0)
+    with shadow, grad():
+        followed = draw(given * 0.3), torch.randn(3)
+    assert all(map(torch.equal, plain, followed))
+    # Without inference mode some are a product with a mask, which can be followed.
+    by_mask = grad is torch.no_grad and not torch.equal(shadow.of(followed[0]), followed[0].double())
+    assert by_mask or shadow.lost(followed[0]) is not None
+    assert shadow.lost(followed[1]) is None
+
+
+@pytest.mark.parametrize("grad", [torch.inference_mode, torch.no_grad])
+def test_a_dropout_that_is_switched_off_is_followed(grad: Callable[[], torch.inference_mode]) -> None:
+    given, shadow = drawn(4, 8), Shadow()
+    shadow.give([given])
+    with shadow, grad():
+        x = given * 0.3
+        out = F.rrelu(F.alpha_dropout(F.dropout(x, training=False), training=False))
+    assert away(shadow.of(out), F.rrelu(given.double() * 0.3)) < EXACT
+    assert shadow.lost(out) is None
