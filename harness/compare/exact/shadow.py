@@ -445,6 +445,8 @@ class Shadow(TorchDispatchMode):
 
         def widened(x: Any) -> Any:
             if isinstance(x, Tensor):
+                if x.layout is not torch.strided:
+                    raise NotImplementedError(f"{x.layout} has no shadow")
                 return self._own_of(x, lane) if own else self.of(x, lane)
             if isinstance(x, torch.dtype):
                 return x if own else _WIDE.get(x, x)
@@ -452,11 +454,11 @@ class Shadow(TorchDispatchMode):
 
         if name in _JUMPS:
             return out, None
-        wide = {key: widened(value) for key, value in kwargs.items()}
-        if factory and not own and "dtype" in _arguments(func):
-            wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
         try:
             wide_args = tuple(map(widened, args))
+            wide = {key: widened(value) for key, value in kwargs.items()}
+            if factory and not own and "dtype" in _arguments(func):
+                wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
             if own:
                 return func(*wide_args, **wide), None
             with _fractions_in_fp64():
@@ -632,13 +634,13 @@ def _address(x: Tensor) -> int:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    """The tensors among values, in lists and dictionaries of them too."""
+    """The tensors among values, in lists and dictionaries of them too; not those without strides, such as sparse ones."""
     if isinstance(values, Tensor):
-        return [values]
+        return [values] if values.layout is torch.strided else []
     found: list[Tensor] = []
     for value in values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ():
         if isinstance(value, Tensor):
-            found.append(value)
+            found += _tensors(value)
         elif isinstance(value, (list, tuple, dict)):
             found += _tensors(value)
     return found

@@ -459,7 +459,7 @@ def test_what_is_made_of_whole_numbers_is_not_rounded(row: str) -> None:
     [
         F.dropout,
         lambda x: F.dropout2d(x[None]),
-        F.alpha_dropout,
+        lambda x: F.alpha_dropout(x, training=True),
         lambda x: F.dropout(x * 1, inplace=True),
         lambda x: F.rrelu(x, training=True),
         lambda x: torch.normal(x, 0.1),
@@ -490,6 +490,27 @@ def test_a_dropout_that_is_switched_off_is_followed(grad: Callable[[], torch.inf
     shadow.give([given])
     with shadow, grad():
         x = given * 0.3
-        out = F.rrelu(F.alpha_dropout(F.dropout(x, training=False), training=False))
-    assert away(shadow.of(out), F.rrelu(given.double() * 0.3)) < EXACT
+        out = F.alpha_dropout(F.dropout(x, training=False), training=False) * 1
+    assert away(shadow.of(out), given.double() * 0.3) < EXACT
     assert shadow.lost(out) is None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda x: torch.sparse.mm(x.relu().to_sparse(), x.mT),
+        lambda x: (x.relu().to_sparse() * 0.3).to_dense(),
+        lambda x: x.relu().to_sparse_csr() @ x.mT,
+        lambda x: (torch.nested.nested_tensor([x[0], x[1, :3]], layout=torch.jagged) * 0.3).values() * 2,
+    ],
+)
+def test_what_has_no_strides_leaves_no_shadow(through: Callable[[Tensor], Tensor]) -> None:
+    given, shadow = drawn(6, 8), Shadow(lanes=1)
+    shadow.give([given])
+    with torch.inference_mode():
+        plain = through(given * 0.3)
+    with shadow, torch.inference_mode():
+        out = through(given * 0.3)
+    assert torch.equal(out, plain)
+    assert shadow.lost(out) is not None
