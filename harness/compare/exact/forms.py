@@ -92,8 +92,9 @@ def _attention(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any)
     """Fused kernels that know no fp64: the formula. What they return besides is the implementation's."""
     given = _bound(func, args, wide)
     mask = given.get("attn_mask", given.get("attn_bias"))
+    q, k, v = given["query"], given["key"], given["value"]
     found = F.scaled_dot_product_attention(
-        given["query"], given["key"], given["value"], mask, is_causal=given["is_causal"], scale=given.get("scale")
+        q, k, v, mask, is_causal=given["is_causal"], scale=given.get("scale"), enable_gqa=q.shape[1] != k.shape[1]
     )
     return (found, *out[1:])
 
