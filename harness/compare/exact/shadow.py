@@ -25,7 +25,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 
 from waypoint_parity.harness.compare.exact.forms import FORMS
 from waypoint_parity.harness.compare.exact.rounding import either_neighbour, one_unit_off
@@ -203,7 +207,7 @@ class Shadow(TorchDispatchMode):
     """The shadow of all that runs while it is entered, first of all the building of the model.
 
     It may be left and entered again. `below` counts operations that would not run in fp64, `foreign` floating inputs of
-    operations that came from nowhere (NumPy, C). Behind either there is no shadow: see `lost`.
+    operations that came from nowhere (NumPy, C), and numbers that were read of what was computed. Behind either there is no shadow: see `lost`.
     """
 
     supports_higher_order_operators = True
@@ -234,6 +238,7 @@ class Shadow(TorchDispatchMode):
         self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=self.lanes)]
         self._kept: dict[int, _Followed] = {}
         self._numbers = _Numbers(self)
+        self._number: complex | None = None
         self._opened: list[ExitStack] = []
         self._operations = 0
 
@@ -290,6 +295,23 @@ class Shadow(TorchDispatchMode):
         kept = self._remember(x, _Origin.CONSTANT)
         if not _is_narrow(x.dtype):
             self._keep(x, kept, [exact] * self.lanes)
+
+    def read(self, name: str, x: Tensor) -> None:
+        """Note that numbers were read of `x`: behind them there is no shadow, if `x` has one."""
+        if self not in _get_current_dispatch_mode_stack() or x.dtype not in _WIDE:
+            return
+        with _disable_current_modes(), torch.inference_mode():
+            if not torch.equal(self.of(x), x.to(_WIDE[x.dtype])):
+                self.foreign[f"{name} of {list(x.shape)} {x.dtype} that were computed"] += 1
+
+    @contextmanager
+    def writing(self, number: complex) -> Iterator[None]:
+        """A tensor from nowhere of one element is this number of the code."""
+        self._number = number
+        try:
+            yield
+        finally:
+            self._number = None
 
     def settle(self) -> None:
         """Let go of shadows that are the values themselves, now that the model is built: of copied or joined weights."""
@@ -482,6 +504,9 @@ class Shadow(TorchDispatchMode):
         lost, origins = None, set()
         for x in sources:
             kept = self._find(x)
+            if kept is None and self._number is not None and x.dim() == 0:
+                self.constant(x, torch.tensor(self._number, dtype=_WIDE[x.dtype], device=x.device))
+                kept = self._find(x)
             if kept is None:
                 reason = None if self._given(x) else f"{name} was given {list(x.shape)} {x.dtype} from nowhere"
                 if reason is not None:
@@ -564,6 +589,10 @@ class _Numbers(TorchFunctionMode):
 
     _MAKERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor))
 
+    _READERS = frozenset(
+        getattr(torch.Tensor, name) for name in ("item", "tolist", "numpy", "__float__", "__complex__", "__array__")
+    )
+
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
         self._shadow = shadow
@@ -571,6 +600,11 @@ class _Numbers(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in self._READERS:
+            self._shadow.read(getattr(func, "__name__", "numbers"), args[0])
+        if func is torch.Tensor.__setitem__ and _is_numbers(args[2]):
+            with self._shadow.writing(args[2]):
+                return func(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if func not in self._MAKERS:
             return out

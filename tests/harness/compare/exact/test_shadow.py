@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from waypoint_parity.harness.compare.exact.shadow import Shadow
+from waypoint_parity.harness.compare.exact.shadow import Shadow, unfollowed
 
 EXACT = 1e-14
 
@@ -277,7 +277,7 @@ def test_what_came_from_nowhere_is_listed_and_followed() -> None:
         ring[0] = behind
         before = x * x
         again = torch.zeros(3, 3).copy_(behind).copy_(x)
-    assert [reason.partition(" ")[0] for reason in shadow.foreign] == ["add"]
+    assert [reason.partition(" ")[0] for reason in shadow.foreign] == ["numpy", "add"]
     assert shadow.lost(behind) is not None
     assert shadow.lost(ring) is not None
     assert shadow.lost(before) is None
@@ -514,3 +514,60 @@ def test_what_has_no_strides_leaves_no_shadow(through: Callable[[Tensor], Tensor
         out = through(given * 0.3)
     assert torch.equal(out, plain)
     assert shadow.lost(out) is not None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[1, 2].item(),
+        lambda x: x[0].tolist(),
+        lambda x: float(x[0, 0]),
+        lambda x: x.numpy(),
+        lambda x: np.asarray(x),
+    ],
+)
+def test_numbers_that_are_read_of_what_was_computed_are_listed(read: Callable[[Tensor], object]) -> None:
+    given, shadow = drawn(4, 6), Shadow()
+    shadow.give([given])
+    with shadow, torch.inference_mode():
+        x = given * 0.3
+        read(given)
+        read(torch.full((4, 4), 0.5))
+        assert not shadow.foreign
+        read(x)
+        with unfollowed():
+            read(x * 2)
+    assert sum(shadow.foreign.values()) == 1
+    assert next(iter(shadow.foreign)).endswith("that were computed")
+
+
+@pytest.mark.parametrize("grad", [torch.inference_mode, torch.no_grad])
+def test_a_number_that_is_put_in_places_is_known(grad: Callable[[], torch.inference_mode]) -> None:
+    given, shadow = drawn(4, 6), Shadow(lanes=1)
+    shadow.give([given])
+    with shadow, grad():
+        x = given * 0.3
+        x[given > 0] = 0.1
+        x[torch.tensor([0, 2]), 1] = -0.7
+        x[3] = 0.3
+    wanted = given.double() * 0.3
+    wanted[given > 0] = 0.1
+    wanted[torch.tensor([0, 2]), 1] = -0.7
+    wanted[3] = 0.3
+    assert away(shadow.of(x), wanted) < EXACT
+    assert shadow.lost(x) is None
+    assert not shadow.foreign
+
+
+@pytest.mark.parametrize("grad", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("causal", [False, True])
+def test_grouped_heads_are_followed(causal: bool, grad: Callable[[], torch.inference_mode]) -> None:
+    given, shadow = drawn(1, 4, 6, 8), Shadow()
+    shadow.give([given])
+    with shadow, grad():
+        x = given * 0.3
+        out = F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], is_causal=causal, enable_gqa=True)
+    exact = given.double() * 0.3
+    wanted = F.scaled_dot_product_attention(exact, exact[:, :2], exact[:, :2], is_causal=causal, enable_gqa=True)
+    assert away(shadow.of(out), wanted) < EXACT
+    assert not shadow.below
