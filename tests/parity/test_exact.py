@@ -1,18 +1,18 @@
-"""What the exact shadow says of real models: is the mathematics the same, and is each site as precise as it may be?
+"""The exact shadow on real models: is the mathematics the same, and is each site as precise as it may be.
 
 Every change here is far below what two right implementations differ by. Each is named by the site that it is made at.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from waypoint_parity.candidate import conditioning
 from waypoint_parity.candidate.adapter import CandidateAdapter
@@ -24,6 +24,7 @@ from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, fed_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics, Site
+from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import Key, is_input
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import counting, run
@@ -39,6 +40,10 @@ EXACT = 1e-12
 BLOCK = "transformer.blocks"
 
 Change = Callable[[Any], None]
+
+
+class _FoundError(Exception):
+    """There is no need to go on."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Session:
                 if shadowed is not None and seen.tensor.is_floating_point():
                     shadow = shadowed.shadow
                     seen = replace(seen, exact=shadow.of(seen.tensor), lost=shadow.lost(seen.tensor))
-                observe(seen.kept())
+                observe(seen)
 
         adapter = of if shadowed is None else shadowed.adapter
         with Taps(adapter.sites(), see, counts=counting(self.scenario, self.checkpoint)) as taps:
@@ -94,43 +99,46 @@ class Session:
     def seen(self, of: Shadowed | Adapter) -> dict[Key, Observation]:
         """Everything it shows."""
         seen: dict[Key, Observation] = {}
-        self.watched(of, lambda each: seen.update({each.key: each}))
+        self.watched(of, lambda each: seen.update({each.key: each.kept()}))
         return seen
+
+    def digests(self, of: Shadowed | Adapter) -> dict[Key, str]:
+        """The bits of everything that it shows."""
+        digests: dict[Key, str] = {}
+        self.watched(of, lambda each: digests.update({each.key: fast_digest(each.tensor)}))
+        return digests
 
     def first_apart(self, change: Change, expected: Mapping[Key, Observation]) -> Key | None:
         """Where the exact values of a candidate with this `change` first part from the `expected` ones."""
-
-        class Found(Exception):
-            """There is no need to go on."""
-
         found: list[Key] = []
 
         def compare(seen: Observation) -> None:
             distance = exact_distance(seen, expected[seen.key])
             if distance is not None and distance > SAME_MATHEMATICS:
                 found.append(seen.key)
-                raise Found
+                raise _FoundError
 
         try:
             self.watched(self.shadowed("candidate", change), compare)
-        except Found:
+        except _FoundError:
             return found[0]
         return None
 
 
-@cache
+# What the tests of one checkpoint and dtype share; another one's is let go.
+@lru_cache(maxsize=1)
 def session(place: str, dtype: str, units: int = 1) -> Session:
     return Session.of(place, dtype, units)
 
 
-@cache
+@lru_cache(maxsize=1)
 def expected(place: str, dtype: str, units: int = 1) -> dict[Key, Observation]:
     """What the reference shows, with exact values."""
     here = session(place, dtype, units)
     return here.seen(here.shadowed("eager"))
 
 
-@cache
+@lru_cache(maxsize=1)
 def disturbed(place: str, dtype: str) -> Shadowed:
     """The reference with disturbed lanes."""
     return session(place, dtype).shadowed("eager", lanes=LANES)
@@ -172,12 +180,12 @@ def all_of(*changes: Change) -> Change:
     return change
 
 
-@pytest.fixture(params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(scope="module", params=PLACES)
 def place(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -197,9 +205,12 @@ class TestMathematics:
     @pytest.mark.parametrize("implementation", ["eager", "candidate"])
     def test_a_shadow_changes_no_bit(self, implementation: str, place: str, dtype: str) -> None:
         here = session(place, dtype)
-        plain, followed = here.seen(here.plain(implementation)), here.seen(here.shadowed(implementation))
-        assert plain.keys() == followed.keys()
-        assert [str(key) for key in plain if not torch.equal(plain[key].tensor, followed[key].tensor)] == []
+        followed = here.shadowed(implementation)
+        plain = here.digests(here.plain(implementation))
+        assert here.digests(followed) == plain
+        assert len(plain) > 200
+        assert not followed.shadow.below
+        assert not followed.shadow.foreign
 
     def test_every_kind_of_site_is_named_by_a_tenth_of_a_millionth(self, dtype: str) -> None:
         """On the world, whose session has a seed image: it shows every kind of site."""
@@ -216,17 +227,17 @@ class TestMathematics:
     def test_an_epsilon_of_1e_5_is_named_in_bf16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a modulated norm is first read."""
         theirs = expected("golden", "bf16")
-        monkeypatch.setattr(conditioning, "rms_norm", lambda x: F.rms_norm(x, x.shape[-1:], eps=1e-5))
+        monkeypatch.setattr(conditioning, "rms_norm", lambda x: functional.rms_norm(x, x.shape[-1:], eps=1e-5))
         found = session("golden", "bf16").first_apart(lambda adapter: None, theirs)
         assert found is not None
         assert str(found) == f"u0/denoise0/{BLOCK}.0.attn.q_proj"
 
     def test_a_frequency_in_time_is_named_in_bf16(self) -> None:
-        """In the second frame: at time 0 nothing turns."""
+        """In the second frame: at time 0 nothing turns. A tenth of it changes no bit of a table in bf16 before time 3."""
 
         def change(adapter: Any) -> None:
             rope = adapter.engine.model.rope
-            rope.temporal = rope.temporal * 1.0001
+            rope.temporal = rope.temporal * 1.001
 
         found = session("golden", "bf16", 2).first_apart(change, expected("golden", "bf16", 2))
         assert found is not None
@@ -279,7 +290,7 @@ class TestPrecision:
                 linear.register_forward_hook(louder)
 
         def louder(module: nn.Linear, inputs: tuple[Tensor], shown: Tensor) -> Tensor:
-            return (F.linear(inputs[0].float(), module.weight.float()) * 1.004).bfloat16()
+            return (functional.linear(inputs[0].float(), module.weight.float()) * 1.004).bfloat16()
 
         found = wrong(fed("golden", "bf16", session("golden", "bf16").plain(change=change)))
         print(found)
@@ -314,11 +325,11 @@ class TestPrecision:
 
 
 @pytest.fixture(scope="module")
-def ports() -> Iterator[Any]:
+def ports() -> Any:
     pytest.importorskip("jax", reason="jax is not installed: it has a dependency group of its own")
     from tests.fixtures import test_jax_port
 
-    yield test_jax_port
+    return test_jax_port
 
 
 class TestAPortWithoutTorch:
