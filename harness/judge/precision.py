@@ -10,7 +10,7 @@ between the same sites. Nothing has to be patchable in the candidate, nor need i
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -157,7 +157,7 @@ def precision_run(
     """Measure the candidate in the units of a `sample`; in all others too where a `plain` reference is given.
 
     `disturbed` and `plain` are the reference with disturbed lanes and without. What a sampled unit shows of a site's
-    spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes.
+    spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes; so are gains.
     """
     first = fed_run(disturbed, candidate, checkpoint, scenario, sample)
     rest = [unit for unit in range(scenario.units) if unit not in sample]
@@ -167,6 +167,7 @@ def precision_run(
     sieved = fed_run(plain, candidate, checkpoint, scenario, rest)
     found = {one.key: replace(one, spread=pooled.get(_series(one.key), 0.0)) for one in sieved.measured}
     suspect = {one.key.unit for one in found.values() if one.equal is None and one.excess > 0.5}
+    suspect |= _gaining(sieved.measured, {(gain.site, gain.phase, gain.branch): gain.bound for gain in first.gains})
     with_lanes = [first, fed_run(disturbed, candidate, checkpoint, scenario, suspect)] if suspect else [first]
     for run in with_lanes:
         found |= {one.key: one for one in run.measured if one.equal is not None or one.key.unit in run.units}
@@ -283,6 +284,15 @@ def _grouped(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], list[OwnE
 def _pooled(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], float]:
     """The root mean square spread of every series."""
     return {at: math.sqrt(fmean((one.spread or 0.0) ** 2 for one in group)) for at, group in _grouped(errors).items()}
+
+
+def _gaining(errors: Iterable[OwnError], bounds: Mapping[tuple[str, str, str], float]) -> set[int]:
+    """The units in which the mean gain of a series is more than half its bound."""
+    found: dict[tuple[int, tuple[str, str, str]], list[float]] = defaultdict(list)
+    for one in errors:
+        if one.equal is None and math.isfinite(one.error):
+            found[one.key.unit, _series(one.key)].append(one.gain)
+    return {unit for (unit, at), shown in found.items() if abs(fmean(shown)) > bounds.get(at, math.inf) / 2}
 
 
 def gains(errors: Iterable[OwnError]) -> list[Gain]:

@@ -336,3 +336,33 @@ class TestOtherUnits:
         assert runs == [(LANES, [1]), (0, [0]), (LANES, [0])]
         assert {(key.unit, key.site) for key, excess in found.excess.items() if excess > 1} == {(0, SITE)}
         assert all(one.lane_gains for one in found.measured if one.equal is None)
+
+    def test_a_gain_that_no_single_error_shows_is_suspect(
+        self,
+        disturbed: Shadowed,
+        plain: Shadowed,
+        tiny: Checkpoint,
+        tiny_scenario: Scenario,
+        fp32_on_cpu: Numerics,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        asked: list[list[int]] = []
+
+        def fed(
+            reference: Shadowed, candidate: object, checkpoint: object, scenario: object, units: Any
+        ) -> PrecisionRun:
+            """Unit 0 alone has a gain."""
+            asked.append(sorted(units))
+            lanes = (1e-8, -1e-8) if reference is disturbed else ()
+            spread = 1e-7 if lanes else None
+            measured = [
+                own(step, unit, error=1e-7, spread=spread, gain=0.0 if unit else 8e-7, lane_gains=lanes)
+                for unit in units
+                for step in range(GAIN_OBSERVATIONS)
+            ]
+            return PrecisionRun(measured, sorted(units), len(lanes), [], [])
+
+        monkeypatch.setattr(precision, "fed_run", fed)
+        found = precision_run(disturbed, plain, CandidateAdapter(tiny, fp32_on_cpu), tiny, tiny_scenario, [1])
+        assert asked == [[1], [0], [0]]
+        assert {one.key.unit for one in found.measured if one.lane_gains} == {0, 1}
