@@ -157,7 +157,7 @@ def precision_run(
     """Measure the candidate in the units of a `sample`; in all others too where a `plain` reference is given.
 
     `disturbed` and `plain` are the reference with disturbed lanes and without. What a sampled unit shows of a site's
-    spread is a sieve for the other units: whatever exceeds half its bound there is measured again, with lanes; so are gains.
+    spread and gain is a sieve for the other units: what exceeds half its bound there is measured again, with lanes.
     """
     first = fed_run(disturbed, candidate, checkpoint, scenario, sample)
     rest = [unit for unit in range(scenario.units) if unit not in sample]

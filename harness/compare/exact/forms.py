@@ -99,9 +99,18 @@ def _attention(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any)
     return (found, *out[1:])
 
 
+def _where(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any) -> Any:
+    """Of two numbers of the code one; they would be rounded to the default dtype."""
+    if any(isinstance(x, Tensor) for x in args[1:]):
+        return NotImplemented
+    numbers = (torch.tensor(x, dtype=torch.float64, device=args[0].device) for x in args[1:])
+    return torch.where(args[0], *numbers)
+
+
 FORMS: dict[str, Form] = {
     **dict.fromkeys(("rms_norm", "_fused_rms_norm"), _rms_norm),
     "nan_to_num": _nan_to_num,
+    "where": _where,
     **dict.fromkeys(
         ["max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"], _chosen
     ),

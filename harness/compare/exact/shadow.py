@@ -44,6 +44,7 @@ _WIDE = {
     torch.complex64: torch.complex128,
     torch.complex128: torch.complex128,
 }
+_WHOLE = frozenset([torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
 # Operations whose error is made before their last rounding: sums, exponents, coordinates. In a disturbed lane they run
 # their own kernel in their own dtype.
 _OWN_KERNEL = frozenset(
@@ -465,11 +466,14 @@ class Shadow(TorchDispatchMode):
     ) -> tuple[Any, str | None]:
         """(what the operation makes of the shadows in a lane, why it is not that)."""
 
+        whole = out is not None and name != "where" and not any(x.dtype in _WIDE for x in _tensors((args, kwargs)))
+
         def widened(x: Any) -> Any:
             if isinstance(x, Tensor):
                 if x.layout is not torch.strided:
                     raise NotImplementedError(f"{x.layout} has no shadow")
-                return self._own_of(x, lane) if own else self.of(x, lane)
+                # What is made of whole numbers alone, such as arange(4) / 3, would have the default dtype.
+                return self._own_of(x, lane) if own else x.double() if whole and x.dtype in _WHOLE else self.of(x, lane)
             if isinstance(x, torch.dtype):
                 return x if own else _WIDE.get(x, x)
             return type(x)(map(widened, x)) if type(x) in (list, tuple) else x
@@ -483,12 +487,11 @@ class Shadow(TorchDispatchMode):
                 wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
             if own:
                 return func(*wide_args, **wide), None
-            with _fractions_in_fp64():
-                if (form := self._forms.get(name)) is not None:
-                    found = form(func, wide_args, wide, args, kwargs, out)
-                    if found is not NotImplemented:
-                        return found, None
-                return func(*wide_args, **wide), None
+            if (form := self._forms.get(name)) is not None:
+                found = form(func, wide_args, wide, args, kwargs, out)
+                if found is not NotImplemented:
+                    return found, None
+            return func(*wide_args, **wide), None
         except (RuntimeError, NotImplementedError, TypeError) as error:
             reason = f"{name} does not run in fp64: {str(error).partition(chr(10))[0][:120]}"
             self.below[reason] += 1
@@ -571,17 +574,6 @@ class Shadow(TorchDispatchMode):
 
 unfollowed = _disable_current_modes
 """A context in which no shadow follows what is computed, such as what is done with what an implementation shows."""
-
-
-@contextmanager
-def _fractions_in_fp64() -> Iterator[None]:
-    """What is made of whole numbers alone, such as arange(4) / 3, has the default dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class _Numbers(TorchFunctionMode):
@@ -668,7 +660,7 @@ def _address(x: Tensor) -> int:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    """The tensors among values, in lists and dictionaries of them too; not those without strides, such as sparse ones."""
+    """The tensors with strides among values, in lists and dictionaries of them too."""
     if isinstance(values, Tensor):
         return [values] if values.layout is torch.strided else []
     found: list[Tensor] = []

@@ -435,7 +435,11 @@ FRACTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "sqrt": torch.sqrt,
     "where": lambda whole: torch.where(whole > 2, 0.1, 0.7),
-    "mean": lambda whole: (whole > 2) * 0.1,
+    "of-flags": lambda whole: (whole > 2) * 0.1,
+    "add-of-flags": lambda whole: (whole > 2) + 0.1,
+    "mixed": lambda whole: (whole > 2) * (whole / 3),
+    "cast": lambda whole: whole.to(torch.get_default_dtype()) / 3,
+    "linear": lambda whole: torch.arange(0, 12, 2) / 12 + 0.1,
 }
 
 
