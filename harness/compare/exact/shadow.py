@@ -465,7 +465,6 @@ class Shadow(TorchDispatchMode):
         factory: bool = False,
     ) -> tuple[Any, str | None]:
         """(what the operation makes of the shadows in a lane, why it is not that)."""
-
         whole = out is not None and name != "where" and not any(x.dtype in _WIDE for x in _tensors((args, kwargs)))
 
         def widened(x: Any) -> Any:
