@@ -11,7 +11,7 @@ between the same sites. Nothing has to be patchable in the candidate, nor need i
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -169,8 +169,8 @@ def precision_run(
 ) -> PrecisionRun:
     """Measure the candidate in the units of a `sample`, or `everywhere`; the reference was loaded with LANES.
 
-    What a sampled unit shows of a site's spread is a sieve for the other units: those in which anything exceeds half
-    its bound are measured again, with lanes of their own.
+    What a sampled unit shows of a site's spread and gain is a sieve for the other units: those in which anything
+    exceeds half its bound are measured again, with lanes of their own.
     """
 
     def measured(units: Collection[int]) -> PrecisionRun:
@@ -186,6 +186,7 @@ def precision_run(
     sieved = fed_run(reference, candidate, checkpoint, scenario, rest, 0)
     found = {one.key: replace(one, spread=pooled.get(_series(one.key), 0.0)) for one in sieved.measured}
     doubtful = {one.key.unit for one in found.values() if one.equal is None and one.excess > DOUBT}
+    doubtful |= _gaining(sieved.measured, {(gain.site, gain.phase, gain.branch): gain.bound for gain in first.gains})
     for run in [first, measured(doubtful)] if doubtful else [first]:
         found |= {one.key: one for one in run.measured if one.equal is not None or one.key.unit in run.units}
     return replace(first, measured=[*found.values()], units=list(range(scenario.units)))
@@ -198,7 +199,7 @@ def fed_run(
     checkpoint: Checkpoint,
     scenario: Scenario,
     units: Collection[int],
-    lanes: int,
+    lanes: int = LANES,
 ) -> PrecisionRun:
     """Run both, the reference fed at all sites that both show, and measure what they show in `units`."""
     reference.shadow.lanes = 1 + lanes
@@ -277,7 +278,7 @@ def _error(x: Tensor, exact: Tensor) -> tuple[float, float]:
     """(relative L2 distance, gain) of `x` from `exact`, both fp64."""
     finite = exact.isfinite()
     if not bool(finite.all()):
-        if not torch.equal(x[~finite].nan_to_num(nan=0.5), exact[~finite].nan_to_num(nan=0.5)):
+        if not bool((finite | (x == exact) | (x.isnan() & exact.isnan())).all()):
             return math.inf, 0.0
         x, exact = x[finite], exact[finite]
     difference, square = x - exact, float((exact * exact).sum())
@@ -306,6 +307,15 @@ def _grouped(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], list[OwnE
 def _pooled(errors: Iterable[OwnError]) -> dict[tuple[str, str, str], float]:
     """The root mean square spread of every series."""
     return {at: math.sqrt(fmean((one.spread or 0.0) ** 2 for one in group)) for at, group in _grouped(errors).items()}
+
+
+def _gaining(errors: Iterable[OwnError], bounds: Mapping[tuple[str, str, str], float]) -> set[int]:
+    """The units in which the mean gain of a series is more than half its bound."""
+    found: dict[tuple[int, tuple[str, str, str]], list[float]] = defaultdict(list)
+    for one in errors:
+        if one.equal is None and math.isfinite(one.error):
+            found[one.key.unit, _series(one.key)].append(one.gain)
+    return {unit for (unit, at), shown in found.items() if abs(fmean(shown)) > bounds.get(at, math.inf) / 2}
 
 
 def gains(errors: Iterable[OwnError]) -> list[Gain]:

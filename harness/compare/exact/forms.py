@@ -92,15 +92,25 @@ def _attention(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any)
     """Fused kernels that know no fp64: the formula. What they return besides is the implementation's."""
     given = _bound(func, args, wide)
     mask = given.get("attn_mask", given.get("attn_bias"))
+    q, k, v = given["query"], given["key"], given["value"]
     found = functional.scaled_dot_product_attention(
-        given["query"], given["key"], given["value"], mask, is_causal=given["is_causal"], scale=given.get("scale")
+        q, k, v, mask, is_causal=given["is_causal"], scale=given.get("scale"), enable_gqa=q.shape[1] != k.shape[1]
     )
     return (found, *out[1:])
+
+
+def _where(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: Any) -> Any:
+    """Of two numbers of the code one; they would be rounded to the default dtype."""
+    if any(isinstance(x, Tensor) for x in args[1:]):
+        return NotImplemented
+    numbers = (torch.tensor(x, dtype=torch.float64, device=args[0].device) for x in args[1:])
+    return torch.where(args[0], *numbers)
 
 
 FORMS: dict[str, Form] = {
     **dict.fromkeys(("rms_norm", "_fused_rms_norm"), _rms_norm),
     "nan_to_num": _nan_to_num,
+    "where": _where,
     **dict.fromkeys(
         ["max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"], _chosen
     ),

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Odd: a step of what makes numbers random.
+_MIX = 0x369DEA0F31A53F85
 # Elements at a time: what is made of them stays in the cache of a processor.
 _AT_ONCE = 1 << 15
 
@@ -48,7 +50,12 @@ def _either_neighbour(y: Tensor, dtype: torch.dtype, salt: int) -> Tensor:
 def _one_unit_off(x: Tensor, salt: int) -> Tensor:
     x = x.contiguous()
     bits = x.view(_BITS[x.dtype.itemsize])
-    heads = (bits * (salt % (1 << (8 * x.dtype.itemsize - 1))) < 0).double()
+    if x.dtype.itemsize < 4:
+        # Neighbours in so few bits would all go the same way with some salts.
+        bits = bits.to(torch.int64) * salt
+        heads = ((bits ^ (bits >> 32)) * _MIX < 0).double()
+    else:
+        heads = (bits * (salt % (1 << (8 * x.dtype.itemsize - 1))) < 0).double()
     # A little more than half a unit in the last place of any value: rounded, it is one.
     half = torch.finfo(x.dtype).eps * 0.5005
     return heads.mul_(2 * half).add_(1 - half).mul_(x).to(x.dtype).double()

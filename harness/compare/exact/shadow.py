@@ -15,8 +15,8 @@ the operation returned; results that are exact stay. Their spread is what roundi
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +25,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 
 from waypoint_parity.harness.compare.exact.forms import FORMS
 from waypoint_parity.harness.compare.exact.rounding import either_neighbour, one_unit_off
@@ -40,6 +44,7 @@ _WIDE = {
     torch.complex64: torch.complex128,
     torch.complex128: torch.complex128,
 }
+_WHOLE = frozenset([torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
 # Operations whose error is made before their last rounding: sums, exponents, coordinates. In a disturbed lane they run
 # their own kernel in their own dtype.
 _OWN_KERNEL = frozenset(
@@ -150,9 +155,6 @@ _DRAWS = frozenset(
         "geometric_",
         "random_",
         "poisson",
-        "native_dropout",
-        "dropout",
-        "dropout_",
         "empty",
         "empty_like",
         "empty_strided",
@@ -161,6 +163,8 @@ _DRAWS = frozenset(
         "new_empty_strided",
     ]
 )
+# Draws that are whole numbers.
+_COUNTS = frozenset(["bernoulli", "binomial", "poisson"])
 # Here the implementation's own result is taken: a whole number, or a choice among values.
 _JUMPS = frozenset(
     [
@@ -183,6 +187,7 @@ _JUMPS = frozenset(
 
 # So much memory shadows take of tensors that may be gone.
 _MOST_BYTES = 1 << 28
+_MOST_LANES = 64
 
 
 class _Origin(enum.Enum):
@@ -208,7 +213,8 @@ class Shadow(TorchDispatchMode):
     """The shadow of all that runs while it is entered, first of all the building of the model.
 
     It may be left and entered again. `below` counts operations that would not run in fp64, `foreign` floating inputs of
-    operations that came from nowhere (NumPy, C). Behind either there is no shadow: see `lost`.
+    operations that came from nowhere (NumPy, C), and numbers that were read of what was computed. Behind either there
+    is no shadow: see `lost`.
     """
 
     supports_higher_order_operators = True
@@ -240,9 +246,10 @@ class Shadow(TorchDispatchMode):
         self._constants_rounded = constants_rounded
         self._forms = {**FORMS, **(stand_ins or {})}
         # Odd numbers, by which the lanes differ.
-        self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=self.lanes)]
+        self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=_MOST_LANES)]
         self._kept: dict[int, _Followed] = {}
         self._numbers = _Numbers(self)
+        self._number: complex | None = None
         self._opened: list[ExitStack] = []
         # Bytes of shadows since those of tensors that are gone were let go.
         self._since = 0
@@ -302,6 +309,23 @@ class Shadow(TorchDispatchMode):
         if not _is_narrow(x.dtype) or not self._constants_rounded:
             self._keep(x, kept, [exact] * self.lanes)
 
+    def read(self, name: str, x: Tensor) -> None:
+        """Note that numbers were read of `x`: behind them there is no shadow, if `x` has one."""
+        if self not in _get_current_dispatch_mode_stack() or x.dtype not in _WIDE:
+            return
+        with _disable_current_modes(), torch.inference_mode():
+            if not torch.equal(self.of(x), x.to(_WIDE[x.dtype])):
+                self.foreign[f"{name} of {list(x.shape)} {x.dtype} that were computed"] += 1
+
+    @contextmanager
+    def writing(self, number: complex) -> Iterator[None]:
+        """A tensor from nowhere of one element is this number of the code."""
+        self._number = number
+        try:
+            yield
+        finally:
+            self._number = None
+
     def settle(self) -> None:
         """Let go of shadows that are the values themselves, of copied or joined weights: the model is built."""
         with _disable_current_modes(), torch.inference_mode():
@@ -327,17 +351,24 @@ class Shadow(TorchDispatchMode):
     ) -> Any:
         """What the operation returns, followed `apart` from gradients."""
         written = [x for x in _written(func, args, kwargs) if not x.is_meta]
-        if written and name not in _DRAWS:
+        draws = name in _DRAWS or _draws(func, args, kwargs)
+        if written and not draws:
             with apart():
                 for x in written:
                     self._own(x, whole=name in _FILLS and _is_whole(x))
         out = func(*args, **kwargs)
         if written:
             with apart():
-                self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
+                if draws:
+                    self._draw(name, written, written if "dropout" in name or "rrelu" in name else [])
+                else:
+                    self._write(func, name, args, kwargs, written, _tensors((args, kwargs)))
         elif new := self._new(name, out, given := _tensors((args, kwargs))):
             with apart():
-                self._compute(func, name, args, kwargs, out, new, given)
+                if draws:
+                    self._draw(name, new, given)
+                else:
+                    self._compute(func, name, args, kwargs, out, new, given)
         if self._since > _MOST_BYTES:
             self._let_go()
         return out
@@ -363,9 +394,6 @@ class Shadow(TorchDispatchMode):
         self, func: Any, name: str, args: Any, kwargs: Any, out: Any, new: list[Tensor], given: list[Tensor]
     ) -> None:
         """Keep the shadows of the storages that are `new`; those of views are there already."""
-        if name in _DRAWS:
-            self.give(new)
-            return
         made = name.endswith("_like") or name.startswith("new_")
         sources = [] if made else [x for x in given if x.dtype in _WIDE]
         lost, origins = self._behind(name, sources)
@@ -394,6 +422,18 @@ class Shadow(TorchDispatchMode):
             return False
         return self._constants_rounded or _Origin.GIVEN in origins
 
+    def _draw(self, name: str, drawn: list[Tensor], given: list[Tensor]) -> None:
+        """Take what was `drawn` as it is. Where values were computed that it was drawn about, that is not exact."""
+        about = [] if name.endswith("_like") or name.startswith("new_") else [x for x in given if x.dtype in _WIDE]
+        lost, origins = self._behind(name, about)
+        if _Origin.COMPUTED in origins and name not in _COUNTS:
+            lost = lost or f"{name} draws about values that were computed"
+        for x in drawn:
+            if x.dtype in _WIDE:
+                self._take_own(x)
+                kept = self._kept[_address(x)]
+                kept.lost = lost or (None if _is_whole(x) else kept.lost)
+
     def _landed(self, y: Tensor, dtype: torch.dtype, lane: int, *, fixed: bool, own: bool) -> Tensor:
         """The result `y` of a lane, where the operation itself returned `dtype`."""
         if own:
@@ -407,7 +447,7 @@ class Shadow(TorchDispatchMode):
         """Do to the shadows of `written` what the operation has done to them."""
         floating = [x for x in written if x.dtype in _WIDE]
         self._forget_bits(name, written)
-        if name in _DRAWS or name.removesuffix("_") in _JUMPS:
+        if name.removesuffix("_") in _JUMPS:
             for x in floating:
                 self._take_own(x)
             return
@@ -454,22 +494,17 @@ class Shadow(TorchDispatchMode):
         factory: bool = False,
     ) -> tuple[Any, str | None]:
         """(what the operation makes of the shadows in a lane, why it is not that)."""
-
-        def widened(x: Any) -> Any:
-            if isinstance(x, Tensor):
-                return self._own_of(x, lane) if own else self.of(x, lane)
-            if isinstance(x, torch.dtype):
-                return x if own else _WIDE.get(x, x)
-            return type(x)(map(widened, x)) if type(x) in (list, tuple) else x
-
         if name in _JUMPS:
             return out, None
-        wide = {key: widened(value) for key, value in kwargs.items()}
-        if factory and not own and "dtype" in _arguments(func):
-            wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
         try:
-            wide_args = tuple(map(widened, args))
-            if (form := self._forms.get(name)) is not None and not own:
+            whole = out is not None and name != "where" and not any(x.dtype in _WIDE for x in _tensors((args, kwargs)))
+            wide_args = tuple(self._widened(value, lane, own=own, whole=whole) for value in args)
+            wide = {key: self._widened(value, lane, own=own, whole=whole) for key, value in kwargs.items()}
+            if factory and not own and "dtype" in _arguments(func):
+                wide["dtype"] = next(_WIDE[x.dtype] for x in _tensors(out) if x.dtype in _WIDE)
+            if own:
+                return func(*wide_args, **wide), None
+            if (form := self._forms.get(name)) is not None:
                 found = form(func, wide_args, wide, args, kwargs, out)
                 if found is not NotImplemented:
                     return found, None
@@ -478,6 +513,21 @@ class Shadow(TorchDispatchMode):
             reason = f"{name} does not run in fp64: {str(error).partition(chr(10))[0][:120]}"
             self.below[reason] += 1
             return out, reason
+
+    def _widened(self, x: Any, lane: int, *, own: bool, whole: bool) -> Any:
+        """An argument as a lane has it; in an `own` kernel in its own dtype. `whole`: all are whole numbers."""
+        if isinstance(x, Tensor):
+            if x.layout is not torch.strided:
+                raise NotImplementedError(f"{x.layout} has no shadow")
+            if own:
+                return self._own_of(x, lane)
+            # What is made of whole numbers alone, such as arange(4) / 3, would have the default dtype.
+            return x.double() if whole and x.dtype in _WHOLE else self.of(x, lane)
+        if isinstance(x, torch.dtype):
+            return x if own else _WIDE.get(x, x)
+        if type(x) in (list, tuple):
+            return type(x)(self._widened(value, lane, own=own, whole=whole) for value in x)
+        return x
 
     def _own_of(self, x: Tensor, lane: int) -> Tensor:
         """The shadow of `x` in a disturbed lane, in the dtype of `x`, where it lies already."""
@@ -489,6 +539,9 @@ class Shadow(TorchDispatchMode):
         lost, origins = None, set()
         for x in sources:
             kept = self._find(x)
+            if kept is None and self._number is not None and x.dim() == 0:
+                self.constant(x, torch.tensor(self._number, dtype=_WIDE[x.dtype], device=x.device))
+                kept = self._find(x)
             if kept is None:
                 reason = None if self._given(x) else f"{name} was given {list(x.shape)} {x.dtype} from nowhere"
                 if reason is not None:
@@ -565,6 +618,10 @@ class _Numbers(TorchFunctionMode):
 
     _MAKERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor))
 
+    _READERS = frozenset(
+        getattr(torch.Tensor, name) for name in ("item", "tolist", "numpy", "__float__", "__complex__", "__array__")
+    )
+
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
         self._shadow = shadow
@@ -572,6 +629,11 @@ class _Numbers(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in self._READERS:
+            self._shadow.read(getattr(func, "__name__", "numbers"), args[0])
+        if func is torch.Tensor.__setitem__ and _is_numbers(args[2]):
+            with self._shadow.writing(args[2]):
+                return func(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if func not in self._MAKERS:
             return out
@@ -608,7 +670,8 @@ def _seen_as(flat: Tensor, x: Tensor) -> Tensor:
     if x.is_complex():
         flat = torch.view_as_complex(flat.view(-1, 2))
     shown = flat.as_strided(x.size(), x.stride(), x.storage_offset())
-    return shown.conj() if x.is_conj() else shown.neg() if x.is_neg() else shown
+    # A view, in which a write lands where it does in `x`.
+    return shown.conj() if x.is_conj() else torch._neg_view(shown) if x.is_neg() else shown
 
 
 def _flat(storage: torch.UntypedStorage, dtype: torch.dtype) -> Tensor:
@@ -634,14 +697,12 @@ def _address(x: Tensor) -> int:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    """The tensors among values, in lists and dictionaries of them too."""
+    """The tensors with strides among values, in lists and dictionaries of them too."""
     if isinstance(values, Tensor):
-        return [values]
+        return [values] if values.layout is torch.strided else []
     found: list[Tensor] = []
     for value in values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ():
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple, dict)):
+        if isinstance(value, (Tensor, list, tuple, dict)):
             found += _tensors(value)
     return found
 
@@ -666,6 +727,17 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
         return ()
     infos = enumerate(schema.arguments)
     return tuple((at, argument.name) for at, argument in infos if argument.alias_info and argument.alias_info.is_write)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation changes values at random, such as a dropout that is not switched off."""
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return False
+    given = {**dict(zip(_arguments(func), args, strict=False)), **kwargs}
+    if "dropout_p" in _arguments(func):
+        return bool(given.get("dropout_p", 0.0))
+    switches = [name for name in ("train", "training") if name in _arguments(func)]
+    return not switches or bool(given.get(switches[0], False))
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
