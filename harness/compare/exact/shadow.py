@@ -34,6 +34,11 @@ from torch.utils._python_dispatch import (
 from waypoint_parity.harness.compare.exact.forms import FORMS
 from waypoint_parity.harness.compare.exact.rounding import either_neighbour, one_unit_off
 
+
+def _named(operations: str) -> frozenset[str]:
+    return frozenset(operations.split())
+
+
 _WIDE = {
     torch.float64: torch.float64,
     torch.float32: torch.float64,
@@ -47,144 +52,37 @@ _WIDE = {
 _WHOLE = frozenset([torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
 # Operations whose error is made before their last rounding: sums, exponents, coordinates. In a disturbed lane they run
 # their own kernel in their own dtype.
-_OWN_KERNEL = frozenset(
-    [
-        "linear",
-        "matmul",
-        "mm",
-        "bmm",
-        "addmm",
-        "baddbmm",
-        "addmv",
-        "mv",
-        "dot",
-        "vdot",
-        "inner",
-        "outer",
-        "einsum",
-        "tensordot",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "convolution",
-        "_convolution",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "scaled_dot_product_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_attention_math",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "softmax",
-        "_softmax",
-        "log_softmax",
-        "_log_softmax",
-        "logsumexp",
-        "mean",
-        "sum",
-        "cumsum",
-        "cumprod",
-        "prod",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "norm",
-        "linalg_vector_norm",
-        "layer_norm",
-        "native_layer_norm",
-        "group_norm",
-        "native_group_norm",
-        "batch_norm",
-        "native_batch_norm",
-        "rms_norm",
-        "_fused_rms_norm",
-        "_weight_norm",
-        "_weight_norm_interface",
-        "upsample_bicubic2d",
-        "upsample_bilinear2d",
-        "upsample_trilinear3d",
-        "grid_sampler_2d",
-        "grid_sampler_3d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "adaptive_avg_pool2d",
-        "logspace",
-        "linspace",
-        "arange",
-        "fft_fft",
-        "fft_rfft",
-        "fft_ifft",
-        "fft_irfft",
-        "stft",
-    ]
+_OWN_KERNEL = _named(
+    """
+    linear matmul mm bmm addmm baddbmm addmv mv dot vdot inner outer einsum tensordot conv1d conv2d conv3d
+    convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
+    _scaled_dot_product_attention_math _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
+    softmax _softmax log_softmax _log_softmax logsumexp mean sum cumsum cumprod prod var std var_mean std_mean norm
+    linalg_vector_norm layer_norm native_layer_norm group_norm native_group_norm batch_norm native_batch_norm
+    rms_norm _fused_rms_norm _weight_norm _weight_norm_interface upsample_bicubic2d upsample_bilinear2d
+    upsample_trilinear3d grid_sampler_2d grid_sampler_3d avg_pool2d avg_pool3d adaptive_avg_pool2d logspace linspace
+    arange fft_fft fft_rfft fft_ifft fft_irfft stft
+    """
 )
 # In place, but of sizes and history only.
-_METADATA = frozenset(
-    [
-        "detach_",
-        "squeeze_",
-        "unsqueeze_",
-        "t_",
-        "transpose_",
-        "as_strided_",
-        "requires_grad_",
-        "swapaxes_",
-        "set_",
-        "resize_",
-    ]
-)
-_CASTS = frozenset(["to", "_to_copy", "type_as", "_autocast_to_reduced_precision", "_autocast_to_full_precision"])
-_FILLS = frozenset(["copy_", "fill_", "zero_"])
-_DRAWS = frozenset(
-    [
-        "rand",
-        "rand_like",
-        "randn",
-        "randn_like",
-        "normal",
-        "normal_",
-        "uniform_",
-        "bernoulli",
-        "bernoulli_",
-        "exponential_",
-        "log_normal_",
-        "cauchy_",
-        "geometric_",
-        "random_",
-        "poisson",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "empty_permuted",
-        "new_empty",
-        "new_empty_strided",
-    ]
+_METADATA = _named("detach_ squeeze_ unsqueeze_ t_ transpose_ as_strided_ requires_grad_ swapaxes_ set_ resize_")
+_CASTS = _named("to _to_copy type_as _autocast_to_reduced_precision _autocast_to_full_precision")
+_FILLS = _named("copy_ fill_ zero_")
+_DRAWS = _named(
+    """
+    rand rand_like randn randn_like normal normal_ uniform_ bernoulli bernoulli_ exponential_ log_normal_ cauchy_
+    geometric_ random_ poisson empty empty_like empty_strided empty_permuted new_empty new_empty_strided
+    """
 )
 # Draws that are whole numbers.
-_COUNTS = frozenset(["bernoulli", "binomial", "poisson"])
+_COUNTS = _named("bernoulli binomial poisson")
 # Here the implementation's own result is taken: a whole number, or a choice among values.
-_JUMPS = frozenset(
-    [
-        "round",
-        "floor",
-        "ceil",
-        "trunc",
-        "fix",
-        "sign",
-        "sgn",
-        "heaviside",
-        "floor_divide",
-        "unique",
-        "_unique2",
-        "unique_consecutive",
-        "unique_dim",
-    ]
+_JUMPS = _named(
+    """
+    round floor ceil trunc fix sign sgn heaviside floor_divide unique _unique2 unique_consecutive unique_dim
+    """
 )
-
-
 # So much memory shadows take of tensors that may be gone.
 _MOST_BYTES = 1 << 28
 _MOST_LANES = 64
