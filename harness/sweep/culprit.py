@@ -42,6 +42,9 @@ def find_culprit(
     investigation = with_blame(read_investigation(folder / INVESTIGATION_NAME), blame, family)
     with replacing(folder / INVESTIGATION_NAME) as partial:
         partial.write_bytes(to_json(investigation))
+    if not blame.causes:
+        why = f"{name}: no part is off by more than noise in its values as computed; {summary.variants[name].first}"
+        return msgspec.structs.replace(summary, not_blamed=why)
     born = None if investigation.birth is None else investigation.birth.place
     return msgspec.structs.replace(summary, blamed=name, causes=causes_in_brief(blame), born=born)
 

@@ -48,7 +48,7 @@ def diverged(tiny: Checkpoint, walk: Scenario, fp32_on_cpu: Numerics, tmp_path_f
     """The folder of a run in which one candidate of two diverges and was searched for the cause, with its report."""
     out = tmp_path_factory.mktemp("diverged") / "run"
     cells = tiny_cells(tiny, walk, fp32_on_cpu, implementations=("candidate", STALE), schedule=("single-step",))
-    run_parity(tiny_run(tiny, out, blame=True), cells)
+    run_parity(tiny_run(tiny, out, exact=True, blame=True), cells)
     write_report(out)
     return out
 
@@ -59,7 +59,7 @@ def holding(
 ) -> Path:
     """The folder of a run in which parity holds, with its report."""
     out = tmp_path_factory.mktemp("holding") / "run"
-    run_parity(tiny_run(tiny, out), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",)))
+    run_parity(tiny_run(tiny, out, exact=True), tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",)))
     write_report(out)
     return out
 
@@ -71,7 +71,7 @@ def imprecise(
     """The folder of a run whose candidate is right and less precise than it may be, with its documents."""
     out = tmp_path_factory.mktemp("imprecise") / "run"
     cells = tiny_cells(tiny, tiny_scenario, fp32_on_cpu, implementations=(COARSE,), schedule=("single-step",))
-    write_documents(run_parity(tiny_run(tiny, out), cells), out)
+    write_documents(run_parity(tiny_run(tiny, out, exact=True), cells), out)
     return out
 
 
@@ -82,6 +82,6 @@ def by_values(
     """The folder of a run in which parity holds and exact values were not asked for, with its report."""
     out = tmp_path_factory.mktemp("by_values") / "run"
     cells = tiny_cells(tiny, tiny_scenario, fp32_on_cpu, schedule=("single-step",))
-    run_parity(tiny_run(tiny, out, exact=False), cells)
+    run_parity(tiny_run(tiny, out), cells)
     write_report(out)
     return out

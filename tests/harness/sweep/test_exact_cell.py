@@ -120,6 +120,16 @@ def test_other_mathematics_is_named_at_its_site_in_any_dtype(dtype: torch.dtype,
     assert not found.mathematics.same
 
 
+def test_a_cause_that_is_less_than_noise_is_not_searched_for_in_vain(
+    tiny: Checkpoint, scenario: Scenario, fp32_on_cpu: Numerics, tmp_path: Path
+) -> None:
+    cells = tiny_cells(tiny, scenario, fp32_on_cpu, implementations=[f"{__name__}:{Louder.__name__}"])
+    summary = run_parity(tiny_run(tiny, tmp_path, exact=True, blame=True), cells)
+    assert summary.blamed is None
+    assert summary.not_blamed is not None
+    assert Louder.site in summary.not_blamed
+
+
 def test_other_precision_is_named_at_its_site_and_is_the_same_mathematics(compared: Any) -> None:
     found = compared(Rougher)
     assert found.verdict is Verdict.DIVERGED
