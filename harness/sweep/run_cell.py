@@ -122,6 +122,9 @@ def run_cell(task: CellTask) -> None:
 def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     """The free-running session of both, with their dumps."""
     cell, family = task.cell, task.checkpoint.family
+    for of in (pair.reference, pair.candidate):
+        if of.shadowed is not None:
+            of.shadowed.expect(cell.scenario)
     # Kept as full tensors, which are small: what is decoded across.
     latents = family.sites.sites(Kind.LATENT)
 

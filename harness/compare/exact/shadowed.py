@@ -1,5 +1,6 @@
 """An implementation that was built, and runs, under its exact shadow."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,12 +27,16 @@ class Shadowed:
     adapter: Adapter
     shadow: Shadow
     checkpoint: Checkpoint
-    _known: set[str]
+    # Digests of the inputs that a session is given; and what could not be followed while the model was built.
+    _inputs: set[str]
+    _built: tuple[Counter[str], Counter[str]]
 
     def expect(self, scenario: Scenario) -> None:
-        """Take the tensors of a scenario, whole or unit by unit, for exact inputs wherever they turn up."""
+        """Prepare for sessions of this scenario: its tensors, whole or unit by unit, are exact inputs."""
+        self.shadow.below, self.shadow.foreign = map(Counter, self._built)
         prepared = self.checkpoint.family.prepared(scenario, self.checkpoint.geometry)
-        self._known.update(fast_digest(part) for tensor in prepared.tensors.values() for part in _parts(tensor))
+        self._inputs.clear()
+        self._inputs.update(fast_digest(part) for tensor in prepared.tensors.values() for part in _parts(tensor))
 
     def following(self, units: Collection[int] | None = None) -> Within:
         """What each step of a session runs within; its shadow follows the steps of these units, of all if None."""
@@ -52,16 +57,20 @@ def load_shadowed(
     constants_rounded: bool = True,
 ) -> Shadowed:
     """Load an implementation under an exact shadow (see there for the options); see registry.load."""
-    known = {fast_digest(tensor) for files in checkpoint.files.values() for _, tensor in files.stream()}
+    weights = {fast_digest(tensor) for files in checkpoint.files.values() for _, tensor in files.stream()}
+    inputs: set[str] = set()
 
     def given(x: Tensor) -> bool:
-        return not x.is_complex() and fast_digest(x.detach().cpu()) in known
+        if x.is_complex():
+            return False
+        digest = fast_digest(x.detach().cpu())
+        return digest in weights or digest in inputs
 
     shadow = Shadow(lanes=lanes, given=given, constants_rounded=constants_rounded)
     with shadow, torch.no_grad():
         adapter = registry.load(implementation, checkpoint, numerics)
     shadow.settle()
-    return Shadowed(adapter, shadow, checkpoint, known)
+    return Shadowed(adapter, shadow, checkpoint, inputs, (shadow.below, shadow.foreign))
 
 
 def is_followed(shadowed: Shadowed, scenario: Scenario) -> bool:

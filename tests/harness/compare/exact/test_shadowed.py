@@ -111,3 +111,16 @@ def test_only_the_units_that_are_asked_for_are_followed(shadowed: Shadowed) -> N
         assert torch.equal(shadowed.shadow.of(y), y.double()) is not followed
     with shadowed.following()(At(7, "denoise", 0)), torch.inference_mode():
         assert not torch.equal(shadowed.shadow.of(y := x * 0.3), y.double())
+
+
+def test_every_scenario_is_expected_anew(shadowed: Shadowed, short: Scenario) -> None:
+    other = shadowed.checkpoint.family.make(shadowed.checkpoint.geometry, name="other", seed=8, units=1)
+    for scenario in (short, other):
+        assert is_followed(shadowed, scenario)
+        assert not shadowed.shadow.foreign
+    # What the last one was not given comes from nowhere.
+    lost_of_short = lost(shadowed, short)
+    assert any(lost_of_short.values())
+    assert shadowed.shadow.foreign
+    shadowed.expect(short)
+    assert not shadowed.shadow.foreign
