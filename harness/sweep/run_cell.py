@@ -27,7 +27,6 @@ from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
@@ -145,8 +144,7 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     # Also where there is a reason to ask.
     if (found := comparison.mathematics) is not None and not sample.issuperset(found.rougher):
         comparison = compared(sample.union(found.rougher[:MOST_ROUGHER]))
-    if (first := comparison.first) is not None and (first.exact or 0.0) > SAME_MATHEMATICS:
-        comparison = _with_constants(comparison, task, first.key)
+    comparison = _with_constants(comparison, task)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
 
@@ -156,14 +154,16 @@ def sampled(scenario: Scenario) -> int:
     return int(scenario.digest[:8], 16) % scenario.units
 
 
-def _with_constants(comparison: Comparison, task: CellTask, key: Key) -> Comparison:
-    """`comparison`, whose mathematics differs first at `key`: also whether that is a matter of rounded constants."""
+def _with_constants(comparison: Comparison, task: CellTask) -> Comparison:
+    """`comparison`; where its mathematics differs first, also whether that is a matter of rounded constants."""
+    found, first = comparison.mathematics, comparison.first
+    if found is None or first is None or (first.exact or 0.0) <= SAME_MATHEMATICS:
+        return comparison
     names = task.rules.reference, task.cell.candidate
-    found = task.cell.numerics.dtype is not torch.float32 and differs_in_constants(
-        *names, task.checkpoint, task.cell.numerics, task.cell.scenario, key
+    in_constants = task.cell.numerics.dtype is not torch.float32 and differs_in_constants(
+        *names, task.checkpoint, task.cell.numerics, task.cell.scenario, first.key
     )
-    assert comparison.mathematics is not None
-    return replace_fields(comparison, mathematics=replace_fields(comparison.mathematics, in_constants=found))
+    return replace_fields(comparison, mathematics=replace_fields(found, in_constants=in_constants))
 
 
 def _local(task: CellTask, pair: _Pair, units: Collection[int]) -> PrecisionRun | None:

@@ -86,6 +86,13 @@ class RougherThroughNumpy(ThroughNumpy, RougherLater):
     """Both."""
 
 
+class OtherNoise(CandidateAdapter):
+    """Consumes another noise than it was given."""
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        return super().generate(noise.flip(-1), controls)
+
+
 @pytest.fixture(scope="module")
 def scenario(tiny: Checkpoint) -> Scenario:
     """Two frames, the first of which is the one that a cell samples."""
@@ -144,6 +151,12 @@ def test_precision_that_is_lost_later_is_found_in_a_unit_that_was_not_sampled(co
     assert (found.first.site, found.first.unit) == (Rougher.site, RougherLater.since)
     assert found.mathematics.rougher[0] == RougherLater.since
     assert RougherLater.since in found.precision.units
+
+
+def test_another_input_is_no_question_of_either_kind(compared: Any) -> None:
+    found = compared(OtherNoise)
+    assert found.verdict is Verdict.INCOMPARABLE
+    assert found.mathematics is None
 
 
 def test_a_right_engine_that_cannot_be_followed_is_judged_by_itself_in_every_unit(
