@@ -63,7 +63,7 @@ class ParityCommand:
     """In bf16, also tell how far either side is from the reference in fp32; costs a third run, and decides nothing."""
     exact: bool = True
     """Follow both sides in fp64 beside their own arithmetic, and tell other mathematics from other precision by it;
-    takes about ten times as long. Otherwise errors are judged by the noise floor or by tolerances."""
+    takes about four times as long. Otherwise errors are judged by the noise floor or by tolerances."""
     teacher_forced: bool = False
     """Run each variant a second time with the candidate's caches and latents following the reference after every unit.
     What still differs then is the fault of the unit itself."""

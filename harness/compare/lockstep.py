@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Protocol
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
+from waypoint_parity.harness.compare.exact.shadowed import with_exact
 from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, SIDES, Join, SideName
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
@@ -138,8 +139,8 @@ class _Sink:
         self._shadow = shadow
 
     def observe(self, seen: Observation) -> None:
-        if self._shadow is not None and seen.tensor.is_floating_point():
-            seen = replace(seen, exact=self._shadow.of(seen.tensor), lost=self._shadow.lost(seen.tensor))
+        if self._shadow is not None:
+            seen = with_exact(seen, self._shadow)
         for take in self._takers:
             take(seen)
         if self._writer is not None:

@@ -4,7 +4,7 @@ Every change here is far below what two right implementations differ by. Each is
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional
 from waypoint_parity.candidate import conditioning
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed
+from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed, with_exact
 from waypoint_parity.harness.compare.tensor_error import exact_distance
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, fed_run
@@ -81,10 +81,7 @@ class Session:
         shadowed = of if isinstance(of, Shadowed) else None
 
         def see(seen: Observation) -> None:
-            if shadowed is not None and seen.tensor.is_floating_point():
-                shadow = shadowed.shadow
-                seen = replace(seen, exact=shadow.of(seen.tensor), lost=shadow.lost(seen.tensor))
-            observe(seen)
+            observe(seen if shadowed is None else with_exact(seen, shadowed.shadow))
 
         adapter = of if shadowed is None else shadowed.adapter
         with Taps(adapter.sites(), see, counts=counting(self.scenario, self.checkpoint)) as taps:

@@ -137,7 +137,6 @@ class Shadow(TorchDispatchMode):
         self.lanes = 1 + lanes
         self.below: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
-        self.shadowed: Counter[str] = Counter()
         # Where it is false nothing is followed: what operations make is taken for exact as it is.
         self.follows = True
         self._given = given
@@ -296,13 +295,13 @@ class Shadow(TorchDispatchMode):
         sources = [] if made else [x for x in given if x.dtype in _WIDE]
         lost, origins = self._behind(name, sources)
         factory = made or not given
+        whole = name != "where" and not any(x.dtype in _WIDE for x in given)
         # A constant, an input or a weight in less than fp32 is one on purpose.
         fixed = (factory or name in _CASTS) and self._is_on_purpose(origins)
-        self.shadowed[name] += 1
         lanes: dict[int, list[Tensor]] = {id(x): [] for x in new}
         for lane in range(self.lanes):
             own = bool(lane) and name in _OWN_KERNEL
-            ran, reason = self._run(func, name, args, kwargs, out, lane, own=own, factory=factory)
+            ran, reason = self._run(func, name, args, kwargs, out, lane, own=own, factory=factory, whole=whole)
             lost = lost or reason
             for x, y in zip(_tensors(out), _tensors(ran), strict=True):
                 if id(x) in lanes:
@@ -355,7 +354,6 @@ class Shadow(TorchDispatchMode):
         sources = [x for x in given if x.dtype in _WIDE and _address(x) not in targets]
         lost, origins = self._behind(name, sources)
         fixed = name in _FILLS and self._is_on_purpose(origins)
-        self.shadowed[name] += 1
         for lane in range(self.lanes):
             reason = self._run(func, name, args, kwargs, None, lane)[1]
             lost = lost or reason
@@ -390,12 +388,12 @@ class Shadow(TorchDispatchMode):
         *,
         own: bool = False,
         factory: bool = False,
+        whole: bool = False,
     ) -> tuple[Any, str | None]:
         """(what the operation makes of the shadows in a lane, why it is not that)."""
         if name in _JUMPS:
             return out, None
         try:
-            whole = out is not None and name != "where" and not any(x.dtype in _WIDE for x in _tensors((args, kwargs)))
             wide_args = tuple(self._widened(value, lane, own=own, whole=whole) for value in args)
             wide = {key: self._widened(value, lane, own=own, whole=whole) for key, value in kwargs.items()}
             if factory and not own and "dtype" in _arguments(func):
@@ -550,16 +548,10 @@ def _is_numbers(data: Any) -> bool:
 
 def _laid_out(y: Tensor, x: Tensor, size: int) -> Tensor:
     """`y` as flat as the storage of `x`, which has `size` elements; its own memory where it is laid out so."""
-    if y.is_complex():
-        parts = torch.zeros(size, dtype=torch.float64, device=x.device)
-    elif (
-        y.stride() == x.stride()
-        and y.storage_offset() == 0 == x.storage_offset()
-        and y.untyped_storage().nbytes() == 8 * size
-    ):
+    alike = y.stride() == x.stride() and y.storage_offset() == 0 == x.storage_offset()
+    if alike and not y.is_complex() and y.untyped_storage().nbytes() == 8 * size:
         return y.as_strided((size,), (1,))
-    else:
-        parts = torch.zeros(size, dtype=torch.float64, device=x.device)
+    parts = torch.zeros(size, dtype=torch.float64, device=x.device)
     _seen_as(parts, x).copy_(y)
     return parts
 

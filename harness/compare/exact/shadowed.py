@@ -1,9 +1,9 @@
 """An implementation that was built, and runs, under its exact shadow."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,12 @@ class Shadowed:
         prepared = self.checkpoint.family.prepared(scenario, self.checkpoint.geometry)
         self._inputs.clear()
         self._inputs.update(fast_digest(part) for tensor in prepared.tensors.values() for part in _parts(tensor))
+
+    def watched(self, scenario: Scenario, observe: Callable[[Observation], None]) -> None:
+        """Run a session, and hand on everything that it shows, with exact values."""
+        self.expect(scenario)
+        with Taps(self.adapter.sites(), lambda seen: observe(with_exact(seen, self.shadow))) as taps, self.shadow:
+            run(self.adapter, scenario, self.checkpoint, taps)
 
     def following(self, units: Collection[int] | None = None) -> Within:
         """What each step of a session runs within; its shadow follows the steps of these units, of all if None."""
@@ -73,18 +79,22 @@ def load_shadowed(
     return Shadowed(adapter, shadow, checkpoint, inputs, (shadow.below, shadow.foreign))
 
 
+def with_exact(seen: Observation, shadow: Shadow) -> Observation:
+    """What a site shows, with its exact value where it is floating."""
+    if not seen.tensor.is_floating_point():
+        return seen
+    return replace(seen, exact=shadow.of(seen.tensor), lost=shadow.lost(seen.tensor))
+
+
 def is_followed(shadowed: Shadowed, scenario: Scenario) -> bool:
     """Whether the shadow is exact at every site of the scenario's first unit, inputs apart."""
     found: list[str | None] = []
 
     def see(seen: Observation) -> None:
-        if not is_input(seen.key.site) and seen.tensor.is_floating_point():
-            found.append(shadowed.shadow.lost(seen.tensor))
+        if not is_input(seen.key.site) and seen.exact is not None:
+            found.append(seen.lost)
 
-    first = shadowed.checkpoint.family.first_units(scenario, 1)
-    shadowed.expect(first)
-    with Taps(shadowed.adapter.sites(), see) as taps, shadowed.shadow:
-        run(shadowed.adapter, first, shadowed.checkpoint, taps)
+    shadowed.watched(shadowed.checkpoint.family.first_units(scenario, 1), see)
     return bool(found) and not any(found)
 
 
