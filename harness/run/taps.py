@@ -63,6 +63,13 @@ class Selecting(Protocol):
         ...
 
 
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Outside all modes that see operations and calls: what is done here is not the implementation's."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
 # What it returns, in the official layout, takes the place of what was seen. None leaves that.
 Observer = Callable[[Observation], Tensor | None]
 
@@ -112,7 +119,7 @@ class Taps:
     def begin(self, unit: int, at: Pass) -> None:
         """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
         if self._ended is not None:
-            with _disable_current_modes():
+            with _apart():
                 self._ended()
         if at.at(unit) != self._at:
             self._calls.clear()
@@ -150,7 +157,7 @@ class Taps:
             return None
         seen = Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor)))
         # What is done with what a site shows is not the implementation's: no shadow follows it.
-        with _disable_current_modes():
+        with _apart():
             given = self._observe(seen)
         return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 

@@ -31,6 +31,11 @@ def up(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
 
 
+def large(x: Tensor) -> Tensor:
+    """x [1,4,6,8] as a picture [1,4,60,80]."""
+    return x.repeat(1, 1, 10, 10)
+
+
 def turned(x: Tensor) -> Tensor:
     """A turn for each pair of x [...,8]."""
     return torch.polar(torch.ones(4, dtype=x.dtype), torch.arange(4, dtype=x.dtype) * 0.1)
@@ -88,6 +93,8 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "conv1d": lambda x: functional.conv1d(x[0], x[1, :3, :, :3]),
     "conv2d": lambda x: functional.conv2d(x, x[:, :, :3, :3], padding=1),
     "conv2d-grouped": lambda x: functional.conv2d(x, x[0, :, None, :3, :3], groups=4),
+    "conv2d-large": lambda x: functional.conv2d(large(x[:1]), x[:, :, :3, :2], x[0, 0, :2, 0], padding=(1, 0)),
+    "conv2d-large-grouped": lambda x: functional.conv2d(large(x[:1]), x[:, :2, :3, :3], groups=2, padding="same"),
     "conv3d": lambda x: functional.conv3d(x[:, None], x[:, None, :3, :3, :3]),
     "conv_transpose2d": lambda x: functional.conv_transpose2d(x, x[0, :, None, :3, :3], stride=2),
     "attention": lambda x: functional.scaled_dot_product_attention(x, x, x, scale=0.7),
