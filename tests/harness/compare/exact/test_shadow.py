@@ -32,7 +32,7 @@ def up(x: Tensor) -> Tensor:
 
 
 def large(x: Tensor) -> Tensor:
-    """x [1,4,6,8] as a picture [1,4,60,80]."""
+    """A picture [1,4,60,80] of x [1,4,6,8]."""
     return x.repeat(1, 1, 10, 10)
 
 
