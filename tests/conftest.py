@@ -15,6 +15,8 @@ from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 
+# Where the tests of whole models compute, as torch spells it: `WAYPOINT_TEST_DEVICE=cuda pytest tests/parity`.
+DEVICE = torch.device(os.environ.get("WAYPOINT_TEST_DEVICE", "cpu"))
 WORLD = Path(__file__).parents[1] / "fixtures" / "world" / "checkpoint"
 
 

@@ -40,7 +40,7 @@ from waypoint_parity.harness.record.statistics import Measurements, Statistics
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest, values_digest
 from waypoint_parity.harness.run.family import family_named
-from waypoint_parity.harness.run.keys import At, Key, site_name
+from waypoint_parity.harness.run.keys import At, Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
@@ -97,7 +97,8 @@ class DumpWriter:
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
         tensor = seen.tensor.detach()
-        digest = fast_digest(tensor) if tensor.device.type == "cpu" else None
+        # Inputs are small, and no two runs can be compared that do not know theirs.
+        digest = fast_digest(tensor.cpu()) if tensor.device.type == "cpu" or is_input(seen.key.site) else None
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
         self._pending.append(_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots))

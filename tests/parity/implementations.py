@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.conftest import DEVICE
 from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
@@ -27,7 +27,7 @@ class Capture:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def observe(self, seen: Observation) -> None:
-        self.tensors[str(seen.key)] = seen.tensor.clone()
+        self.tensors[str(seen.key)] = seen.tensor.to("cpu", copy=True)
 
     def end_pass(self) -> None:
         pass
@@ -36,7 +36,7 @@ class Capture:
 def run_pack(implementation: str, pack: str) -> dict[str, Tensor]:
     """Every tensor that `implementation` shows on the scenario of a golden pack, by its name there."""
     checkpoint = open_checkpoint(GOLDEN / "base")
-    numerics = Numerics(DTYPES[DTYPE_OF_PACK[pack]], torch.device("cpu"))
+    numerics = Numerics(DTYPES[DTYPE_OF_PACK[pack]], DEVICE)
     adapter = registry.find(implementation)(checkpoint, numerics)
     capture = Capture()
     with recording(adapter.sites(), capture) as recorder:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.conftest import DEVICE
 from waypoint_parity.candidate import conditioning
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -58,7 +59,7 @@ class Session:
         folder, file = PLACES[place]
         checkpoint = open_checkpoint(folder)
         scenario = checkpoint.family.first_units(read_scenario(file), units)
-        return cls(checkpoint, scenario, Numerics(DTYPES[dtype], torch.device("cpu")))
+        return cls(checkpoint, scenario, Numerics(DTYPES[dtype], DEVICE))
 
     def shadowed(self, implementation: str, change: Change | None = None, *, lanes: int = 0) -> Shadowed:
         """An implementation under its exact shadow, with one `change`, which the shadow follows too."""
@@ -100,7 +101,7 @@ class Session:
     def digests(self, of: Shadowed | Adapter) -> dict[Key, str]:
         """The bits of everything that it shows."""
         digests: dict[Key, str] = {}
-        self.watched(of, lambda each: digests.update({each.key: fast_digest(each.tensor)}))
+        self.watched(of, lambda each: digests.update({each.key: fast_digest(each.tensor.cpu())}))
         return digests
 
     def first_apart(self, change: Change, expected: Mapping[Key, Observation]) -> Key | None:
@@ -321,6 +322,8 @@ class TestPrecision:
 
 @pytest.fixture(scope="module")
 def ports() -> Any:
+    if DEVICE.type != "cpu":
+        pytest.skip("the JAX port computes on the CPU")
     pytest.importorskip("jax", reason="jax is not installed: it has a dependency group of its own")
     from tests.fixtures import test_jax_port
 
