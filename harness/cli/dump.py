@@ -1,5 +1,6 @@
 """The commands on dumps: write one, compare two, print the rings of one."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class DumpCommand:
     tensors: tuple[str, ...] | None = None
     """Keep full tensors too, in tensors.safetensors: those of recorded sites that match these globs. Without a glob,
     those of all recorded sites."""
+    exact: bool = False
+    """Follow the run in fp64 beside its own arithmetic, and record beside each observation what it would be without any
+    rounding, and how far rounding alone takes it. `diff` then needs no tolerances. Takes some 100 times as long."""
     selecting: tyro.conf.OmitArgPrefixes[SelectingOptions] = field(default_factory=SelectingOptions)
     observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
     numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
@@ -49,6 +53,8 @@ class DumpCommand:
     def run(self) -> int:
         """Write the dump."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.compare.exact.shadowed import ExactSink, load_shadowed
+        from waypoint_parity.harness.judge.growth import LANES
         from waypoint_parity.harness.record.observer import check_observer
         from waypoint_parity.harness.record.selection import Selection
         from waypoint_parity.harness.record.writer import DumpWriter, describe_run
@@ -60,21 +66,29 @@ class DumpCommand:
         numerics = self.numerics.applied()
         checkpoint, scenario = open_checkpoint(self.checkpoint), read_scenario(self.scenario)
         checkpoint.check_scenario(scenario)
-        adapter = registry.load(self.implementation, checkpoint, numerics)
+        shadowed = load_shadowed(self.implementation, checkpoint, numerics, lanes=LANES) if self.exact else None
+        adapter = registry.load(self.implementation, checkpoint, numerics) if shadowed is None else shadowed.adapter
+        within = nullcontext() if shadowed is None else shadowed.shadow
+        if shadowed is not None:
+            shadowed.expect(scenario)
         allow, chosen = self.observing.allow_observer_effect, self.selecting
         stepped = tuple(dict.fromkeys(at.phase for at in steps(scenario, checkpoint) if at.step))
         selection = Selection(
             sites=chosen.sites, units=chosen.frames, steps=chosen.steps, every=chosen.every, stepped=stepped
         )
-        observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
+        with within:
+            observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
         manifest = describe_run(
             self.implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
         )
         # `--tensors` without a glob is everything.
         writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
+        sink = writer if shadowed is None else ExactSink(writer, shadowed.shadow)
         counts = counting(scenario, checkpoint)
-        with writer, recording(adapter.sites(), writer, selection, counts) as taps:
+        with writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
             run(adapter, scenario, checkpoint, taps)
+            if shadowed is not None:
+                writer.followed(LANES, shadowed.shadow.unfollowed)
         print(f"{self.out}: {manifest.observed} records of {manifest.expected} expected, {manifest.seconds:.1f} s")
         return HOLDS
 

@@ -45,7 +45,7 @@ _Row: Any = msgspec.defstruct(
 )
 _decoder = msgspec.json.Decoder(_Row)
 _form = attrgetter("phase", "step", "site", "branch", "call", "dtype", "shape")
-_unit, _rms, _sketch, _digest = map(attrgetter, ("unit", "rms", "sketch", "digest"))
+_unit, _rms, _sketch, _digest, _exact = map(attrgetter, ("unit", "rms", "sketch", "digest", "exact"))
 _special = attrgetter("nan", "posinf", "neginf")
 
 
@@ -162,7 +162,7 @@ class Columns:
     """What a comparison needs of records [n] of one dump. `at` is the index of their lines in the part, from 0.
 
     `alike` is the same number for equal shape and dtype. `elements` counts all elements, `special` [n,3] NaN, +inf and
-    -inf. `digests` and `sources` are arrays of objects.
+    -inf. `digests`, `exact` (None where a record has none) and `sources` are arrays of objects.
     """
 
     codes: Indices
@@ -173,6 +173,7 @@ class Columns:
     rms: Numbers
     sketches: npt.NDArray[np.float32]
     digests: npt.NDArray[np.object_]
+    exact: npt.NDArray[np.object_]
     sources: npt.NDArray[np.object_]
 
     def __len__(self) -> int:
@@ -227,7 +228,7 @@ class ColumnReader:
         """The records of blocks of a part. Raises UserError, naming file and line, for a line that is none."""
         # Block by block the rows are let go of: what is not needed any more makes room in the caches.
         fields = [self._fields(_rows(part, block)) for block in read]
-        forms, units, special, rms, digests, sketches = (
+        forms, units, special, rms, digests, exact, sketches = (
             list(chain.from_iterable(each)) for each in zip(*fields, strict=True)
         )
         lines = [block.lines for block in read]
@@ -245,13 +246,14 @@ class ColumnReader:
             rms=np.fromiter((value or 0.0 for value in rms), np.float64),
             sketches=np.frombuffer(b"".join(sketches), "<f4").reshape(-1, SKETCH_SIZE),
             digests=np.array(digests, object),
+            exact=_objects(exact),
             sources=sources.repeat(lines),
         )
 
     def _fields(self, rows: list[Any]) -> tuple[list[Any], ...]:
-        """Forms, units, special, rms and digests of rows, and all of their sketches as one."""
+        """Forms, units, special, rms, digests and exact of rows, and all of their sketches as one."""
         forms = list(map(self._forms.__getitem__, map(_form, rows)))
-        columns = (list(map(field, rows)) for field in (_unit, _special, _rms, _digest))
+        columns = (list(map(field, rows)) for field in (_unit, _special, _rms, _digest, _exact))
         return forms, *columns, [b"".join(map(_sketch, rows))]
 
     def _of_forms(self, forms: Indices) -> tuple[Indices, Indices, Numbers]:
@@ -263,6 +265,10 @@ class ColumnReader:
             self._table = np.concatenate([self._table, np.array(new)])
         places, alike, elements = self._table[forms].T
         return places.astype(np.int64), alike.astype(np.int64), elements
+
+
+def _objects(values: Sequence[object]) -> npt.NDArray[np.object_]:
+    return np.fromiter(values, object, len(values))
 
 
 def _rows(part: FilePart, block: LineBlock) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
-from waypoint_parity.harness.compare.exact.shadowed import with_exact
+from waypoint_parity.harness.compare.exact.shadowed import ExactSink
 from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, SIDES, Join, SideName
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
@@ -89,7 +89,10 @@ def run_in_lockstep(
         for side, watched, takes in zip((reference, candidate), sites, takers, strict=True):
             if side.writer is not None:
                 stack.enter_context(side.writer)
-            sessions.append(session(side.adapter, watched, _Sink(takes, side.writer, side.shadow), side.shadow))
+            sink: Sink = _Sink(takes, side.writer)
+            if side.shadow is not None:
+                sink = ExactSink(sink, side.shadow)
+            sessions.append(session(side.adapter, watched, sink, side.shadow))
         if teacher is not None:
             stack.enter_context(teacher)  # its hooks come after the recording ones
         keep_pace(sessions, order_of(scenario, checkpoint))
@@ -133,14 +136,11 @@ class TensorJoin(Join[Key, tuple[int, Observation]]):
 class _Sink:
     """The sink of one side's recorder: what it sees goes to the takers, and to the dump where there is one."""
 
-    def __init__(self, takers: Sequence[Take], writer: DumpWriter | None, shadow: Shadow | None = None) -> None:
+    def __init__(self, takers: Sequence[Take], writer: DumpWriter | None) -> None:
         self._takers = takers
         self._writer = writer
-        self._shadow = shadow
 
     def observe(self, seen: Observation) -> None:
-        if self._shadow is not None:
-            seen = with_exact(seen, self._shadow)
         for take in self._takers:
             take(seen)
         if self._writer is not None:

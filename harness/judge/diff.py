@@ -95,12 +95,21 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
         return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
     if reason := unlike_inputs(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
+    followed = {dump.manifest.implementation: dump.manifest.followed for dump in (reference, candidate)}
+    unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
+    lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
     notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     family = family_named(reference.manifest.family)
     wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
     # Slot by slot only where a cache is wrong: it reads both dumps once more.
     slots = slot_faults(reference, candidate, family) if wrong else []
-    return msgspec.structs.replace(comparison, slots=slots, notes=notes)
+    return msgspec.structs.replace(
+        comparison,
+        slots=slots,
+        notes=notes,
+        mathematics=table.mathematics(unfollowed),
+        precision=table.precision(lanes),
+    )
 
 
 def _joined(reference: Dump, candidate: Dump, table: VerdictTable) -> DumpJoin:

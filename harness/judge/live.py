@@ -17,7 +17,7 @@ from waypoint_parity.harness.compare.tensor_error import exact_distance, rounded
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.precision import PrecisionRun
-from waypoint_parity.harness.judge.table import VerdictTable, finite
+from waypoint_parity.harness.judge.table import VerdictTable
 from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.adapter import Adapter
@@ -94,8 +94,6 @@ class _Judging:
         self.slots = family.caches.comparison(self._caches, teacher_forced=teacher_forced)
         self._truth = truth
         self._local = {} if local is None else local.excess
-        # How many exact values were held against each other, and how far apart they were at the most.
-        self._exact: list[float] = []
         self._rougher: set[int] = set()
         self._order = count()
 
@@ -125,7 +123,6 @@ class _Judging:
         if distance is None or (distance > SAME_MATHEMATICS and (actual.lost or expected.lost)):
             return None
         if not is_input(expected.key.site):
-            self._exact.append(distance)
             assert expected.exact is not None
             least = max(rounded_off(expected), _UNIT * float(expected.exact.norm()))
             if rounded_off(actual) > ROUGHER * least:
@@ -134,16 +131,8 @@ class _Judging:
 
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
         """What the exact values say; None where there are none."""
-        if not self._exact:
-            return None
-        unfollowed = {name: [*shadow.below, *shadow.foreign] for name, shadow in shadows.items() if shadow is not None}
-        return Mathematics(
-            observations=len(self._exact),
-            worst=finite(max(self._exact)),
-            bound=SAME_MATHEMATICS,
-            rougher=sorted(self._rougher),
-            unfollowed={name: reasons for name, reasons in unfollowed.items() if reasons},
-        )
+        unfollowed = {name: shadow.unfollowed for name, shadow in shadows.items() if shadow is not None}
+        return self.table.mathematics(unfollowed, rougher=[*self._rougher])
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool) -> None:
         """Enter what one side alone showed."""

@@ -39,8 +39,8 @@ DOUBT = 0.5
 FACTOR = 6.0
 # Less than two units of fp32, in which sums are made, is no error in any dtype.
 FLOOR = 2 * 2.0**-23
-# The same of a gain, by the dtype: right ones reach 3.5, wrong ones begin at 12 in bf16 and at 80 in fp32. The kernel of
-# another formulation has a bias of its own: fused fp32 attention 6e-7 on an H200, where a site 1e-5 off is to be named.
+# The same of a gain, by the dtype: right ones reach 3.5, wrong ones begin at 12 in bf16 and at 80 in fp32. A kernel of
+# another formulation has a bias of its own: fused fp32 attention 6e-7 on an H200. A site that is 1e-5 off is wrong.
 GAIN_FACTOR = {torch.float32: 10.0, torch.bfloat16: 7.0}
 GAIN_FLOOR = 2.0**-22
 # Fewer observations do not tell a gain from a rounding.

@@ -4,6 +4,7 @@ import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain, count
@@ -23,14 +24,17 @@ from waypoint_parity.harness.judge.comparison import (
     INFINITE,
     Comparison,
     LatentError,
+    Mathematics,
+    Precision,
     SiteResult,
     Verdict,
     WorstAtSite,
     where_in,
 )
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Bounds, Judgement, Limits
+from waypoint_parity.harness.judge.recorded_exact import recorded_errors
 from waypoint_parity.harness.run.family import Family
-from waypoint_parity.harness.run.keys import Key, Rung, block_of, is_input
+from waypoint_parity.harness.run.keys import Key, Rung, block_of, is_input, site_name
 from waypoint_parity.harness.run.sites import Kind
 
 ALLOWED_MISSING = "ALLOWED_MISSING"
@@ -44,6 +48,10 @@ _VERDICT = {name: number for number, name in enumerate(_VERDICTS)}
 _KIND = {kind: number for number, kind in enumerate(Kind)}
 # A picture has metrics of its own, a mask is right or wrong, an input is equal or nothing is scored.
 _HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in Kind])
+
+# What is counted of each place: pairs, what one side lacks, what fails; pairs with two exact values, and with an error
+# over what rounding explains.
+_COUNTS = ("compared", "missing", "failed", "exacts", "locals")
 
 # How many units are to show each rung; or how many observations there are to be, if no more is known.
 Expected = Mapping[Rung, int] | int
@@ -78,8 +86,9 @@ class VerdictTable:
         self._pairs: list[tuple[int, Key, Error]] = []
         # By place: how it is judged, with limits for each unit that has its own and one for the later ones; the worst
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
-        counts = [(name, np.int64) for name in ("compared", "missing", "failed")]
-        judged = [("kind", np.int8), ("accepted", np.bool_), ("limits", np.float64, (self._bounds.units + 1, 2))]
+        counts = [(name, np.int64) for name in _COUNTS]
+        limits = ("limits", np.float64, (self._bounds.units + 1, 2))
+        judged = [("place", np.int64), ("kind", np.int8), ("accepted", np.bool_), limits]
         self._rows = np.zeros(
             0,
             [*judged, ("error", np.float64), ("unit", np.int64), ("exact", np.float64), ("local", np.float64), *counts],
@@ -93,11 +102,14 @@ class VerdictTable:
 
     def take(self, actual: Columns, expected: Columns) -> None:
         """Both dumps have these records [n] of the same keys."""
+        found = recorded_errors(actual, expected)
 
         def error_of(index: int) -> Error:
-            return record_error(actual.record(index), expected.record(index))
+            error = record_error(actual.record(index), expected.record(index))
+            return replace(error, exact=float(found.exact[index]), local=float(found.local[index]))
 
-        self._judge(expected.at, expected.codes, record_errors(actual, expected), error_of, actual.at)
+        errors = record_errors(actual, expected)._replace(**found._asdict())
+        self._judge(expected.at, expected.codes, errors, error_of, actual.at)
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
         """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
@@ -120,7 +132,7 @@ class VerdictTable:
         numbers = np.array([self.places[place] for place in part.places.names], np.int64)
         ours, theirs = self._known(), part._known()
         self._raise(numbers, theirs["error"], theirs["unit"])
-        for name in ("compared", "missing", "failed"):
+        for name in _COUNTS:
             ours[name][numbers] += theirs[name]
         for name in ("exact", "local"):
             ours[name][numbers] = np.fmax(ours[name][numbers], theirs[name])
@@ -164,6 +176,36 @@ class VerdictTable:
             pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
             growth=[self._growth(*self._latents[unit][1:]) for unit in sorted(self._latents)],
             family=self._family,
+        )
+
+    def mathematics(
+        self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
+    ) -> Mathematics | None:
+        """What the exact values say; None where there are none. See Mathematics for the arguments."""
+        rows = self._computed()
+        if not rows["exacts"].any():
+            return None
+        return Mathematics(
+            observations=int(rows["exacts"].sum()),
+            worst=finite(float(np.fmax.reduce(rows["exact"]))),
+            bound=SAME_MATHEMATICS,
+            rougher=sorted(rougher),
+            unfollowed={name: list(reasons) for name, reasons in unfollowed.items() if reasons},
+        )
+
+    def precision(self, lanes: int) -> Precision | None:
+        """The errors over what rounding explains, inherited or not, by the dumps' so many `lanes`; None without any."""
+        rows = self._computed()
+        if not rows["locals"].any():
+            return None
+        phase, step, site, branch, _ = self.places.names[rows["place"][np.nanargmax(rows["local"])]]
+        return Precision(
+            units=self._entered.units(range(len(self.places))),
+            observations=int(rows["locals"].sum()),
+            lanes=lanes,
+            worst=finite(float(np.fmax.reduce(rows["local"]))),
+            at=f"{site_name(site, branch)} in {phase} step {step}",
+            reference=None,
         )
 
     def compared_sites(self) -> set[str]:
@@ -212,7 +254,9 @@ class VerdictTable:
         compared = verdicts <= _VERDICT[Verdict.DIVERGED]
         self._raise(places[compared], errors.distance[compared], units[compared])
         for name in ("exact", "local"):
-            np.fmax.at(self._rows[name], places[compared], getattr(errors, name)[compared])
+            values = getattr(errors, name)[compared]
+            np.fmax.at(self._rows[name], places[compared], values)
+            np.add.at(self._rows[f"{name}s"], places[compared], ~np.isnan(values))
         np.add.at(self._rows["compared"], places[compared], 1)
         np.add.at(self._rows["failed"], places[diverged], 1)
         for name, number in zip(_VERDICTS, np.bincount(verdicts, minlength=len(_VERDICTS)).tolist(), strict=True):
@@ -240,6 +284,7 @@ class VerdictTable:
         """What is known of every place, also of new ones."""
         if new := self.places.names[len(self._rows) :]:
             more = np.zeros(len(new), self._rows.dtype)
+            more["place"] = np.arange(len(self._rows), len(self.places))
             more["error"] = -1.0
             more["exact"] = more["local"] = math.nan
             more["kind"] = [_KIND[self._sites.kind(site, phase)] for phase, _, site, *_ in new]
@@ -248,6 +293,11 @@ class VerdictTable:
             more["limits"] = [[self._limit(Key(unit, *place)) for unit in own] for place in new]
             self._rows = np.concatenate([self._rows, more])
         return self._rows
+
+    def _computed(self) -> npt.NDArray[np.void]:
+        """The rows of all places but those of inputs."""
+        rows = self._known()
+        return rows[rows["kind"] != _KIND[Kind.INPUT]]
 
     def _limit(self, key: Key) -> Limits:
         """The limits of one observation; a mask is right or wrong."""

@@ -44,6 +44,23 @@ MOST_UNITS = 1 << 20
 Unit = Annotated[int, msgspec.Meta(ge=0, lt=MOST_UNITS)]
 
 
+class Exact(msgspec.Struct, frozen=True):
+    """What an observation would be without any rounding: its L2 norm, and its sketch in fp64.
+
+    `distance`: how far the observation is from it, relative to `norm`. `spread`: how far rounding alone takes it by
+    then, the root mean square of the session's disturbed lanes (harness.compare.exact).
+    """
+
+    norm: float
+    distance: float
+    spread: float
+    sketch: str
+
+    def projection(self) -> npt.NDArray[np.float64]:
+        """The sketch [SKETCH_SIZE]."""
+        return np.frombuffer(base64.b64decode(self.sketch, validate=True), "<f8")
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One observation. Statistics are over the finite elements, None where there are none."""
 
@@ -72,6 +89,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str | None = None
     # Of the sites of a cache, slot by slot (harness.run.family.Caches); left out where they are not told.
     slots: list[str] | None = None
+    # Left out where nobody followed the run, or could.
+    exact: Exact | None = None
 
     @property
     def key(self) -> Key:
@@ -98,6 +117,13 @@ class PassSites(msgspec.Struct, frozen=True):
     step: int
     units: list[tuple[int, int]]
     sites: list[str]
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """How a run was followed: by so many disturbed lanes, and behind which operations there are no exact values."""
+
+    lanes: int
+    unfollowed: list[str]
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -136,6 +162,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     processor: str | None = None
     # What recording changed of what was computed: "bit-identical" where nothing, None where nobody looked.
     observer: str | None = None
+    # Of a run whose records have exact values beside them.
+    followed: Followed | None = None
 
 
 _decoder = msgspec.json.Decoder(Record)

@@ -107,6 +107,16 @@ def summarise(tensor: Tensor) -> Statistics:
     return next(_unpacked(measure(tensor)[None]))
 
 
+def project(tensor: Tensor) -> bytes:
+    """The sketch [SKETCH_SIZE] of a finite fp64 tensor of any shape, in fp64, little-endian."""
+    flat = tensor.detach().reshape(-1)
+    within, across = _signs(-(-len(flat) // CHUNK), flat.device)
+    sketch = torch.zeros(SKETCH_SIZE, dtype=torch.float64, device=flat.device)
+    for chunk, signs, sign in zip(torch.split(flat, CHUNK), within, across, strict=True):
+        sketch += _sketch((chunk * signs[: len(chunk)])[None])[0] * sign
+    return sketch.cpu().numpy().astype("<f8").tobytes()
+
+
 def _unpacked(measured: Tensor) -> Iterator[Statistics]:
     """The summaries of `measured` [n, sum(_MEASURED)]; waits for the device that it lies on."""
     columns, samples, sketches = torch.split(measured.cpu(), _MEASURED, dim=1)

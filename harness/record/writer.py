@@ -2,6 +2,7 @@
 
 import base64
 import fnmatch
+import math
 import os
 import platform
 import shutil
@@ -26,6 +27,8 @@ from waypoint_parity.harness.record.records import (
     DUMP_SCHEMA,
     MANIFEST_NAME,
     RECORDS_NAME,
+    Exact,
+    Followed,
     Manifest,
     PassSites,
     PictureAt,
@@ -36,7 +39,7 @@ from waypoint_parity.harness.record.records import (
     to_json,
 )
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
-from waypoint_parity.harness.record.statistics import Measurements, Statistics
+from waypoint_parity.harness.record.statistics import Measurements, Statistics, project
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest, values_digest
 from waypoint_parity.harness.run.family import family_named
@@ -58,6 +61,7 @@ class _Header(NamedTuple):
     dtype: str
     digest: str | None
     slots: list[str] | None
+    exact: Exact | None
 
 
 class DumpWriter:
@@ -94,6 +98,10 @@ class DumpWriter:
             if error is None:
                 self._finish()
 
+    def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
+        """Say in the manifest how the run was followed; before the context is left."""
+        self._manifest.followed = Followed(lanes, [*unfollowed])
+
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
         tensor = seen.tensor.detach()
@@ -101,7 +109,8 @@ class DumpWriter:
         digest = fast_digest(tensor.cpu()) if tensor.device.type == "cpu" or is_input(seen.key.site) else None
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
-        self._pending.append(_Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots))
+        header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, _exact(seen))
+        self._pending.append(header)
         self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
@@ -245,7 +254,18 @@ def _record(header: _Header, summary: Statistics) -> Record:
         sketch=base64.b64encode(summary.sketch).decode(),
         digest=header.digest,
         slots=header.slots,
+        exact=header.exact,
     )
+
+
+def _exact(seen: Observation) -> Exact | None:
+    """What a record says of the exact value; nothing where it is not known, and where anything is not finite."""
+    if seen.exact is None or seen.spread is None or seen.lost is not None or is_input(seen.key.site):
+        return None
+    norm, off = (float(x.norm()) for x in (seen.exact, seen.tensor.double() - seen.exact))
+    if not norm or not math.isfinite(norm + off + seen.spread):
+        return None
+    return Exact(norm, off / norm, seen.spread, base64.b64encode(project(seen.exact)).decode())
 
 
 def _rounded(value: float | None) -> float | None:

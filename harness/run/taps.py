@@ -24,7 +24,8 @@ class Observation:
     """A tensor seen at a site, in the official layout. It may be reused in place: who keeps it clones it.
 
     Complex numbers are pairs of real ones, in a last axis of their own. `exact`: what would have come out without any
-    rounding, fp64, where that is known; `lost` says why it is not exact after all.
+    rounding, fp64, where that is known; `lost` says why it is not exact after all. `spread`: how far disturbed lanes
+    are from it, the root mean square of their relative L2 distances, where there are any.
     """
 
     key: Key
@@ -32,6 +33,7 @@ class Observation:
     tensor: Tensor
     exact: Tensor | None = None
     lost: str | None = None
+    spread: float | None = None
 
     def kept(self) -> Self:
         """The same with tensors of its own."""

@@ -186,6 +186,11 @@ class Shadow(TorchDispatchMode):
         return None if self._given(x) else "no operation made it"
 
     @property
+    def unfollowed(self) -> list[str]:
+        """What there is no shadow behind, in words."""
+        return [*self.below, *self.foreign]
+
+    @property
     def bytes(self) -> int:
         """How much memory the shadows take that are kept."""
         alive = (kept for kept in self._kept.values() if not kept.ref.expired())

@@ -1,5 +1,6 @@
 """An implementation that was built, and runs, under its exact shadow."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import At, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Within, run
-from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.harness.run.taps import Observation, Sink, Taps
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,33 @@ def with_exact(seen: Observation, shadow: Shadow) -> Observation:
     """What a site shows, with its exact value where it is floating."""
     if not seen.tensor.is_floating_point():
         return seen
-    return replace(seen, exact=shadow.of(seen.tensor), lost=shadow.lost(seen.tensor))
+    exact = shadow.of(seen.tensor)
+    return replace(seen, exact=exact, lost=shadow.lost(seen.tensor), spread=_spread(seen.tensor, exact, shadow))
+
+
+def _spread(x: Tensor, exact: Tensor, shadow: Shadow) -> float | None:
+    """The root mean square distance of the disturbed lanes from the exact one, relative to it; None without lanes."""
+    disturbed = [float((shadow.of(x, lane) - exact).norm()) for lane in range(1, shadow.lanes)]
+    if not disturbed:
+        return None
+    norm = float(exact.norm())
+    return math.hypot(*disturbed) / math.sqrt(len(disturbed)) / norm if norm else math.inf
+
+
+class ExactSink:
+    """Hands what a run shows on to another sink, with exact values."""
+
+    def __init__(self, sink: Sink, shadow: Shadow) -> None:
+        self._sink = sink
+        self._shadow = shadow
+
+    def observe(self, seen: Observation) -> None:
+        """Hand on one observation."""
+        self._sink.observe(with_exact(seen, self._shadow))
+
+    def end_pass(self) -> None:
+        """Hand on that the pass is over."""
+        self._sink.end_pass()
 
 
 def is_followed(shadowed: Shadowed, scenario: Scenario) -> bool:
