@@ -16,7 +16,14 @@ BUDGET = 900 << 10
 # Of a message in a table; a user's error says the same thing in four parts, and a traceback lies in the JUnit file.
 _LONGEST_MESSAGE = 400
 # Whose details come first: there is the most to read where something diverged, and the least where all is well.
-_ORDER = (Verdict.DIVERGED, Verdict.MISSING, Verdict.INCOMPARABLE, Verdict.WITHIN_NOISE, Verdict.IDENTICAL)
+_ORDER = (
+    Verdict.DIVERGED,
+    Verdict.UNEXPLAINED,
+    Verdict.MISSING,
+    Verdict.INCOMPARABLE,
+    Verdict.WITHIN_NOISE,
+    Verdict.IDENTICAL,
+)
 
 
 def summary_table(summary: Summary) -> str:

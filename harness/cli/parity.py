@@ -55,6 +55,8 @@ class ParityCommand:
     holds their models; on an accelerator one. Each has one thread unless --threads says differently."""
     scheduler: str | None = None
     """Run cells on the Dask cluster of this scheduler instead, such as tcp://host:8786 (needs the extra `dask`)."""
+    as_recorded: bool = False
+    """Run the scenario as it is, without a sweep: for a dump in a candidate's place (dump:FOLDER), or one session."""
     fresh: bool = False
     """Run cells again that have been made already."""
     blame: bool = True
@@ -155,6 +157,8 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 def _factors(command: ParityCommand, plan: "PlanFile", checkpoint: "Checkpoint") -> "Factors":
     from waypoint_parity.harness.sweep.factors import ATTENTION, DTYPE, IMPLEMENTATION, Factors
 
+    if command.as_recorded:
+        return Factors(command.candidate, {}, command.dtypes or (command.numerics.dtype,), command.attentions)
     flags = {"seed": [str(seed) for seed in command.seeds], "policy": list(command.noise_policies)}
     planned = {name: plan.levels(name) or [] for name in plan.factors if name not in (IMPLEMENTATION, DTYPE, ATTENTION)}
     return Factors(

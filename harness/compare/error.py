@@ -18,9 +18,11 @@ class Error:
     norm_ratio: float | None = None
     max_abs: float | None = None
     note: str | None = None
-    # How far apart the exact values are, where both are known; and the error by itself over what rounding explains.
+    # How far apart the exact values are, where both are known; the error by itself over what rounding explains; and the
+    # error of a free-running session over what rounding grows to.
     exact: float | None = None
     local: float | None = None
+    grown: float | None = None
     # Of a tensor of one element that differs: the element itself, (actual, expected).
     values: tuple[float, float] | None = None
 

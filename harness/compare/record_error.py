@@ -64,11 +64,12 @@ class Errors(NamedTuple):
     # NaN where not known.
     exact: Numbers
     local: Numbers
+    grown: Numbers
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        columns = [(each.identical, each.rel_l2, each.log_norm, each.exact, each.local) for each in errors]
+        columns = [(e.identical, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
         identical, *numbers = zip(*columns, strict=True)
         return cls(np.array(identical), *(np.array(column, np.float64) for column in numbers))
 
@@ -94,7 +95,7 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
     unknown = np.full(len(identical), math.nan)
-    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown)
+    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown)
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:

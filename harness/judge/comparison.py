@@ -34,6 +34,7 @@ class Verdict(enum.StrEnum):
 
     IDENTICAL = "IDENTICAL"
     WITHIN_NOISE = "WITHIN_NOISE"
+    UNEXPLAINED = "UNEXPLAINED"
     MISSING = "MISSING"
     DIVERGED = "DIVERGED"
     INCOMPARABLE = "INCOMPARABLE"
@@ -69,6 +70,8 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     # itself, over the largest that rounding explains. None where it was not measured.
     exact: float | None = None
     local: float | None = None
+    # The error of a free-running session over what rounding grows to, where no exact value tells more.
+    grown: float | None = None
     # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
     values: tuple[float, float] | None = None
     lines: tuple[int, int] | None = None
@@ -98,6 +101,9 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         where = f"{self.site} at {where_in(self.key)}"
         if not self.verdict.passes and (reason := self.by_itself) is not None:
             return f"{where}: {reason}"
+        if self.verdict is Verdict.UNEXPLAINED:
+            beyond = f"{times(self.grown or INFINITE)} what rounding grows to by then"
+            return f"{where}: {beyond}, though no site is wrong by itself; as computed {self.rel_l2:.2e}"
         if self.rel_l2 is None:
             return f"{where}: {self.note}"
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"

@@ -1,6 +1,7 @@
 """A comparison as lines for a terminal."""
 
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite, distance_text
+from waypoint_parity.harness.judge.diff import EVIDENCE as SKETCHES
 from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
@@ -63,7 +64,9 @@ def _precision(comparison: Comparison, *, unanswered: bool) -> list[str]:
         return []
     units = ", ".join(map(str, found.units)) if len(found.units) < 8 else f"{found.units[0]} to {found.units[-1]}"
     at = f" ({found.at})" if found.at else ""
-    line = f"  precision:        the largest error of a site by itself is {found.largest}{at}; "
+    # Dumps are not fed: their errors hold all that was inherited, and so do their bounds.
+    whose = "up to a site" if comparison.evidence == SKETCHES else "of a site by itself"
+    line = f"  precision:        the largest error {whose} is {found.largest}{at}; "
     line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
     if not unanswered:
         return [line]

@@ -18,6 +18,11 @@ from waypoint_parity.harness.run.sites import Kind
 # The largest relative distance of exact values that is taken for the same mathematics. Measured: right implementations
 # reach 1e-14, one weight off by a rounding of fp32 is 1e-8.
 SAME_MATHEMATICS = 1e-10
+# The largest error that is taken for rounding, in spreads. Measured: right implementations reach 1.8, wrong ones begin
+# at 24.
+FACTOR = 6.0
+# Less than two units of fp32, in which sums are made, is no error in any dtype.
+FLOOR = 2 * 2.0**-23
 
 
 class Limits(NamedTuple):

@@ -1,5 +1,6 @@
 """Live: two implementations in lockstep, judged by their full tensors while they run."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from waypoint_parity.harness.compare.lockstep import Side, run_in_lockstep
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
 from waypoint_parity.harness.compare.tensor_error import exact_distance, rounded_off, tensor_error
 from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
-from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
+from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.precision import PrecisionRun
 from waypoint_parity.harness.judge.table import VerdictTable
 from waypoint_parity.harness.judge.truth import Truth
@@ -45,15 +46,18 @@ def lockstep(
     *,
     truth: Adapter | None = None,
     local: PrecisionRun | None = None,
+    grows: Mapping[Key, float] | None = None,
     teacher_forced: bool = False,
 ) -> Comparison:
     """Run a session of both sides in lockstep, and compare every site.
 
     `truth`: the reference in fp32, from which the distance of either side is taken too. `local`: what a run of the same
-    session with the reference fed showed. `teacher_forced`: see harness.compare.lockstep.
+    session with the reference fed showed. `grows`: how far rounding alone takes each observation (judge.growth), where
+    that is asked of what has no exact values; the reference's own error stands for what it does not have.
+    `teacher_forced`: see harness.compare.lockstep.
     """
     third = Truth()
-    judging = _Judging(judgement, checkpoint, third, local, teacher_forced=teacher_forced)
+    judging = _Judging(judgement, checkpoint, third, local, grows, teacher_forced=teacher_forced)
     beside = None if truth is None else (truth, third.observe)
     common = run_in_lockstep(
         reference, candidate, checkpoint, scenario, judging, beside=beside, teacher_forced=teacher_forced
@@ -82,6 +86,7 @@ class _Judging:
         checkpoint: Checkpoint,
         truth: Truth,
         local: PrecisionRun | None,
+        grows: Mapping[Key, float] | None,
         *,
         teacher_forced: bool,
     ) -> None:
@@ -94,6 +99,7 @@ class _Judging:
         self.slots = family.caches.comparison(self._caches, teacher_forced=teacher_forced)
         self._truth = truth
         self._local = {} if local is None else local.excess
+        self._grows = grows
         self._rougher: set[int] = set()
         self._order = count()
 
@@ -110,7 +116,12 @@ class _Judging:
     def pair(self, order: int, actual: Observation, expected: Observation) -> None:
         """Judge what both sides showed."""
         key, shown, wanted = expected.key, actual.tensor, expected.tensor
-        error = replace(tensor_error(shown, wanted), exact=self._distance(actual, expected), local=self._local.get(key))
+        error = replace(
+            tensor_error(shown, wanted),
+            exact=self._distance(actual, expected),
+            local=self._local.get(key),
+            grown=self._grown(actual, expected),
+        )
         self.table.pair(order, key, error)
         self._truth.compare(key, shown, wanted)
         if self._family.sites.kind(key.site, key.phase) is Kind.PICTURE and shown.shape == wanted.shape:
@@ -128,6 +139,16 @@ class _Judging:
             if rounded_off(actual) > ROUGHER * least:
                 self._rougher.add(expected.key.unit)
         return distance
+
+    def _grown(self, actual: Observation, expected: Observation) -> float | None:
+        """The free-running error from the exact value over what rounding grows to; None where that is not asked."""
+        exact, unlike = expected.exact, actual.tensor.shape != expected.tensor.shape
+        if self._grows is None or exact is None or expected.lost or unlike or is_input(expected.key.site):
+            return None
+        norm = float(exact.norm())
+        most = max(rounded_off(expected), norm * max(FLOOR, self._grows.get(expected.key, 0.0)))
+        off = float((actual.tensor.to(exact) - exact).norm())
+        return off / (FACTOR * most) if most else math.nan
 
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
         """What the exact values say; None where there are none."""

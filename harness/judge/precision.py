@@ -22,6 +22,7 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.judge.comparison import Precision
+from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
@@ -34,11 +35,6 @@ LANES = 4
 SIEVE_LANES = 2
 # Beyond this part of its bound an error is measured again, with more lanes.
 DOUBT = 0.5
-# The largest error that is taken for rounding, in spreads. Measured: right implementations reach 1.8, wrong ones begin
-# at 24.
-FACTOR = 6.0
-# Less than two units of fp32, in which sums are made, is no error in any dtype.
-FLOOR = 2 * 2.0**-23
 # The same of a gain, by the dtype: right ones reach 3.5, wrong ones begin at 12 in bf16 and at 80 in fp32. A kernel of
 # another formulation has a bias of its own: fused fp32 attention 6e-7 on an H200. A site that is 1e-5 off is wrong.
 GAIN_FACTOR = {torch.float32: 10.0, torch.bfloat16: 7.0}

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.compare.columns import Columns, Numbers
-from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
-from waypoint_parity.harness.judge.precision import FACTOR, FLOOR
+from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, SAME_MATHEMATICS
 from waypoint_parity.harness.record.records import Exact
 
 

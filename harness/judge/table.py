@@ -242,7 +242,7 @@ class VerdictTable:
 
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
-        diverged = verdicts == _VERDICT[Verdict.DIVERGED]
+        diverged = np.isin(verdicts, [_VERDICT[Verdict.DIVERGED], _VERDICT[Verdict.UNEXPLAINED]])
         for index in np.flatnonzero(diverged).tolist():
             self._fail(int(order[index]), partial(result, index))
         if len(measured := np.flatnonzero(_HAS_WORST[kinds])):
@@ -270,13 +270,15 @@ class VerdictTable:
         # What is known to be right or wrong by itself is not judged by what it inherits.
         wrong: Flags = ((errors.exact > SAME_MATHEMATICS) | (errors.local > 1)) & ~inputs
         right: Flags = ~wrong & ~(np.isnan(errors.exact) & np.isnan(errors.local))
+        unexplained: Flags = right & np.isnan(errors.exact) & (errors.grown > 1) & ~inputs
         within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
         # The first that holds.
         cases = {
             Verdict.IDENTICAL: errors.identical & ~wrong,
             ACCEPTED_INPUT: inputs & accepted,
             Verdict.INCOMPARABLE: inputs,
-            Verdict.WITHIN_NOISE: right | (within & ~wrong),
+            Verdict.WITHIN_NOISE: (right & ~unexplained) | (within & ~wrong),
+            Verdict.UNEXPLAINED: unexplained,
         }
         return np.select([*cases.values()], [_VERDICT[name] for name in cases], _VERDICT[Verdict.DIVERGED])
 
@@ -297,7 +299,8 @@ class VerdictTable:
     def _computed(self) -> npt.NDArray[np.void]:
         """The rows of all places but those of inputs."""
         rows = self._known()
-        return rows[rows["kind"] != _KIND[Kind.INPUT]]
+        computed: npt.NDArray[np.void] = rows[rows["kind"] != _KIND[Kind.INPUT]]
+        return computed
 
     def _limit(self, key: Key) -> Limits:
         """The limits of one observation; a mask is right or wrong."""
@@ -442,6 +445,7 @@ class VerdictTable:
             note=error.note,
             exact=None if error.exact is None else _measured(error.exact),
             local=None if error.local is None else _measured(error.local),
+            grown=None if error.grown is None else _measured(error.grown),
             values=error.values,
             lines=lines,
         )

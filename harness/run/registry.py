@@ -47,19 +47,33 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
 
 
 def split_options(implementation: str) -> tuple[str, list[str]]:
-    """The name and the options of `name+option+option`."""
+    """The name and the options of `name+option+option`. What stands behind `name:` of a registered one is no option."""
     # A path may have a "+" of its own.
+    if _argued(implementation) is not None:
+        return implementation, []
     location, colon, rest = implementation.rpartition(":")
     name, *options = rest.split("+")
     return location + colon + name, options
 
 
+def _argued(implementation: str) -> tuple[EntryPoint, str] | None:
+    """The registered implementation and its argument, of `name:argument`; None where it is no such."""
+    name, colon, argument = implementation.partition(":")
+    point = registered().get(name) if colon else None
+    return None if point is None else (point, argument)
+
+
 def find(implementation: str) -> type[Adapter]:
     """The adapter class that `implementation` names.
 
-    Accepted are a registered name, `path/to/file.py:ClassName` and `package.module:ClassName`. Raises UserError where
-    there is none, and where the class lacks a method of the protocol.
+    Accepted are a registered name, `path/to/file.py:ClassName` and `package.module:ClassName`; and `name:argument` of
+    a registered class that takes one, as it says by ARGUMENT. Raises UserError where there is none, and where the class
+    lacks a method of the protocol.
     """
+    argued = _argued(implementation)
+    if argued is not None:
+        found = getattr(_from_name(argued[0].module), argued[0].attr)
+        return type(found.__name__, (found,), {"argument": argued[1], "__module__": found.__module__})
     location, colon, class_name = implementation.rpartition(":")
     if colon:
         module = module_at(location)
@@ -69,6 +83,8 @@ def find(implementation: str) -> type[Adapter]:
             raise _unknown(implementation, f"no registered name (there are {listed(sorted(points))})")
         module, class_name = _from_name(points[implementation].module), points[implementation].attr
     found = getattr(module, class_name, None)
+    if (wanted := getattr(found, "ARGUMENT", None)) is not None:
+        raise _unknown(implementation, f"no {wanted}; give it as {implementation}:...")
     if not inspect.isclass(found):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")

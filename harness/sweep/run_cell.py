@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
-from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, Verdict
+from waypoint_parity.harness.judge.growth import MOST_PARAMETERS, growth
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.on_purpose import differs_in_constants
@@ -27,6 +28,7 @@ from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
@@ -134,19 +136,34 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         )
         return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents), of.shadow)
 
-    def compared(units: Collection[int]) -> Comparison:
-        local = _local(task, pair, units)
-        sides = side("reference", pair.reference), side("candidate", pair.candidate)
-        return lockstep(*sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local)
+    # What no exact shadow follows is also to have no errors beyond those that rounding grows to.
+    asked = pair.disturbed is not None and not pair.candidate.is_followed and _is_cheap(task.checkpoint)
 
+    def compared(local: PrecisionRun | None, grows: Mapping[Key, float] | None) -> Comparison:
+        sides = side("reference", pair.reference), side("candidate", pair.candidate)
+        return lockstep(
+            *sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local, grows=grows
+        )
+
+    grows: Mapping[Key, float] | None = {} if asked else None
     sample = {sampled(cell.scenario)}
-    comparison = compared(sample)
+    local = _local(task, pair, sample)
+    comparison = compared(local, grows)
     # Also where there is a reason to ask.
     if (found := comparison.mathematics) is not None and not sample.issuperset(found.rougher):
-        comparison = compared(sample.union(found.rougher[:MOST_ROUGHER]))
+        comparison = compared(_local(task, pair, sample.union(found.rougher[:MOST_ROUGHER])), grows)
+    if comparison.verdict is Verdict.UNEXPLAINED and pair.disturbed is not None:
+        # The reference's own error was one draw: more of them tell.
+        comparison = compared(local, growth(pair.disturbed, cell.scenario))
     comparison = _with_constants(comparison, task)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
+
+
+def _is_cheap(checkpoint: Checkpoint) -> bool:
+    """Whether free-running lanes of the model take minutes and not days."""
+    stored = (each for files in checkpoint.files.values() for each in files.stored().values())
+    return sum(each.parameters for each in stored) <= MOST_PARAMETERS
 
 
 def sampled(scenario: Scenario) -> int:

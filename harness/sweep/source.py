@@ -25,11 +25,13 @@ _INSTALLED = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "
 def implementation_digest(implementation: str) -> str:
     """SHA-256 over the code of the adapter that `implementation` names, options left out, and of all that it imports.
 
-    A library that it loads by path, or a file that it reads, does not count. Raises UserError where there is no such
-    implementation.
+    A library that it loads by path, or a file that it reads, counts only where its class has a content_digest(). Raises
+    UserError where there is no such implementation.
     """
     name, _ = registry.split_options(implementation)
-    return module_digest(registry.find(name).__module__)
+    found = registry.find(name)
+    content = getattr(found, "content_digest", str)()
+    return module_digest(found.__module__) + content
 
 
 @cache

@@ -14,9 +14,8 @@ from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed
 from waypoint_parity.harness.judge import precision
+from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
 from waypoint_parity.harness.judge.precision import (
-    FACTOR,
-    FLOOR,
     GAIN_FACTOR,
     GAIN_FLOOR,
     GAIN_OBSERVATIONS,
@@ -351,7 +350,7 @@ class TestOtherUnits:
             lane_gains = (1e-8, -1e-8) if lanes else ()
             spread = 1e-7 if lanes else None
             measured = [
-                own(step, unit, error=1e-7, spread=spread, gain=0.0 if unit else 8e-7, lane_gains=lane_gains)
+                own(step, unit, error=1e-7, spread=spread, gain=0.0 if unit else 2e-6, lane_gains=lane_gains)
                 for unit in units
                 for step in range(GAIN_OBSERVATIONS)
             ]
