@@ -20,6 +20,7 @@ from waypoint_parity.harness.compare.join import (
     join_dumps,
     processes,
 )
+from waypoint_parity.harness.compare.kept_tensors import KeptTensors
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
@@ -84,7 +85,8 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     judgement = replace(judgement, bounds=judgement.bounds.for_sketches(reference.manifest.observed))
     if reason := unlike_models(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
-    table = VerdictTable(judgement, family_named(reference.manifest.family))
+    kept = KeptTensors(candidate.folder, reference.folder)
+    table = VerdictTable(judgement, family_named(reference.manifest.family), kept)
     join = _joined(reference, candidate, table)
     if reason := _shifted(reference, candidate, join):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
@@ -99,6 +101,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
     notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
+    notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
     family = family_named(reference.manifest.family)
     wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
     # Slot by slot only where a cache is wrong: it reads both dumps once more.

@@ -17,6 +17,7 @@ from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags,
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
+from waypoint_parity.harness.compare.kept_tensors import KeptTensors
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
 from waypoint_parity.harness.judge.comparison import (
@@ -65,14 +66,17 @@ class VerdictTable:
     into that of the whole.
     """
 
-    def __init__(self, judgement: Judgement, family: Family) -> None:
-        """Raise UserError for an accepted input that does not exist."""
+    def __init__(self, judgement: Judgement, family: Family, tensors: KeptTensors | None = None) -> None:
+        """`tensors`: those that both of two dumps keep. Raises UserError for an accepted input that does not exist."""
         self.places = Places()
         self.counts: Counter[str] = Counter()
         self.failures: list[SiteResult] = []
         self.worst: SiteResult | None = None
         # The place in the execution after that of everything entered.
         self.end = 0
+        # Pairs of records whose error was taken from full tensors.
+        self.by_tensors = 0
+        self._tensors = tensors
         self._family = family.name
         self._sites = family.sites
         self._bounds = judgement.bounds
@@ -102,14 +106,18 @@ class VerdictTable:
 
     def take(self, actual: Columns, expected: Columns) -> None:
         """Both dumps have these records [n] of the same keys."""
-        found = recorded_errors(actual, expected)
+        found, errors = recorded_errors(actual, expected), record_errors(actual, expected)
+        kept = {} if self._tensors is None else self._tensors.errors(map(self.places.key, expected.codes.tolist()))
+        self.by_tensors += len(kept)
+        for index, error in kept.items():
+            errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
+            errors.log_norm[index] = error.log_norm
 
         def error_of(index: int) -> Error:
-            error = record_error(actual.record(index), expected.record(index))
+            error = kept.get(index) or record_error(actual.record(index), expected.record(index))
             return replace(error, exact=float(found.exact[index]), local=float(found.local[index]))
 
-        errors = record_errors(actual, expected)._replace(**found._asdict())
-        self._judge(expected.at, expected.codes, errors, error_of, actual.at)
+        self._judge(expected.at, expected.codes, errors._replace(**found._asdict()), error_of, actual.at)
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
         """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
@@ -138,6 +146,7 @@ class VerdictTable:
             ours[name][numbers] = np.fmax(ours[name][numbers], theirs[name])
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
+        self.by_tensors += part.by_tensors
         self.counts += part.counts
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)

@@ -21,6 +21,7 @@ DUMP_SCHEMA = "waypoint-parity/dump/2"
 FIRST_SCHEMA, FIRST_FAMILY = "waypoint-parity/dump/1", "waypoint"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
+TENSORS_NAME = "tensors.safetensors"
 SAMPLES = 8
 # k of the sketch: element i, its sign drawn, is added into number i mod k. Measured on 65536 elements, one thread, by
 # `pytest tests/bench/test_sketch.py -s --benchmark-only`; the errors are those of an estimated ||a - b||:

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, read_manifest, read_records
-from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.record.records import (
+    MANIFEST_NAME,
+    RECORDS_NAME,
+    TENSORS_NAME,
+    read_manifest,
+    read_records,
+)
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Shown, Site
 from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.keys import Key

@@ -27,6 +27,7 @@ from waypoint_parity.harness.record.records import (
     DUMP_SCHEMA,
     MANIFEST_NAME,
     RECORDS_NAME,
+    TENSORS_NAME,
     Exact,
     Followed,
     Manifest,
@@ -48,8 +49,6 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation, one_by_one
-
-TENSORS_NAME = "tensors.safetensors"
 
 
 class _Header(NamedTuple):

@@ -73,6 +73,8 @@ def find(implementation: str) -> type[Adapter]:
     argued = _argued(implementation)
     if argued is not None:
         found = getattr(_from_name(argued[0].module), argued[0].attr)
+        if not hasattr(found, "ARGUMENT"):
+            raise _unknown(implementation, f"{argued[0].name} takes nothing behind its name")
         return type(found.__name__, (found,), {"argument": argued[1], "__module__": found.__module__})
     location, colon, class_name = implementation.rpartition(":")
     if colon:

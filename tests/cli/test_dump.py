@@ -7,9 +7,8 @@ from safetensors.torch import load_file
 from tests.cli.conftest import refused, run
 from tests.harness import implementations
 from waypoint_parity.harness.record.observer import NO_EFFECT
-from waypoint_parity.harness.record.records import read_manifest, read_records
+from waypoint_parity.harness.record.records import TENSORS_NAME, read_manifest, read_records
 from waypoint_parity.harness.record.selection import Selection
-from waypoint_parity.harness.record.writer import TENSORS_NAME
 from waypoint_parity.harness.run.keys import is_input
 
 Arguments = Callable[..., tuple[object, ...]]

@@ -1,6 +1,6 @@
 """What the tests of the instrument share: observations, records and dumps made of given tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,12 @@ def manifest(**changes: Any) -> Manifest:
     return Manifest(**values | changes)
 
 
-def write_dump(folder: Path, observations: Iterable[tuple[Key, Tensor]], **changes: Any) -> Path:
-    """A finished dump of `observations`; `changes` go to its manifest."""
+def write_dump(
+    folder: Path, observations: Iterable[tuple[Key, Tensor]], *, keep: Sequence[str] = (), **changes: Any
+) -> Path:
+    """A finished dump of `observations`, those that `keep` names as full tensors too; `changes` go to its manifest."""
     seen = list(observations)
-    with DumpWriter(folder, manifest(**{"expected": len(seen), **changes})) as writer:
+    with DumpWriter(folder, manifest(**{"expected": len(seen), **changes}), keep) as writer:
         for at, tensor in seen:
             writer.observe(Observation(at, 1.0, tensor))
     return folder

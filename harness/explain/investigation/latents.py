@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.record.records import TENSORS_NAME
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import Key, Order
 from waypoint_parity.harness.run.sites import Kind

@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.harness.observations import JUDGEMENT, key, normal, write_dump
@@ -12,10 +14,12 @@ from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.record.records import (
     MANIFEST_NAME,
     RECORDS_NAME,
+    TENSORS_NAME,
     PassSites,
     PictureAt,
     picture_path,
     read_manifest,
+    read_records,
 )
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
@@ -247,3 +251,53 @@ def test_dumps_of_unlike_families_are_incomparable(reference: Path, tmp_path: Pa
     manifest = (candidate / MANIFEST_NAME).read_text().replace('"waypoint"', '"clips"')
     (candidate / MANIFEST_NAME).write_text(manifest)
     assert diff(reference, candidate).reason == "family differs: candidate clips, reference waypoint"
+
+
+class TestFullTensors:
+    """Where both dumps keep them, errors are exact: a sketch is good to 9 %."""
+
+    def test_they_tell_the_error_exactly(self, tmp_path: Path) -> None:
+        right = normal(64, seed=3)
+        wrong = right + 1e-3 * normal(64, seed=7)
+        exact = float((wrong.double() - right.double()).norm() / right.double().norm())
+        dumps = [
+            write_dump(tmp_path / name, session(transformer_blocks_3=value), keep=keep)
+            for name, value, keep in (("r", right, ["*.3"]), ("c", wrong, ["*.3"]), ("plain", wrong, []))
+        ]
+        found = diff(*dumps[:2])
+        assert found.first is not None
+        assert found.first.rel_l2 == pytest.approx(exact, rel=1e-12)
+        assert found.notes == ["1 observations were compared by full tensors"]
+        estimated = diff(dumps[0], dumps[2])
+        assert estimated.first is not None
+        assert estimated.first.rel_l2 != pytest.approx(exact, rel=1e-6)
+        assert estimated.notes == []
+
+    def test_they_rule_where_records_say_otherwise(self, tmp_path: Path) -> None:
+        dumps = [write_dump(tmp_path / name, session(), keep=["*.3"]) for name in ("r", "c")]
+        kept = load_file(dumps[1] / TENSORS_NAME)
+        save_file({name: tensor.flip(0) for name, tensor in kept.items()}, dumps[1] / TENSORS_NAME)
+        assert diff(*dumps).verdict is Verdict.DIVERGED
+
+
+class TestInputsWithoutDigests:
+    """Another engine may hash nothing, and sums in another order."""
+
+    @staticmethod
+    def without_digest(dump: Path, **changes: object) -> Path:
+        lines = [json.loads(line) for line in (dump / RECORDS_NAME).read_text().splitlines()]
+        del lines[0]["digest"]
+        lines[0] |= changes
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return dump
+
+    def test_they_are_equal_up_to_the_rounding_of_sums(self, reference: Path, tmp_path: Path) -> None:
+        mean = next(read_records(reference)).mean or 0.0
+        candidate = self.without_digest(write_dump(tmp_path / "c", session()), mean=mean * (1 + 1e-7))
+        assert diff(reference, candidate).verdict is Verdict.IDENTICAL
+
+    def test_another_element_is_another_input(self, reference: Path, tmp_path: Path) -> None:
+        noise = normal(8, seed=99)
+        noise[3] *= 1 + 1e-6
+        candidate = self.without_digest(write_dump(tmp_path / "c", session(input_noise=noise)))
+        assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE

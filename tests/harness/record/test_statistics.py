@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from waypoint_parity.harness.record.records import SAMPLES, SKETCH_SIZE
-from waypoint_parity.harness.record.statistics import CHUNK, Measurements, Statistics, measure, summarise
+from waypoint_parity.harness.record.statistics import CHUNK, Measurements, Statistics, measure, project, summarise
 
 MOMENTS = ("mean", "std", "min", "max", "absmean", "rms")
 # Around the sizes at which the sweep changes: within a chunk, at its edge, over several blocks of chunks.
@@ -293,3 +293,18 @@ def test_nothing_waits_for_the_device_until_the_pass_is_over(size: int) -> None:
     assert measure(torch.empty(size, device="meta")).is_meta
     with pytest.raises(NotImplementedError, match="meta"):
         measurements.fetch()
+
+
+@pytest.mark.parametrize("size", [1, 60, 61, 1000, CHUNK, CHUNK + 1, 3 * CHUNK + 17])
+def test_the_sketch_in_fp64_is_that_of_a_record(size: int) -> None:
+    x = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    fp64 = np.frombuffer(project(x.double()), "<f8")
+    fp32 = np.frombuffer(summarise(x).sketch, "<f4")
+    assert np.linalg.norm(fp64 - fp32) < 1e-6 * np.linalg.norm(fp64)
+
+
+def test_the_sketch_in_fp64_tells_a_trillionth() -> None:
+    x = torch.randn(2 * CHUNK, generator=torch.Generator().manual_seed(5)).double()
+    sketches = [np.frombuffer(project(x * factor), "<f8") for factor in (1.0, 1 + 1e-12)]
+    apart = np.linalg.norm(sketches[1] - sketches[0]) / np.linalg.norm(sketches[0])
+    assert apart == pytest.approx(1e-12, rel=0.1)

@@ -20,6 +20,7 @@ from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.record.records import (
     MANIFEST_NAME,
     RECORDS_NAME,
+    TENSORS_NAME,
     PictureAt,
     kept_pictures,
     picture_path,
@@ -27,7 +28,7 @@ from waypoint_parity.harness.record.records import (
     read_records,
 )
 from waypoint_parity.harness.record.statistics import summarise
-from waypoint_parity.harness.record.writer import TENSORS_NAME, DumpWriter
+from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.taps import Observation
 

@@ -7,8 +7,9 @@ import pytest
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.replay import Replay
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.harness.run.registry import find, load, registered
+from waypoint_parity.harness.run.registry import find, load, registered, split_options
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 SOURCE = """
@@ -75,7 +76,7 @@ def test_a_file_of_a_packages_name_does_not_take_the_packages_place(file: Path) 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     error = refusal("eagre")
     assert error.what == "eagre: no such implementation"
-    assert "candidate, diffusers, eager, fastvideo, world-engine" in error.found
+    assert "candidate, diffusers, dump, eager, fastvideo, world-engine" in error.found
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,22 @@ def test_an_option_of_the_whole_run_reaches_only_who_knows_it(
     whole_run = dataclasses.replace(fp32_on_cpu, options=("patched",))
     assert load("eager", tiny, whole_run).describe()
     assert load(f"{file}:Patched+merged", tiny, whole_run).describe()["options"] == "merged+patched"
+
+
+class TestArguments:
+    """A registered class may take one behind its name, such as a folder."""
+
+    def test_what_stands_behind_the_name_is_the_argument(self) -> None:
+        found = find("dump:some/folder+with:signs")
+        assert found.argument == "some/folder+with:signs"  # type: ignore[attr-defined]
+        assert issubclass(found, Replay)
+        assert split_options("dump:some/folder+with:signs") == ("dump:some/folder+with:signs", [])
+
+    def test_a_class_that_takes_one_needs_it(self) -> None:
+        with pytest.raises(UserError) as refused:
+            find("dump")
+        assert Replay.ARGUMENT in refused.value.found
+
+    def test_a_class_that_takes_none_is_given_none(self) -> None:
+        with pytest.raises(UserError):
+            find("eager:some/folder")

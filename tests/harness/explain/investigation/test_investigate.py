@@ -21,8 +21,7 @@ from waypoint_parity.harness.explain.scorecard.fault import Change
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.record.records import PictureAt, to_json
-from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.record.records import TENSORS_NAME, PictureAt, to_json
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 

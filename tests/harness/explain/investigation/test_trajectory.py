@@ -11,8 +11,7 @@ from tests.harness.observations import FAMILY, manifest, normal
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.investigation.latents import final_latents, read_latents
 from waypoint_parity.harness.explain.investigation.trajectory import high_share, trajectory
-from waypoint_parity.harness.record.records import MANIFEST_NAME, to_json
-from waypoint_parity.harness.record.writer import TENSORS_NAME
+from waypoint_parity.harness.record.records import MANIFEST_NAME, TENSORS_NAME, to_json
 from waypoint_parity.harness.run.keys import Key, Order
 
 # Steps that nobody planned come in the order of their numbers.
