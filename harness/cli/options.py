@@ -140,6 +140,10 @@ class JudgingOptions:
     allow_missing: tuple[str, ...] = ()
     """Sites that may be missing on one side, as globs such as `decoder.*`. Any other missing site fails the run."""
 
+    precision: Literal["as-reference", "tf32", "fp16", "bf16"] = "as-reference"
+    """What the candidate may cost on purpose: errors of a site by itself that rounding to it explains. Its mathematics
+    is to be the same all the same."""
+
     def standards(self, family: "Family", dtype: str, *, folder: Path | None, digest: str) -> "Standards":
         """What judges runs in `dtype` of the checkpoint in `folder`. Raises UserError for what cannot be used."""
         from waypoint_parity.harness.judge.standards import standards
@@ -154,6 +158,7 @@ class JudgingOptions:
             tolerance=self.tolerance,
             accepted_inputs=self.accept_inputs,
             allowed_missing=self.allow_missing,
+            precision=self.precision,
         )
 
 

@@ -23,6 +23,9 @@ SAME_MATHEMATICS = 1e-10
 FACTOR = 6.0
 # Less than two units of fp32, in which sums are made, is no error in any dtype.
 FLOOR = 2 * 2.0**-23
+# What a port may cost on purpose, by name: as large as a spread, what rounding once to that precision does at the most.
+AS_REFERENCE = "as-reference"
+PRECISIONS = {AS_REFERENCE: FLOOR, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 class Limits(NamedTuple):
@@ -97,12 +100,19 @@ class Tolerance:
 class Judgement:
     """What counts as parity in one comparison.
 
-    `accepted_inputs`: names of inputs that may differ; `allowed_missing`: globs of sites that a side may lack.
+    `accepted_inputs`: names of inputs that may differ; `allowed_missing`: globs of sites that a side may lack;
+    `precision`: what the candidate may cost on purpose, one of PRECISIONS.
     """
 
     bounds: Bounds
     accepted_inputs: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
+    precision: str = AS_REFERENCE
+
+    @property
+    def least(self) -> float:
+        """The least spread of rounding, in whatever dtype."""
+        return PRECISIONS[self.precision]
 
 
 def fixed_tolerance(family: Family, dtype: str, *, activations: float | None = None, reason: str = "") -> Tolerance:

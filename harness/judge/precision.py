@@ -59,13 +59,20 @@ class OwnError:
     gain: float = 0.0
     lane_gains: tuple[float, ...] = ()
     equal: bool | None = None
+    # The least spread that counts.
+    least: float = FLOOR
     # Why E is not exact.
     lost: str | None = None
 
     @property
+    def rounding(self) -> float:
+        """The largest error that the spread explains."""
+        return FACTOR * max(self.spread or 0.0, self.least)
+
+    @property
     def bound(self) -> float:
         """The largest error that is taken for rounding; the reference's own is."""
-        return max(FACTOR * max(self.spread or 0.0, FLOOR), self.reference)
+        return max(self.rounding, self.reference)
 
     @property
     def excess(self) -> float:
@@ -148,7 +155,7 @@ class PrecisionRun:
             lanes=self.lanes,
             worst=None if worst is None or math.isinf(worst.excess) else worst.excess,
             at="" if worst is None else str(worst.key),
-            reference=max((one.reference / (FACTOR * max(one.spread or 0.0, FLOOR)) for one in floating), default=None),
+            reference=max((one.reference / one.rounding for one in floating), default=None),
             worst_gain=max((gain.excess for gain in self.gains), default=None),
             gains=[str(gain) for gain in self.gains if gain.excess > 1],
             unjudged=unjudged,
@@ -163,24 +170,30 @@ def precision_run(
     sample: Collection[int],
     *,
     everywhere: bool,
+    least: float = FLOOR,
 ) -> PrecisionRun:
     """Measure the candidate in the units of a `sample`, or `everywhere`; the reference was loaded with LANES.
+
+    `least`: the least spread of rounding.
 
     What a sampled unit shows of a site's spread and gain is a sieve for the other units: those in which anything
     exceeds half its bound are measured again, with lanes of their own.
     """
 
+    def fed(units: Collection[int], lanes: int) -> PrecisionRun:
+        return fed_run(reference, candidate, checkpoint, scenario, units, lanes, least)
+
     def measured(units: Collection[int]) -> PrecisionRun:
         """Their errors, with all lanes where a few leave a doubt."""
-        run = fed_run(reference, candidate, checkpoint, scenario, units, SIEVE_LANES)
-        return fed_run(reference, candidate, checkpoint, scenario, units, LANES) if run.is_doubtful else run
+        sieved = fed(units, SIEVE_LANES)
+        return fed(units, LANES) if sieved.is_doubtful else sieved
 
     first = measured(sample)
     rest = [unit for unit in range(scenario.units) if unit not in sample]
     if not everywhere or not rest:
         return first
     pooled = _pooled(first.measured)
-    sieved = fed_run(reference, candidate, checkpoint, scenario, rest, 0)
+    sieved = fed(rest, 0)
     found = {one.key: replace(one, spread=pooled.get(_series(one.key), 0.0)) for one in sieved.measured}
     doubtful = {one.key.unit for one in found.values() if one.equal is None and one.excess > DOUBT}
     doubtful |= _gaining(sieved.measured, {(gain.site, gain.phase, gain.branch): gain.bound for gain in first.gains})
@@ -197,10 +210,14 @@ def fed_run(
     scenario: Scenario,
     units: Collection[int],
     lanes: int = LANES,
+    least: float = FLOOR,
 ) -> PrecisionRun:
-    """Run both, the reference fed at all sites that both show, and measure what they show in `units`."""
+    """Run both, the reference fed at all sites that both show, and measure what they show in `units`.
+
+    `least`: the least spread of rounding.
+    """
     reference.shadow.lanes = 1 + lanes
-    measuring = _Measuring(reference, units)
+    measuring = _Measuring(reference, units, least)
     sites, shown = reference.adapter.sites(), candidate.sites()
     common = sites.keys() & shown.keys()
     counts = counting(scenario, checkpoint)
@@ -225,12 +242,13 @@ def fed_run(
 class _Measuring:
     """Keeps what the candidate shows until the reference comes to it."""
 
-    def __init__(self, reference: Shadowed, units: Collection[int]) -> None:
+    def __init__(self, reference: Shadowed, units: Collection[int], least: float) -> None:
         self.kept: dict[Key, Tensor] = {}
         self.measured: list[OwnError] = []
         self.alone: list[Key] = []
         self._shadow = reference.shadow
         self._units = units
+        self._least = least
 
     def keep(self, seen: Observation) -> None:
         """Take what the candidate shows."""
@@ -267,6 +285,7 @@ class _Measuring:
             math.sqrt(fmean(each**2 for each, _ in disturbed)) if disturbed else None,
             gain,
             tuple(gain for _, gain in disturbed),
+            least=self._least,
             lost=self._shadow.lost(made),
         )
 
@@ -327,4 +346,5 @@ def _gain(site: str, phase: str, branch: str, group: Sequence[OwnError]) -> Gain
     single = fmean(gain**2 for one in group for gain in one.lane_gains)
     spread = max(math.sqrt(fmean(mean**2 for mean in means)), math.sqrt(single) / 2, GAIN_FLOOR)
     factor = GAIN_FACTOR.get(group[0].dtype, GAIN_FACTOR[torch.bfloat16])
-    return Gain(site, phase, branch, fmean(one.gain for one in group), factor * spread, len(group))
+    bound = max(factor * spread, group[0].least)
+    return Gain(site, phase, branch, fmean(one.gain for one in group), bound, len(group))

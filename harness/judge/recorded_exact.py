@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.compare.columns import Columns, Numbers
-from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, SAME_MATHEMATICS
+from waypoint_parity.harness.judge.judgement import FACTOR, SAME_MATHEMATICS
 from waypoint_parity.harness.record.records import Exact
 
 
@@ -23,14 +23,14 @@ class ExactErrors(NamedTuple):
     local: Numbers
 
 
-def recorded_errors(actual: Columns, expected: Columns) -> ExactErrors:
-    """What two dumps tell of these pairs [n]."""
+def recorded_errors(actual: Columns, expected: Columns, least: float) -> ExactErrors:
+    """What two dumps tell of these pairs [n]; `least` is the least spread of rounding."""
     found = ExactErrors(np.full(len(expected), math.nan), np.full(len(expected), math.nan))
     for index in np.flatnonzero(expected.exact.astype(bool)).tolist():
         same_shape = actual.alike[index] == expected.alike[index] or _shape(actual, index) == _shape(expected, index)
         if same_shape and not actual.special[index].any() and not expected.special[index].any():
             ours, theirs = actual.exact[index], expected.exact[index]
-            found.exact[index], found.local[index] = _errors(ours, theirs, actual.sketches[index])
+            found.exact[index], found.local[index] = _errors(ours, theirs, actual.sketches[index], least)
     return found
 
 
@@ -38,7 +38,7 @@ def _shape(columns: Columns, index: int) -> list[int]:
     return columns.record(index).shape
 
 
-def _errors(actual: Exact | None, expected: Exact, shown: npt.NDArray[np.float32]) -> tuple[float, float]:
+def _errors(actual: Exact | None, expected: Exact, shown: npt.NDArray[np.float32], least: float) -> tuple[float, float]:
     """The distance of the exact values, NaN where the candidate's is not known, and the candidate's error."""
     right = expected.projection()
     apart = math.nan
@@ -49,4 +49,4 @@ def _errors(actual: Exact | None, expected: Exact, shown: npt.NDArray[np.float32
     else:
         # A sketch tells distances to within 9 %.
         error = float(np.linalg.norm(shown - right)) / expected.norm
-    return apart, error / max(FACTOR * max(expected.spread, FLOOR), expected.distance)
+    return apart, error / max(FACTOR * max(expected.spread, least), expected.distance)

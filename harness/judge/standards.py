@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.judge.judgement import Bounds, Judgement, Tolerance, fixed_tolerance
+from waypoint_parity.harness.judge.judgement import AS_REFERENCE, Bounds, Judgement, Tolerance, fixed_tolerance
 from waypoint_parity.harness.judge.noise_floor.document import (
     FALSE_ALARM_RATE,
     NoiseFloor,
@@ -34,6 +34,7 @@ class Standards:
     false_alarm_rate: float = FALSE_ALARM_RATE
     accepted_inputs: tuple[str, ...] = ()
     allowed_missing: tuple[str, ...] = ()
+    precision: str = AS_REFERENCE
 
     @property
     def digest(self) -> str:
@@ -42,7 +43,7 @@ class Standards:
 
     def judgement(self, sigmas: Sequence[float], given: Sequence[str]) -> Judgement:
         """How a session with these sigmas [S+1] is judged, whose scenario has the optional fields `given`."""
-        return Judgement(self._bounds(sigmas, given), self.accepted_inputs, self.allowed_missing)
+        return Judgement(self._bounds(sigmas, given), self.accepted_inputs, self.allowed_missing, self.precision)
 
     def judgement_of(self, scenario: "Scenario", checkpoint: "Checkpoint") -> Judgement:
         """How a session of `scenario` is judged, under its own schedule or that of the checkpoint."""
@@ -93,6 +94,7 @@ def standards(
     tolerance: float | None = None,
     accepted_inputs: tuple[str, ...] = (),
     allowed_missing: tuple[str, ...] = (),
+    precision: str = AS_REFERENCE,
 ) -> Standards:
     """What judges runs in `dtype` of the checkpoint in `folder`.
 
@@ -106,7 +108,7 @@ def standards(
             expected="a probability between 0 and 1",
             do="correct --false-alarm-rate",
         )
-    lifted = (accepted_inputs, allowed_missing)
+    lifted = (accepted_inputs, allowed_missing, precision)
     if tolerance is not None:
         given = fixed_tolerance(family, dtype, activations=tolerance, reason="--tolerance")
         return Standards(given, None, false_alarm_rate, *lifted)

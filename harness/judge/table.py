@@ -77,6 +77,7 @@ class VerdictTable:
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
+        self._least = judgement.least
         self._family = family.name
         self._sites = family.sites
         self._bounds = judgement.bounds
@@ -106,7 +107,7 @@ class VerdictTable:
 
     def take(self, actual: Columns, expected: Columns) -> None:
         """Both dumps have these records [n] of the same keys."""
-        found, errors = recorded_errors(actual, expected), record_errors(actual, expected)
+        found, errors = recorded_errors(actual, expected, self._least), record_errors(actual, expected)
         kept = {} if self._tensors is None else self._tensors.errors(map(self.places.key, expected.codes.tolist()))
         self.by_tensors += len(kept)
         for index, error in kept.items():

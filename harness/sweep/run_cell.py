@@ -18,7 +18,7 @@ from waypoint_parity.harness.explain.investigation.investigate import investigat
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, Verdict
 from waypoint_parity.harness.judge.growth import MOST_PARAMETERS, growth
-from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Judgement
+from waypoint_parity.harness.judge.judgement import AS_REFERENCE, SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.on_purpose import differs_in_constants
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, precision_run
@@ -137,7 +137,9 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents), of.shadow)
 
     # What no exact shadow follows is also to have no errors beyond those that rounding grows to.
+    # A port that is less precise on purpose has others.
     asked = pair.disturbed is not None and not pair.candidate.is_followed and _is_cheap(task.checkpoint)
+    asked = asked and task.judgement.precision == AS_REFERENCE
 
     def compared(local: PrecisionRun | None, grows: Mapping[Key, float] | None) -> Comparison:
         sides = side("reference", pair.reference), side("candidate", pair.candidate)
@@ -189,7 +191,14 @@ def _local(task: CellTask, pair: _Pair, units: Collection[int]) -> PrecisionRun 
         return None
     everywhere = not pair.candidate.is_followed
     sessions = task.checkpoint, task.cell.scenario
-    return precision_run(pair.disturbed, pair.candidate.adapter, *sessions, units, everywhere=everywhere)
+    return precision_run(
+        pair.disturbed,
+        pair.candidate.adapter,
+        *sessions,
+        units,
+        everywhere=everywhere,
+        least=task.judgement.least,
+    )
 
 
 def _forced(task: CellTask, pair: _Pair) -> Comparison:

@@ -14,7 +14,7 @@ from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed
 from waypoint_parity.harness.judge import precision
-from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
+from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, PRECISIONS
 from waypoint_parity.harness.judge.precision import (
     GAIN_FACTOR,
     GAIN_FLOOR,
@@ -273,10 +273,10 @@ class TestOtherUnits:
         original = precision.fed_run
 
         def noted(
-            reference: Shadowed, candidate: Any, checkpoint: Any, scenario: Any, units: Any, lanes: int
+            reference: Shadowed, candidate: Any, checkpoint: Any, scenario: Any, units: Any, lanes: int, least: float
         ) -> PrecisionRun:
             found.append((lanes, sorted(units)))
-            return original(reference, candidate, checkpoint, scenario, units, lanes)
+            return original(reference, candidate, checkpoint, scenario, units, lanes, least)
 
         monkeypatch.setattr(precision, "fed_run", noted)
         return found
@@ -343,7 +343,13 @@ class TestOtherUnits:
         asked: list[list[int]] = []
 
         def fed(
-            reference: object, candidate: object, checkpoint: object, scenario: object, units: Any, lanes: int
+            reference: object,
+            candidate: object,
+            checkpoint: object,
+            scenario: object,
+            units: Any,
+            lanes: int,
+            least: float,
         ) -> PrecisionRun:
             """Unit 0 alone has a gain."""
             asked.append(sorted(units))
@@ -360,3 +366,29 @@ class TestOtherUnits:
         found = precision_run(disturbed, CandidateAdapter(tiny, fp32_on_cpu), tiny, tiny_scenario, [1], everywhere=True)
         assert asked == [[1], [0], [0], [0]]
         assert {one.key.unit for one in found.measured if one.lane_gains} == {0, 1}
+
+
+class TestOnPurpose:
+    """What a port may cost on purpose is stated, and is then no error."""
+
+    def test_an_error_of_a_rounding_to_the_stated_precision_is_none(self) -> None:
+        error = own(error=3e-3, spread=1e-7)
+        assert error.excess > 1
+        assert replace(error, least=PRECISIONS["bf16"]).excess < 1
+        assert replace(error, least=PRECISIONS["bf16"], error=5e-2).excess > 1
+
+    def test_so_is_a_gain_of_its_size(self) -> None:
+        measured = [
+            own(step, gain=2e-4, spread=1e-7, lane_gains=(1e-8, -1e-8), least=PRECISIONS["tf32"]) for step in range(4)
+        ]
+        assert gains(measured)[0].excess < 1
+        assert gains([replace(one, least=FLOOR) for one in measured])[0].excess > 1
+
+    def test_a_run_judges_by_it(
+        self, disturbed: Shadowed, tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics
+    ) -> None:
+        adapter = CandidateAdapter(tiny, fp32_on_cpu)
+        adapter.sites()[SITE].module.register_forward_hook(lambda module, inputs, shown: shown.bfloat16().float())
+        short = tiny.family.first_units(tiny_scenario, 1)
+        assert wrong(fed_run(disturbed, adapter, tiny, short, [0])) == {SITE}
+        assert wrong(fed_run(disturbed, adapter, tiny, short, [0], least=PRECISIONS["bf16"])) == set()
