@@ -45,7 +45,7 @@ class DumpCommand:
     those of all recorded sites."""
     exact: bool = False
     """Follow the run in fp64 beside its own arithmetic, and record beside each observation what it would be without any
-    rounding, and how far rounding alone takes it. `diff` then needs no tolerances. Takes some 100 times as long."""
+    rounding, and how far rounding alone takes it. `diff` then needs no tolerances. Takes some 25 times as long."""
     selecting: tyro.conf.OmitArgPrefixes[SelectingOptions] = field(default_factory=SelectingOptions)
     observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
     numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
