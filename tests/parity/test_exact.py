@@ -5,7 +5,7 @@ Every change here is far below what two right implementations differ by. Each is
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from torch.nn import functional
 
 from tests.conftest import DEVICE
 from waypoint_parity.candidate import conditioning
+from waypoint_parity.candidate import session as candidate_session
 from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.candidate.rope import OrthoRoPE, Rotation
+from waypoint_parity.candidate.session import Schedule
+from waypoint_parity.fixtures.faults.conditioning import bf16_conditioner
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed, with_exact
 from waypoint_parity.harness.compare.tensor_error import exact_distance
@@ -176,6 +180,35 @@ def all_of(*changes: Change) -> Change:
     return change
 
 
+class DifferencesRounded(Schedule):
+    """Rounds the differences of noise levels, in the place of the levels."""
+
+    def __init__(self, sigmas: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(sigmas, dtype, device)
+        self.deltas = sigmas.diff().to(device, dtype).unbind()
+
+
+class TablesOfFp32(OrthoRoPE):
+    """Turns by cosines and sines that have not passed through the model's dtype."""
+
+    def forward(self, timestamp: Tensor, dtype: torch.dtype) -> Rotation:
+        return super().forward(timestamp, torch.float32)
+
+
+# By mistake: how it is made, and where it is seen first. What is rounded on purpose is a part of a model.
+ROUNDINGS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Any], None], str]] = {
+    "differences-of-sigmas": (
+        lambda patch, adapter: patch.setattr(candidate_session, "Schedule", DifferencesRounded),
+        "u0/denoise0/latent",
+    ),
+    "exact-rope-tables": (
+        lambda patch, adapter: patch.setattr(adapter.engine.model.rope, "__class__", TablesOfFp32),
+        f"u0/image0/{BLOCK}.0.attn.q_rope",
+    ),
+    "conditioner-in-bf16": (lambda patch, adapter: bf16_conditioner(adapter), "u0/image0/denoise_step_emb"),
+}
+
+
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -219,6 +252,17 @@ class TestMathematics:
             site: session("world", dtype).first_apart(output(site, times(1 + 1e-7)), theirs) for site in kinds.values()
         }
         assert {site: str(key) for site, key in found.items() if key is None or key.site != site} == {}
+
+    @pytest.mark.parametrize("mistake", ROUNDINGS)
+    def test_a_rounding_that_the_model_does_not_have_is_named_in_bf16(
+        self, mistake: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Within the tolerances of bf16 all of them are lost: they are off by 1e-3."""
+        theirs = expected("world", "bf16")
+        change, first = ROUNDINGS[mistake]
+        found = session("world", "bf16").first_apart(partial(change, monkeypatch), theirs)
+        assert found is not None
+        assert str(found) == first
 
     def test_an_epsilon_of_1e_5_is_named_in_bf16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a modulated norm is first read."""

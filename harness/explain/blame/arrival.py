@@ -1,8 +1,9 @@
 """Arrival: whether an implementation goes on with what is put in the place of a site's value, or only shows it.
 
 A site whose module nothing reads looks like any other. An exchange at it would restore nothing, and every later error
-would be taken for another cause. So before the search another value is put at the sites of each kind in turn. Where
-nothing that is shown later changes by a bit, though it does in the reference, the site is sealed: it can be watched.
+would be taken for another cause. So where a search finds several, another value is put at the sites of each kind in
+turn. Where nothing that is computed later changes by a bit, though it does in the reference, a site is idle: it can be
+watched, and not patched.
 """
 
 from collections import defaultdict
@@ -15,24 +16,27 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
 from waypoint_parity.harness.run.digest import fast_digest
-from waypoint_parity.harness.run.keys import Key, is_input
+from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import exact_arithmetic, passes
-from waypoint_parity.harness.run.sites import kind_of
+from waypoint_parity.harness.run.sites import Kind, kind_of
 from waypoint_parity.harness.run.taps import Observation, Taps
 
 # A cache is read by the second unit first.
 _UNITS = 2
 
 
-def arriving(candidate: Adapter, reference: Adapter, checkpoint: Checkpoint, scenario: Scenario) -> Adapter:
-    """The candidate, its sites sealed at which a value does not arrive that does in the reference."""
+def idle_sites(candidate: Adapter, reference: Adapter, checkpoint: Checkpoint, scenario: Scenario) -> set[str]:
+    """The candidate's patchable sites at which a value does not arrive that does in the reference."""
     short = checkpoint.family.first_units(scenario, min(_UNITS, scenario.units))
-    patchable = {name for name, site in candidate.sites().items() if site.is_patchable and not is_input(name)}
+    # Who reads an input, a cache or a mask, and when, differs between right implementations.
+    given = (Kind.INPUT, Kind.CACHE, Kind.MASK)
+    table = checkpoint.family.sites
+    patchable = {
+        name for name, site in candidate.sites().items() if site.is_patchable and table.kind(name) not in given
+    }
     idle = _idle(candidate, patchable, checkpoint, short)
-    if idle:
-        idle -= _idle(reference, idle, checkpoint, short)
-    return Sealed(candidate, idle) if idle else candidate
+    return idle - _idle(reference, idle, checkpoint, short) if idle else idle
 
 
 class Sealed:

@@ -6,7 +6,6 @@ from functools import cached_property
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.lockstep import Side
-from waypoint_parity.harness.explain.blame.arrival import arriving
 from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
 from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
@@ -82,11 +81,10 @@ def load_case(
     side = registry.load(candidate, checkpoint, numerics)
     if changed is not None:
         changed(side)
-    spare = registry.load(reference, checkpoint, numerics)
     return Case(
         Side(reference, registry.load(reference, checkpoint, numerics)),
-        spare,
-        Side(candidate, arriving(side, spare, checkpoint, scenario)),
+        registry.load(reference, checkpoint, numerics),
+        Side(candidate, side),
         lambda: rounded_otherwise(reference, checkpoint, numerics),
         checkpoint,
         numerics,

@@ -9,6 +9,7 @@ import numpy as np
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.pictures import Pixels
+from waypoint_parity.harness.explain.blame.arrival import idle_sites
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.exchange import Exchanged
 from waypoint_parity.harness.explain.blame.exchanges import Exchange, exchanged
@@ -69,6 +70,12 @@ class PicturesRun(msgspec.Struct, frozen=True, kw_only=True):
     refused: list[str]
 
 
+class ArrivalRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The sites of the candidate that only show their values."""
+
+    idle: list[str]
+
+
 class GainRun(msgspec.Struct, frozen=True, kw_only=True):
     """See harness.explain.blame.gain."""
 
@@ -99,6 +106,12 @@ def pictures_in(folder: Path) -> tuple[list[Pixels], list[Pixels]]:
 def noise_run(case: Case, right: Sequence[Pixels]) -> Noise:
     """The noise of the case; `right` are the reference's decoded pictures."""
     return measure_noise(case.reference.adapter, case.rounded(), case.checkpoint, case.scenario, right)
+
+
+def arrival_run(case: Case) -> ArrivalRun:
+    """Try where the candidate goes on with another value."""
+    idle = idle_sites(case.candidate.adapter, case.spare, case.checkpoint, case.scenario)
+    return ArrivalRun(idle=sorted(idle))
 
 
 def local_run(case: Case, noise: Noise, exchanges: Sequence[Exchange]) -> LocalRun:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 
 from waypoint_parity.harness.compare.pictures import Pixels
+from waypoint_parity.harness.explain.blame.arrival import Sealed
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.causes import Measured, annotated, cause, ranked
 from waypoint_parity.harness.explain.blame.exchanges import Exchange
@@ -17,11 +18,13 @@ from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, share
 from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, ExchangeShares, Share, SiteErrors
 from waypoint_parity.harness.explain.blame.runs import (
+    ArrivalRun,
     FreeRun,
     GainRun,
     LocalRun,
     MendedRun,
     PicturesRun,
+    arrival_run,
     free_run,
     gain_run,
     grafted_run,
@@ -84,11 +87,10 @@ class Search:
         self._gain_sites = gain_sites
         self._gains: dict[str, float | None] = {}
         self._wanted = exchanges
-        self._case = case
         self._noise = noise
         self._journal = journal
-        self._exchangeable = not must_be_reversed(case.candidate.adapter.sites())
-        self._unmeasured = [] if self._exchangeable else ["necessity: the candidate's sites cannot be patched"]
+        self._unmeasured: list[str] = []
+        self._drive(case)
 
     def run(self) -> Blame:
         """Search, and tell what was found. Raises OutOfBudgetError where there is no time for the first runs."""
@@ -119,6 +121,26 @@ class Search:
             seconds=time.monotonic() - started,
         )
 
+    def _drive(self, case: Case) -> None:
+        """Search in this case from now on."""
+        self._case = case
+        self._exchangeable = not must_be_reversed(case.candidate.adapter.sites())
+        if not self._exchangeable:
+            self._unmeasured.append("necessity: the candidate's sites cannot be patched")
+
+    def _first_local(self, noise: Noise) -> LocalRun:
+        """What is wrong by itself. Where that is much, perhaps the candidate only shows what it does."""
+        local = self._journal.once("local 0", LocalRun, partial(local_run, self._case, noise, []))
+        if len(local.findings) < 2 or not self._exchangeable:
+            return local
+        idle = self._journal.once("arrival", ArrivalRun, partial(arrival_run, self._case)).idle
+        if not idle:
+            return local
+        side = self._case.candidate
+        self._drive(replace(self._case, candidate=replace(side, adapter=Sealed(side.adapter, idle))))
+        self._unmeasured.append(f"sites that only show their values: {len(idle)}, first {idle[0]}")
+        return self._journal.once("local watched", LocalRun, partial(local_run, self._case, noise, []))
+
     def _rounds(self, base: _Base) -> _Searched:
         """Measure local errors, exchange the parts that have some, and again, until parity holds or none is new."""
         found: list[Finding] = []
@@ -127,8 +149,8 @@ class Search:
         for number in range(MOST_ROUNDS):
             exchanges = [finding.exchange for finding in found]
             # Without the first there is nothing to tell.
-            measure = self._attempt if number else self._journal.once
-            local = measure(f"local {number}", LocalRun, partial(local_run, self._case, base.noise, exchanges))
+            again = partial(local_run, self._case, base.noise, exchanges)
+            local = self._attempt(f"local {number}", LocalRun, again) if number else self._first_local(base.noise)
             if local is None:
                 break
             ladder = ladder or local.sites

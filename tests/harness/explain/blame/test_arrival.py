@@ -10,12 +10,12 @@ from tests.harness.explain.blame import candidates
 from tests.harness.explain.blame.conftest import Cases, Searching
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.explain.blame.arrival import arriving
+from waypoint_parity.harness.explain.blame.arrival import Sealed, idle_sites
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
-Sealing = Callable[[Adapter], set[str]]
+Idle = Callable[[Adapter], set[str]]
 MLPS = "transformer.blocks.{}.mlp"
 
 
@@ -56,32 +56,38 @@ class ShowingTwoFaults(Showing):
 
 
 @pytest.fixture
-def sealed(tiny: Checkpoint, fp32_on_cpu: Numerics, tiny_scenario: Scenario) -> Sealing:
+def idle(tiny: Checkpoint, fp32_on_cpu: Numerics, tiny_scenario: Scenario) -> Idle:
     def of(candidate: Adapter) -> set[str]:
-        before = {name for name, site in candidate.sites().items() if site.is_patchable}
-        found = arriving(candidate, EagerAdapter(tiny, fp32_on_cpu), tiny, tiny_scenario)
-        return before - {name for name, site in found.sites().items() if site.is_patchable}
+        return idle_sites(candidate, EagerAdapter(tiny, fp32_on_cpu), tiny, tiny_scenario)
 
     return of
 
 
-def test_where_every_value_arrives_nothing_is_sealed(sealed: Sealing, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
-    assert sealed(CandidateAdapter(tiny, fp32_on_cpu)) == set()
+def test_where_every_value_arrives_nothing_is_idle(idle: Idle, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    assert idle(CandidateAdapter(tiny, fp32_on_cpu)) == set()
 
 
-def test_what_is_only_shown_is_sealed(sealed: Sealing, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
-    assert sealed(ShowingMlps(tiny, fp32_on_cpu)) == set(ShowingMlps.SHOWN_ONLY)
+def test_what_is_only_shown_is_idle(idle: Idle, tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    assert idle(ShowingMlps(tiny, fp32_on_cpu)) == set(ShowingMlps.SHOWN_ONLY)
 
 
 def test_nothing_arrives_in_a_port_that_shows_everything_only(
-    sealed: Sealing, tiny: Checkpoint, fp32_on_cpu: Numerics
+    idle: Idle, tiny: Checkpoint, fp32_on_cpu: Numerics
 ) -> None:
-    found = sealed(Showing(tiny, fp32_on_cpu))
+    found = idle(Showing(tiny, fp32_on_cpu))
     assert {"velocity", "transformer.blocks.0", "transformer.blocks.1.attn.q_proj", "latent"} <= found
+
+
+def test_what_is_idle_can_be_watched_and_not_patched(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
+    candidate = CandidateAdapter(tiny, fp32_on_cpu)
+    sites = Sealed(candidate, {"velocity"}).sites()
+    assert {name for name, site in candidate.sites().items() if site.is_patchable and not sites[name].is_patchable} == {
+        "velocity"
+    }
 
 
 def test_the_causes_in_a_port_that_only_shows_are_those_that_it_has(case: Cases, search: Searching) -> None:
     blame = search(case(candidate=candidates.named(ShowingTwoFaults)))
     assert {(cause.part, tuple(cause.blocks or ())) for cause in blame.causes} == {("velocity", ()), ("mlp", (1,))}
     assert blame.fed == "reference"
-    assert blame.restored is None
+    assert "sites that only show their values" in blame.unmeasured[-1]
