@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -68,7 +68,9 @@ class Selecting(Protocol):
 @contextmanager
 def _apart() -> Iterator[None]:
     """Outside all modes that see operations and calls: what is done here is not the implementation's."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
+    # Its state belongs to the thread: a session that is left in the middle, as an exchange does, would take it along.
+    seen = torch._C._len_torch_function_stack() > 0
+    with _disable_current_modes(), torch._C.DisableTorchFunction() if seen else nullcontext():
         yield
 
 
