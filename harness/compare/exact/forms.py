@@ -14,6 +14,7 @@ from torch.nn import functional
 
 # Of a convolution, pixels from which on a product for each element of the kernel is faster.
 _LARGE = 64 * 64
+_AT_ONCE = 1 << 14
 
 Form = Callable[[Any, tuple[Any, ...], dict[str, Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
@@ -126,9 +127,12 @@ def _convolution(func: Any, args: Any, wide: Any, own: Any, kwargs: Any, out: An
     found = x.new_empty(channels, rows * columns)
     sums = found.view(groups, -1, rows * columns)[..., :length]
     sums.zero_() if given["bias"] is None else sums.copy_(given["bias"].view(groups, -1, 1))
-    for row, column in product(range(high), range(across)):
-        start = row * columns + column
-        sums.baddbmm_(kernels[row, column], flat[..., start : start + length])
+    # In parts that stay in a cache while all products are added up.
+    for first in range(0, length, _AT_ONCE):
+        part = sums[..., first : first + _AT_ONCE]
+        for row, column in product(range(high), range(across)):
+            start = first + row * columns + column
+            part.baddbmm_(kernels[row, column], flat[..., start : start + part.shape[-1]])
     return found.view(1, channels, rows, columns)[..., : columns - across + 1]
 
 

@@ -32,8 +32,8 @@ def up(x: Tensor) -> Tensor:
 
 
 def large(x: Tensor) -> Tensor:
-    """A picture [1,4,60,80] of x [1,4,6,8]."""
-    return x.repeat(1, 1, 10, 10)
+    """A picture [1,4,180,160] of x [1,4,6,8]."""
+    return x.repeat(1, 1, 30, 20)
 
 
 def turned(x: Tensor) -> Tensor:
