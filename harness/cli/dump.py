@@ -89,7 +89,11 @@ class DumpCommand:
             run(adapter, scenario, checkpoint, taps)
             if shadowed is not None:
                 writer.followed(LANES, shadowed.shadow.unfollowed)
-        print(f"{self.out}: {manifest.observed} records of {manifest.expected} expected, {manifest.seconds:.1f} s")
+        exact = "" if manifest.followed is None else f", {manifest.followed.observations} with exact values"
+        records = f"{manifest.observed} records of {manifest.expected} expected{exact}"
+        print(f"{self.out}: {records}, {manifest.seconds:.1f} s")
+        for reason in [] if manifest.followed is None else manifest.followed.unfollowed:
+            print(f"  not followed: {reason}")
         return HOLDS
 
 

@@ -121,9 +121,13 @@ class PassSites(msgspec.Struct, frozen=True):
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """How a run was followed: by so many disturbed lanes, and behind which operations there are no exact values."""
+    """How a run was followed: by so many disturbed lanes, and with exact values of so many observations.
+
+    `unfollowed`: operations behind which there are none.
+    """
 
     lanes: int
+    observations: int
     unfollowed: list[str]
 
 

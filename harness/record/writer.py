@@ -78,6 +78,7 @@ class DumpWriter:
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
         self._pending: list[_Header] = []
+        self._exact = 0
         self._measurements = Measurements()
         with writing(folder):
             _clear(folder)
@@ -99,7 +100,7 @@ class DumpWriter:
 
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
-        self._manifest.followed = Followed(lanes, [*unfollowed])
+        self._manifest.followed = Followed(lanes, self._exact, [*unfollowed])
 
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
@@ -108,7 +109,9 @@ class DumpWriter:
         digest = fast_digest(tensor.cpu()) if tensor.device.type == "cpu" or is_input(seen.key.site) else None
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
-        header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, _exact(seen))
+        exact = _exact(seen)
+        self._exact += exact is not None
+        header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, exact)
         self._pending.append(header)
         self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):

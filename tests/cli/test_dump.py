@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import refused, run
 from tests.harness import implementations
+from waypoint_parity.harness.judge.growth import LANES
 from waypoint_parity.harness.record.observer import NO_EFFECT
 from waypoint_parity.harness.record.records import TENSORS_NAME, read_manifest, read_records
 from waypoint_parity.harness.record.selection import Selection
@@ -47,6 +48,18 @@ def test_full_tensors_are_kept_of_recorded_sites(
     if kept is not None:
         sites = {name.split("/")[-1] for name in load_file(file)}
         assert {site for site in sites if not is_input(site) or site == "input.sigma"} == kept
+
+
+def test_exact_values_are_recorded_when_asked_for(dump: Arguments, tmp_path: Path) -> None:
+    outcome = run(*dump("candidate", "--exact"))
+    assert outcome.code == 0, outcome
+    followed = read_manifest(tmp_path / "out").followed
+    assert followed is not None
+    assert (followed.lanes, followed.unfollowed) == (LANES, [])
+    exact = [record.exact for record in read_records(tmp_path / "out") if record.exact is not None]
+    assert len(exact) == followed.observations > 100
+    assert f"{len(exact)} with exact values" in outcome.out
+    assert all(0 <= each.distance < 1e-4 for each in exact)
 
 
 def test_a_selection_of_nothing_is_refused(dump: Arguments) -> None:

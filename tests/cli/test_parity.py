@@ -54,6 +54,20 @@ def test_a_run_that_diverges_names_the_cause(inputs: tuple[object, ...], tmp_pat
     assert "mlp of block 1" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_dump_takes_the_candidates_place(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    assert run("dump", "candidate", *inputs[:4], "--out", tmp_path / "dump", "--tensors").code == 0
+    outcome = run("parity", "--candidate", f"dump:{tmp_path / 'dump'}", *inputs, "--as-recorded")
+    assert outcome.code == 0, outcome
+    (comparison,) = summary_of(tmp_path / "out").variants.values()
+    assert comparison.verdict is Verdict.WITHIN_NOISE
+    # Nothing follows what was recorded: every site is judged by itself, in every unit.
+    assert comparison.mathematics is None
+    assert comparison.precision is not None
+    assert comparison.precision.units == [0, 1]
+    another = refused("parity", "--candidate", f"dump:{tmp_path / 'dump'}", *inputs, *SHORT)
+    assert "is of another scenario" in another["what"]
+
+
 def test_a_plan_is_swept_and_its_factors_told(inputs: tuple[object, ...], tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(
