@@ -37,6 +37,7 @@ from waypoint_parity.harness.sweep.identity import Rules
 from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, write_cell
 from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
 
+GROWTH_NOT_ASKED = "whether the errors of the whole session are those that rounding grows to was not asked"
 # Of units in which the candidate seems rough, so many are measured: the first ones show where it begins.
 MOST_ROUGHER = 2
 
@@ -138,8 +139,8 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
 
     # What no exact shadow follows is also to have no errors beyond those that rounding grows to.
     # A port that is less precise on purpose has others.
-    asked = pair.disturbed is not None and not pair.candidate.is_followed and _is_cheap(task.checkpoint)
-    asked = asked and task.judgement.precision == AS_REFERENCE
+    alone = pair.disturbed is not None and not pair.candidate.is_followed
+    asked = alone and task.judgement.precision == AS_REFERENCE and _is_cheap(task.checkpoint)
 
     def compared(local: PrecisionRun | None, grows: Mapping[Key, float] | None) -> Comparison:
         sides = side("reference", pair.reference), side("candidate", pair.candidate)
@@ -157,6 +158,8 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     if comparison.verdict is Verdict.UNEXPLAINED and pair.disturbed is not None:
         # The reference's own error was one draw: more of them tell.
         comparison = compared(local, growth(pair.disturbed, cell.scenario))
+    if alone and not asked:
+        comparison = replace_fields(comparison, notes=[*comparison.notes, GROWTH_NOT_ASKED])
     comparison = _with_constants(comparison, task)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
