@@ -14,8 +14,10 @@ from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.scenario import Controls
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.sweep import run_cell
 from waypoint_parity.harness.sweep.parity import run_parity
 from waypoint_parity.harness.sweep.run_cell import sampled
 
@@ -84,6 +86,15 @@ class ThroughNumpy(CandidateAdapter):
 
 class RougherThroughNumpy(ThroughNumpy, RougherLater):
     """Both."""
+
+
+class Moody(ThroughNumpy, Changed):
+    """Is off once it is `moved`, by what no site shows."""
+
+    moved = False
+
+    def changed(self, output: Tensor) -> Tensor:
+        return output * 1.001 if self.moved else output
 
 
 class OtherNoise(CandidateAdapter):
@@ -173,3 +184,35 @@ def test_a_wrong_engine_that_cannot_be_followed_is_named_at_its_site(compared: A
     found = compared(RougherThroughNumpy)
     assert (found.first.site, found.first.unit) == (Rougher.site, RougherLater.since)
     assert wrong_by_itself(found) == {Rougher.site}
+
+
+class TestWhatNoSiteShows:
+    @pytest.fixture
+    def moved(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The free-running session is another one than that in which each site was judged by itself."""
+
+        def later(*given: Any, **named: Any) -> Comparison:
+            monkeypatch.setattr(Moody, "moved", True)
+            return lockstep(*given, **named)
+
+        monkeypatch.setattr(run_cell, "lockstep", later)
+
+    @pytest.mark.usefixtures("moved")
+    def test_it_leaves_an_error_that_is_not_explained(self, compared: Any) -> None:
+        found = compared(Moody)
+        assert found.verdict is Verdict.UNEXPLAINED
+        assert found.first.site == Moody.site
+        assert found.first.grown > 1
+        assert wrong_by_itself(found) == set()
+
+    @pytest.mark.usefixtures("moved")
+    def test_of_a_large_model_nobody_asks_and_that_is_said(
+        self, compared: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_cell, "MOST_PARAMETERS", 0)
+        found = compared(Moody)
+        assert found.verdict.passes
+        assert found.notes == [run_cell.GROWTH_NOT_ASKED]
+
+    def test_of_an_engine_that_is_followed_nobody_needs_to(self, compared: Any) -> None:
+        assert compared(CandidateAdapter).notes == []
