@@ -23,7 +23,7 @@ SAME_MATHEMATICS = 1e-10
 FACTOR = 6.0
 # Less than two units of fp32, in which sums are made, is no error in any dtype.
 FLOOR = 2 * 2.0**-23
-# What a port may cost on purpose, by name: as large as a spread, what rounding once to that precision does at the most.
+# What a port may cost on purpose, by name: the spread that is granted, the largest error of one rounding to it.
 AS_REFERENCE = "as-reference"
 PRECISIONS = {AS_REFERENCE: FLOOR, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
