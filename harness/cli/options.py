@@ -141,8 +141,8 @@ class JudgingOptions:
     """Sites that may be missing on one side, as globs such as `decoder.*`. Any other missing site fails the run."""
 
     precision: Literal["as-reference", "tf32", "fp16", "bf16"] = "as-reference"
-    """What the candidate may cost on purpose: errors of a site by itself that rounding to it explains. Its mathematics
-    is to be the same all the same."""
+    """What the candidate may cost on purpose: errors of a site by itself that rounding to it explains. Where exact
+    values are known, its mathematics is to be the same all the same; elsewhere smaller mistakes pass."""
 
     def standards(self, family: "Family", dtype: str, *, folder: Path | None, digest: str) -> "Standards":
         """What judges runs in `dtype` of the checkpoint in `folder`. Raises UserError for what cannot be used."""

@@ -1,7 +1,7 @@
 """The commands on sweeps: run and judge every cell, write the report of a run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ import tyro
 
 from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions, SweepOptions
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.processes import available_cores
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class ParityCommand:
         asked = _with_plan(self, plan)
         numerics, inputs = asked.numerics.applied(), asked.swept.opened()
         checkpoint = inputs.checkpoint
+        if not asked.as_recorded:
+            _check_sweepable(asked.candidate)
 
         def conditions(dtype: str) -> "sweep.Conditions":
             standards = asked.judging.standards(
@@ -129,6 +132,21 @@ class ParityCommand:
         opening, at_once = _executor(asked, checkpoint, len(cells))
         run = ParityRun(checkpoint, rules, asked.out, opening, at_once, fresh=asked.fresh, blame=asked.blame)
         return run, cells
+
+
+def _check_sweepable(candidates: Sequence[str]) -> None:
+    """Raise UserError for a candidate of which there is one session only."""
+    from waypoint_parity.harness.run import registry
+
+    found = {name: registry.find(registry.split_options(name)[0]) for name in candidates}
+    recorded = [name for name, adapter in found.items() if getattr(adapter, "RECORDED", False)]
+    if recorded:
+        raise UserError(
+            f"{recorded[0]}: cannot be swept",
+            found="a sweep over schedules, seeds and prompts",
+            expected="the one scenario that was recorded",
+            do="give it with --scenario, and --as-recorded",
+        )
 
 
 def _with_plan(command: ParityCommand, plan: "PlanFile") -> ParityCommand:

@@ -253,6 +253,8 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     reference: float | None
     worst_gain: float | None = None
+    # Of dumps: the errors that would have been caught, at the most sensitive site and at the least.
+    caught: tuple[float, float] | None = None
     # Mean gains of sites that are more than rounding explains, in words.
     gains: list[str] = []
     # What could not be judged, in words.

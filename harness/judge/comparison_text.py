@@ -30,7 +30,7 @@ def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
     exact = comparison.precision is not None
-    first = "mathematics and precision; elsewhere by " if exact else ""
+    first = _questions(comparison)
     lines.append(
         f"  judged by:        {first}{comparison.bounds['kind']} ({bounds}), errors from {comparison.evidence}"
     )
@@ -39,9 +39,19 @@ def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list
     return [*lines, *(f"  note:             {note}" for note in comparison.notes)]
 
 
+def _questions(comparison: Comparison) -> str:
+    """What judged first, and how much of what was compared."""
+    asked = {"mathematics": comparison.mathematics, "precision": comparison.precision}
+    known = [name for name, found in asked.items() if found is not None]
+    most = max((found.observations for found in asked.values() if found is not None), default=0)
+    return f"{' and '.join(known)} at {most} observations; elsewhere by " if known else ""
+
+
 def _mathematics(comparison: Comparison, *, unanswered: bool) -> list[str]:
     """Whether both sides compute the same, rounding apart."""
     found = comparison.mathematics
+    if found is None and comparison.precision is not None and comparison.evidence == SKETCHES:
+        return ["  mathematics:      not known: the candidate's dump has no exact values"]
     if found is None:
         return []
     same = "the same" if found.same else "NOT the same"
@@ -70,8 +80,10 @@ def _precision(comparison: Comparison, *, unanswered: bool) -> list[str]:
     line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
     if not unanswered:
         return [line]
+    least = [] if found.caught is None else ["{:.1e} to {:.1e}".format(*found.caught)]
     return [
         line,
+        *(f"    caught from:    relative L2 {errors}, by the site" for errors in least),
         *(f"    gain:           {gain}" for gain in found.gains),
         *(f"    not judged:     {reason}" for reason in found.unjudged),
     ]

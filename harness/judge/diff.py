@@ -20,8 +20,8 @@ from waypoint_parity.harness.compare.join import (
     join_dumps,
     processes,
 )
-from waypoint_parity.harness.compare.kept_tensors import KeptTensors
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
+from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.table import Expected, VerdictTable, incomparable
@@ -85,8 +85,8 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     judgement = replace(judgement, bounds=judgement.bounds.for_sketches(reference.manifest.observed))
     if reason := unlike_models(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
-    kept = KeptTensors(candidate.folder, reference.folder)
-    table = VerdictTable(judgement, family_named(reference.manifest.family), kept)
+    tensors = TensorsOfDumps(candidate.folder, reference.folder)
+    table = VerdictTable(judgement, family_named(reference.manifest.family), tensors)
     join = _joined(reference, candidate, table)
     if reason := _shifted(reference, candidate, join):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)

@@ -17,9 +17,9 @@ from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags,
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
-from waypoint_parity.harness.compare.kept_tensors import KeptTensors
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
+from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
 from waypoint_parity.harness.judge.comparison import (
     COMPARISON_SCHEMA,
     INFINITE,
@@ -66,7 +66,7 @@ class VerdictTable:
     into that of the whole.
     """
 
-    def __init__(self, judgement: Judgement, family: Family, tensors: KeptTensors | None = None) -> None:
+    def __init__(self, judgement: Judgement, family: Family, tensors: TensorsOfDumps | None = None) -> None:
         """`tensors`: those that both of two dumps keep. Raises UserError for an accepted input that does not exist."""
         self.places = Places()
         self.counts: Counter[str] = Counter()
@@ -74,6 +74,8 @@ class VerdictTable:
         self.worst: SiteResult | None = None
         # The place in the execution after that of everything entered.
         self.end = 0
+        # The least and the largest error that is wrong in any case, of those that were over what rounding explains.
+        self._caught = [math.inf, 0.0]
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
@@ -108,7 +110,7 @@ class VerdictTable:
     def take(self, actual: Columns, expected: Columns) -> None:
         """Both dumps have these records [n] of the same keys."""
         found, errors = recorded_errors(actual, expected, self._least), record_errors(actual, expected)
-        kept = {} if self._tensors is None else self._tensors.errors(map(self.places.key, expected.codes.tolist()))
+        kept = {} if self._tensors is None else self._tensors.errors(actual, expected, self.places)
         self.by_tensors += len(kept)
         for index, error in kept.items():
             errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
@@ -118,7 +120,10 @@ class VerdictTable:
             error = kept.get(index) or record_error(actual.record(index), expected.record(index))
             return replace(error, exact=float(found.exact[index]), local=float(found.local[index]))
 
-        self._judge(expected.at, expected.codes, errors._replace(**found._asdict()), error_of, actual.at)
+        for choose, bound in ((min, 0), (max, 1)):
+            self._caught[bound] = choose([self._caught[bound], *found.bound[~np.isnan(found.bound)].tolist()])
+        known = errors._replace(exact=found.exact, local=found.local)
+        self._judge(expected.at, expected.codes, known, error_of, actual.at)
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
         """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
@@ -148,6 +153,7 @@ class VerdictTable:
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
         self.by_tensors += part.by_tensors
+        self._caught = [min(self._caught[0], part._caught[0]), max(self._caught[1], part._caught[1])]
         self.counts += part.counts
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
@@ -216,6 +222,7 @@ class VerdictTable:
             worst=finite(float(np.fmax.reduce(rows["local"]))),
             at=f"{site_name(site, branch)} in {phase} step {step}",
             reference=None,
+            caught=(self._caught[0], self._caught[1]),
         )
 
     def compared_sites(self) -> set[str]:

@@ -52,14 +52,14 @@ class Exact(msgspec.Struct, frozen=True):
     then, the root mean square of the session's disturbed lanes (harness.compare.exact).
     """
 
-    norm: float
-    distance: float
-    spread: float
-    sketch: str
+    norm: Annotated[float, msgspec.Meta(gt=0)]
+    distance: Annotated[float, msgspec.Meta(ge=0)]
+    spread: Annotated[float, msgspec.Meta(ge=0)]
+    sketch: Annotated[bytes, msgspec.Meta(min_length=8 * SKETCH_SIZE, max_length=8 * SKETCH_SIZE)]
 
     def projection(self) -> npt.NDArray[np.float64]:
         """The sketch [SKETCH_SIZE]."""
-        return np.frombuffer(base64.b64decode(self.sketch, validate=True), "<f8")
+        return np.frombuffer(self.sketch, "<f8")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,11 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.kept_tensors import kept_tensors
 from waypoint_parity.harness.record.records import (
     MANIFEST_NAME,
     RECORDS_NAME,
@@ -32,6 +32,8 @@ class Replay:
     """
 
     ARGUMENT = "the folder of a dump with tensors"
+    # Of what was recorded there is one session.
+    RECORDED = True
     argument: ClassVar[str]
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
@@ -41,18 +43,20 @@ class Replay:
         self._device = numerics.device
         self._check("checkpoint", self._manifest.checkpoint_digest, checkpoint.digest)
         self._check("dtype", self._manifest.numerics["dtype"], numerics.dtype_name)
-        try:
-            with safe_open(self._folder / TENSORS_NAME, framework="pt") as file:
-                self._kept = frozenset(file.keys())
-        except (SafetensorError, OSError) as error:
+        self._shown = {site: _Again() for site in self._kept_sites()}
+        if not self._shown:
             raise UserError(
                 f"{self._folder}: the dump keeps no tensors",
-                found=str(error),
+                found="records alone",
                 expected=f"full tensors in {TENSORS_NAME}",
                 do="dump again with --tensors",
-            ) from error
-        kept = {record.site for record in read_records(self._folder) if str(record.key) in self._kept}
-        self._shown = {site: _Again() for site in kept}
+            )
+
+    def _kept_sites(self) -> set[str]:
+        if not (self._folder / TENSORS_NAME).is_file():
+            return set()
+        with kept_tensors(self._folder) as tensors:
+            return {record.site for record in read_records(self._folder) if str(record.key) in tensors.names}
 
     @classmethod
     def content_digest(cls) -> str:
@@ -80,8 +84,8 @@ class Replay:
             given = {name: values_digest("", [(name, tensor)]) for name, tensor in scenario.tensors.items()}
             for name, digest in given.items():
                 self._check(f"scenario ({name})", (self._manifest.inputs or {}).get(name, digest), digest)
-        kept = (record for record in read_records(self._folder) if str(record.key) in self._kept)
-        with safe_open(self._folder / TENSORS_NAME, framework="pt", device=str(self._device)) as file:
+        with kept_tensors(self._folder, str(self._device)) as tensors:
+            kept = (record for record in read_records(self._folder) if str(record.key) in tensors.names)
             for at, records in groupby(kept, key=lambda record: record.key.at):
                 if at.unit >= scenario.units:
                     break
@@ -89,7 +93,7 @@ class Replay:
                 branches = tuple(dict.fromkeys(record.branch for record in step if record.branch))
                 yield at.unit, Pass(at.phase, at.step, step[0].sigma, branches or ("",))
                 for site in dict.fromkeys(record.site for record in step):
-                    shown = {r.key: file.get_tensor(str(r.key)) for r in step if r.site == site}
+                    shown = {record.key: tensors.tensor(record) for record in step if record.site == site}
                     self._shown[site](_as_shown(shown))
 
     def _check(self, what: str, recorded: str, asked: str) -> None:

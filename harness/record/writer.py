@@ -100,7 +100,8 @@ class DumpWriter:
 
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
-        self._manifest.followed = Followed(lanes, self._exact, [*unfollowed])
+        nothing = [] if self._exact else ["no operation of torch made what it shows"]
+        self._manifest.followed = Followed(lanes, self._exact, [*unfollowed] or nothing)
 
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
@@ -117,6 +118,7 @@ class DumpWriter:
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
             self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if self._family.sites.kind(seen.key.site, seen.key.phase) is Kind.PICTURE:
+            _check_picture(seen.key, tensor)
             with writing(self._folder):
                 write_pictures(self._folder, seen.key, tensor)
 
@@ -223,6 +225,16 @@ def write_pictures(folder: Path, key: Key, pixels: Tensor) -> None:
         Image.fromarray(picture).save(picture_path(folder, at), compress_level=1)
 
 
+def _check_picture(key: Key, pixels: Tensor) -> None:
+    if pixels.dtype is not torch.uint8 or pixels.dim() not in (3, 4) or pixels.shape[-1] != 3:
+        raise UserError(
+            f"{key}: is no picture",
+            found=f"{pixels.dtype} {list(pixels.shape)}",
+            expected="torch.uint8 [H,W,3] or [n,H,W,3]",
+            do="show the decoded picture as it is seen, in the adapter or in what wrote the dump",
+        )
+
+
 def pictures_shown(key: Key, pixels: Tensor) -> dict[PictureAt, npt.NDArray[np.uint8]]:
     """The pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, one by one."""
     each = one_by_one(pixels)
@@ -267,7 +279,7 @@ def _exact(seen: Observation) -> Exact | None:
     norm, off = (float(x.norm()) for x in (seen.exact, seen.tensor.double() - seen.exact))
     if not norm or not math.isfinite(norm + off + seen.spread):
         return None
-    return Exact(norm, off / norm, seen.spread, base64.b64encode(project(seen.exact)).decode())
+    return Exact(norm, off / norm, seen.spread, project(seen.exact))
 
 
 def _rounded(value: float | None) -> float | None:

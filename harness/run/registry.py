@@ -75,6 +75,8 @@ def find(implementation: str) -> type[Adapter]:
         found = getattr(_from_name(argued[0].module), argued[0].attr)
         if not hasattr(found, "ARGUMENT"):
             raise _unknown(implementation, f"{argued[0].name} takes nothing behind its name")
+        if not argued[1]:
+            raise _unknown(implementation, f"nothing behind its name, where {found.ARGUMENT} belongs")
         return type(found.__name__, (found,), {"argument": argued[1], "__module__": found.__module__})
     location, colon, class_name = implementation.rpartition(":")
     if colon:
@@ -86,7 +88,7 @@ def find(implementation: str) -> type[Adapter]:
         module, class_name = _from_name(points[implementation].module), points[implementation].attr
     found = getattr(module, class_name, None)
     if (wanted := getattr(found, "ARGUMENT", None)) is not None:
-        raise _unknown(implementation, f"no {wanted}; give it as {implementation}:...")
+        raise _unknown(implementation, f"nothing behind its name, where {wanted} belongs, as in {implementation}:...")
     if not inspect.isclass(found):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")

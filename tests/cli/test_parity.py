@@ -64,8 +64,8 @@ def test_a_dump_takes_the_candidates_place(inputs: tuple[object, ...], tmp_path:
     assert comparison.mathematics is None
     assert comparison.precision is not None
     assert comparison.precision.units == [0, 1]
-    another = refused("parity", "--candidate", f"dump:{tmp_path / 'dump'}", *inputs, *SHORT)
-    assert "is of another scenario" in another["what"]
+    swept = refused("parity", "--candidate", f"dump:{tmp_path / 'dump'}", *inputs, *SHORT)
+    assert "cannot be swept" in swept["what"]
 
 
 def test_a_plan_is_swept_and_its_factors_told(inputs: tuple[object, ...], tmp_path: Path) -> None:

@@ -273,11 +273,19 @@ class TestFullTensors:
         assert estimated.first.rel_l2 != pytest.approx(exact, rel=1e-6)
         assert estimated.notes == []
 
-    def test_they_rule_where_records_say_otherwise(self, tmp_path: Path) -> None:
+    def test_a_tensor_that_its_record_contradicts_is_refused(self, tmp_path: Path) -> None:
         dumps = [write_dump(tmp_path / name, session(), keep=["*.3"]) for name in ("r", "c")]
         kept = load_file(dumps[1] / TENSORS_NAME)
         save_file({name: tensor.flip(0) for name, tensor in kept.items()}, dumps[1] / TENSORS_NAME)
-        assert diff(*dumps).verdict is Verdict.DIVERGED
+        with pytest.raises(UserError, match="is not what the record tells of"):
+            diff(*dumps)
+
+    def test_a_file_that_was_cut_short_is_refused(self, tmp_path: Path) -> None:
+        dumps = [write_dump(tmp_path / name, session(), keep=["*.3"]) for name in ("r", "c")]
+        content = (dumps[1] / TENSORS_NAME).read_bytes()
+        (dumps[1] / TENSORS_NAME).write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match="cannot be read"):
+            diff(*dumps)
 
 
 class TestInputsWithoutDigests:

@@ -392,3 +392,40 @@ class TestOnPurpose:
         short = tiny.family.first_units(tiny_scenario, 1)
         assert wrong(fed_run(disturbed, adapter, tiny, short, [0])) == {SITE}
         assert wrong(fed_run(disturbed, adapter, tiny, short, [0], least=PRECISIONS["bf16"])) == set()
+
+
+class TestPictures:
+    """What a picture is made of was rounded differently, where it was not fed: some levels are then one apart."""
+
+    class Few(CandidateAdapter):
+        """Shows its latents and pictures."""
+
+        apart: Tensor | int = 0
+
+        def sites(self) -> Mapping[str, Site]:
+            return {name: site for name, site in super().sites().items() if name in ("latent", "frame")}
+
+        def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+            super().__init__(checkpoint, numerics)
+            self.sites()["frame"].module.register_forward_hook(self.change)
+
+        def change(self, module: object, inputs: object, picture: Tensor) -> Tensor:
+            changed = picture.clone()
+            # In one row of many.
+            changed[..., 7, :, :] = (changed[..., 7, :, :].int() + self.apart).clamp(0, 255).to(torch.uint8)
+            return changed
+
+    @pytest.mark.parametrize(("apart", "are_wrong"), [(0, set()), (1, set()), (2, {"frame"})])
+    def test_a_few_that_are_one_apart_are_right(
+        self,
+        apart: int,
+        are_wrong: set[str],
+        disturbed: Shadowed,
+        tiny: Checkpoint,
+        tiny_scenario: Scenario,
+        fp32_on_cpu: Numerics,
+    ) -> None:
+        adapter = self.Few(tiny, fp32_on_cpu)
+        adapter.apart = apart
+        short = tiny.family.first_units(tiny_scenario, 1)
+        assert wrong(fed_run(disturbed, adapter, tiny, short, [0])) == are_wrong

@@ -1,15 +1,20 @@
 """What two dumps tell by the exact values that they carry: of each pair, and of the whole."""
 
+import base64
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.harness.observations import key, manifest, normal, write_dump
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import MATHEMATICS, PRECISION, Comparison, Verdict
 from waypoint_parity.harness.judge.diff import diff_dumps, open_dump
 from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, PRECISIONS, Judgement, Tolerance
+from waypoint_parity.harness.record.records import RECORDS_NAME, SKETCH_SIZE
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.taps import Observation
 
@@ -97,3 +102,53 @@ def test_another_shape_or_what_is_not_finite_is_never_right(candidate: Tensor, r
 def test_without_a_spread_nothing_is_known(tmp_path: Path) -> None:
     reference = exact_dump(tmp_path / "r", shown(1e-7), spread=None)
     assert compared(reference, exact_dump(tmp_path / "c", shown(2e-7))).verdict is Verdict.DIVERGED
+
+
+class TestContradictions:
+    """What a record says of its exact value is believed only where it fits its values."""
+
+    @staticmethod
+    def changed(dump: Path, **exact: object) -> Path:
+        (line,) = map(json.loads, (dump / RECORDS_NAME).read_text().splitlines())
+        line["exact"] |= exact
+        (dump / RECORDS_NAME).write_text(json.dumps(line) + "\n")
+        return dump
+
+    @pytest.mark.parametrize("side", ["reference", "candidate"])
+    def test_a_distance_that_the_sketches_do_not_have_is_refused(
+        self, side: str, reference: Path, tmp_path: Path
+    ) -> None:
+        wrong = exact_dump(tmp_path / "wrong", shown(1e-3))
+        self.changed(wrong, distance=1e-7)
+        dumps = (wrong, reference) if side == "reference" else (reference, wrong)
+        with pytest.raises(UserError, match="its exact value is not that of the observation"):
+            compared(*dumps)
+
+    @pytest.mark.parametrize(
+        "exact",
+        [
+            {"norm": 0.0},
+            {"distance": -1.0},
+            {"spread": -1e-6},
+            {"spread": None},
+            {"sketch": base64.b64encode(bytes(4 * 61)).decode()},
+            {"sketch": "no base64"},
+        ],
+    )
+    def test_what_is_no_exact_value_is_no_record(
+        self, exact: dict[str, object], reference: Path, tmp_path: Path
+    ) -> None:
+        broken = self.changed(exact_dump(tmp_path / "c", shown(1e-7)), **exact)
+        with pytest.raises(UserError, match=r"line 1: not a .*record"):
+            compared(reference, broken)
+
+    def test_a_sketch_that_is_not_finite_is_refused(self, reference: Path, tmp_path: Path) -> None:
+        sketch = base64.b64encode(np.full(SKETCH_SIZE, np.nan).tobytes()).decode()
+        with pytest.raises(UserError):
+            compared(reference, self.changed(exact_dump(tmp_path / "c", shown(1e-7)), sketch=sketch))
+
+
+def test_the_errors_that_would_have_been_caught_are_told(reference: Path, tmp_path: Path) -> None:
+    found = compared(reference, exact_dump(tmp_path / "c", shown(3e-6)))
+    assert found.precision is not None
+    assert found.precision.caught == pytest.approx((FACTOR * 1e-6, FACTOR * 1e-6))

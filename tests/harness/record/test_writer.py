@@ -286,3 +286,11 @@ def test_a_dump_has_no_bare_nan(tmp_path: Path) -> None:
 
     for line in (folder / RECORDS_NAME).read_text().splitlines():
         assert json.loads(line, parse_constant=refuse)["mean"] is None
+
+
+def test_a_picture_that_is_none_is_refused_by_its_place(tmp_path: Path) -> None:
+    at = Key(0, "decode", 0, "frame")
+    with pytest.raises(UserError) as refused, DumpWriter(tmp_path / "dump", manifest(expected=1)) as writer:
+        writer.observe(Observation(at, None, torch.zeros(4, 6, 3)))
+    assert str(at) in refused.value.what
+    assert "float32" in refused.value.found

@@ -139,6 +139,10 @@ class TestArguments:
             find("dump")
         assert Replay.ARGUMENT in refused.value.found
 
+    def test_nothing_is_no_argument(self) -> None:
+        with pytest.raises(UserError):
+            find("dump:")
+
     def test_a_class_that_takes_none_is_given_none(self) -> None:
         with pytest.raises(UserError):
             find("eager:some/folder")
