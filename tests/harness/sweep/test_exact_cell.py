@@ -97,6 +97,16 @@ class Moody(ThroughNumpy, Changed):
         return output * 1.001 if self.moved else output
 
 
+class TablesOfFp32(CandidateAdapter):
+    """Turns by cosines and sines that have not passed through the model's dtype."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        rope = self.engine.model.rope
+        forward: Any = rope.forward
+        rope.forward = lambda timestamp, dtype: forward(timestamp, torch.float32)  # type: ignore[method-assign]
+
+
 class OtherNoise(CandidateAdapter):
     """Consumes another noise than it was given."""
 
@@ -136,6 +146,14 @@ def test_other_mathematics_is_named_at_its_site_in_any_dtype(dtype: torch.dtype,
     assert found.first.site == Louder.site
     assert 5e-8 < found.first.exact < 2e-7
     assert not found.mathematics.same
+
+
+def test_a_constant_that_one_side_rounds_is_told_from_other_mathematics(compared: Any) -> None:
+    bf16 = Numerics(BF16, torch.device("cpu"))
+    rounded = compared(TablesOfFp32, bf16)
+    assert rounded.first.site == "transformer.blocks.0.attn.q_rope"
+    assert rounded.mathematics.in_constants
+    assert not compared(Louder, bf16).mathematics.in_constants
 
 
 def test_a_cause_that_is_less_than_noise_is_not_searched_for_in_vain(
