@@ -246,7 +246,7 @@ class ColumnReader:
             rms=np.fromiter((value or 0.0 for value in rms), np.float64),
             sketches=np.frombuffer(b"".join(sketches), "<f4").reshape(-1, SKETCH_SIZE),
             digests=np.array(digests, object),
-            exact=_objects(exact),
+            exact=np.array(exact, object),
             sources=sources.repeat(lines),
         )
 
@@ -265,10 +265,6 @@ class ColumnReader:
             self._table = np.concatenate([self._table, np.array(new)])
         places, alike, elements = self._table[forms].T
         return places.astype(np.int64), alike.astype(np.int64), elements
-
-
-def _objects(values: Sequence[object]) -> npt.NDArray[np.object_]:
-    return np.fromiter(values, object, len(values))
 
 
 def _rows(part: FilePart, block: LineBlock) -> list[Any]:

@@ -80,10 +80,13 @@ def _precision(comparison: Comparison, *, unanswered: bool) -> list[str]:
     line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
     if not unanswered:
         return [line]
-    least = [] if found.caught is None else ["{:.1e} to {:.1e}".format(*found.caught)]
+    caught = []
+    if found.caught is not None:
+        least, largest = found.caught
+        caught = [f"    caught from:    relative L2 {least:.1e} to {largest:.1e}, by the site"]
     return [
         line,
-        *(f"    caught from:    relative L2 {errors}, by the site" for errors in least),
+        *caught,
         *(f"    gain:           {gain}" for gain in found.gains),
         *(f"    not judged:     {reason}" for reason in found.unjudged),
     ]

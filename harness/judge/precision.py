@@ -40,10 +40,10 @@ DOUBT = 0.5
 # another formulation has a bias of its own: fused fp32 attention 6e-7 on an H200. A site that is 1e-5 off is wrong.
 GAIN_FACTOR = {torch.float32: 10.0, torch.bfloat16: 7.0}
 GAIN_FLOOR = 2.0**-22
-# So many levels of a picture are one off at the most, where errors of fp32 decide how it is rounded.
-_MOST_LEVELS = 0.01
 # Fewer observations do not tell a gain from a rounding.
 GAIN_OBSERVATIONS = 4
+# So many levels of a picture are one off at the most, where errors of fp32 decide how it is rounded.
+_MOST_LEVELS = 0.01
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class VerdictTable:
         # The place in the execution after that of everything entered.
         self.end = 0
         # The least and the largest error that is wrong in any case, of those that were over what rounding explains.
-        self._caught = [math.inf, 0.0]
+        self._caught: tuple[float, float] = math.inf, 0.0
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
@@ -95,7 +95,7 @@ class VerdictTable:
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
         counts = [(name, np.int64) for name in _COUNTS]
         limits = ("limits", np.float64, (self._bounds.units + 1, 2))
-        judged = [("place", np.int64), ("kind", np.int8), ("accepted", np.bool_), limits]
+        judged = [("kind", np.int8), ("accepted", np.bool_), limits]
         self._rows = np.zeros(
             0,
             [*judged, ("error", np.float64), ("unit", np.int64), ("exact", np.float64), ("local", np.float64), *counts],
@@ -120,8 +120,9 @@ class VerdictTable:
             error = kept.get(index) or record_error(actual.record(index), expected.record(index))
             return replace(error, exact=float(found.exact[index]), local=float(found.local[index]))
 
-        for choose, bound in ((min, 0), (max, 1)):
-            self._caught[bound] = choose([self._caught[bound], *found.bound[~np.isnan(found.bound)].tolist()])
+        least, largest = self._caught
+        both = np.fmin.reduce(found.bound, initial=least), np.fmax.reduce(found.bound, initial=largest)
+        self._caught = float(both[0]), float(both[1])
         known = errors._replace(exact=found.exact, local=found.local)
         self._judge(expected.at, expected.codes, known, error_of, actual.at)
 
@@ -153,7 +154,7 @@ class VerdictTable:
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
         self.by_tensors += part.by_tensors
-        self._caught = [min(self._caught[0], part._caught[0]), max(self._caught[1], part._caught[1])]
+        self._caught = min(self._caught[0], part._caught[0]), max(self._caught[1], part._caught[1])
         self.counts += part.counts
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
@@ -198,7 +199,7 @@ class VerdictTable:
         self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
     ) -> Mathematics | None:
         """What the exact values say; None where there are none. See Mathematics for the arguments."""
-        rows = self._computed()
+        rows = self._rows[self._computed()]
         if not rows["exacts"].any():
             return None
         return Mathematics(
@@ -211,10 +212,11 @@ class VerdictTable:
 
     def precision(self, lanes: int) -> Precision | None:
         """The errors over what rounding explains, inherited or not, by the dumps' so many `lanes`; None without any."""
-        rows = self._computed()
+        computed = self._computed()
+        rows = self._rows[computed]
         if not rows["locals"].any():
             return None
-        phase, step, site, branch, _ = self.places.names[rows["place"][np.nanargmax(rows["local"])]]
+        phase, step, site, branch, _ = self.places.names[computed[np.nanargmax(rows["local"])]]
         return Precision(
             units=self._entered.units(range(len(self.places))),
             observations=int(rows["locals"].sum()),
@@ -222,7 +224,7 @@ class VerdictTable:
             worst=finite(float(np.fmax.reduce(rows["local"]))),
             at=f"{site_name(site, branch)} in {phase} step {step}",
             reference=None,
-            caught=(self._caught[0], self._caught[1]),
+            caught=self._caught,
         )
 
     def compared_sites(self) -> set[str]:
@@ -303,7 +305,6 @@ class VerdictTable:
         """What is known of every place, also of new ones."""
         if new := self.places.names[len(self._rows) :]:
             more = np.zeros(len(new), self._rows.dtype)
-            more["place"] = np.arange(len(self._rows), len(self.places))
             more["error"] = -1.0
             more["exact"] = more["local"] = math.nan
             more["kind"] = [_KIND[self._sites.kind(site, phase)] for phase, _, site, *_ in new]
@@ -313,11 +314,9 @@ class VerdictTable:
             self._rows = np.concatenate([self._rows, more])
         return self._rows
 
-    def _computed(self) -> npt.NDArray[np.void]:
-        """The rows of all places but those of inputs."""
-        rows = self._known()
-        computed: npt.NDArray[np.void] = rows[rows["kind"] != _KIND[Kind.INPUT]]
-        return computed
+    def _computed(self) -> Indices:
+        """All places but those of inputs."""
+        return np.flatnonzero(self._known()["kind"] != _KIND[Kind.INPUT])
 
     def _limit(self, key: Key) -> Limits:
         """The limits of one observation; a mask is right or wrong."""

@@ -1,7 +1,5 @@
 """Full tensors of a dump, read again: each is held against its record first."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +37,15 @@ class KeptTensors:
         return tensor
 
 
-@contextmanager
-def kept_tensors(folder: Path, device: str = "cpu") -> Iterator[KeptTensors]:
+def open_tensors(folder: Path, device: str = "cpu") -> KeptTensors:
     """The tensors of the dump in `folder`, which has some. Raises UserError for a file that is broken."""
     path = folder / TENSORS_NAME
     try:
-        opened = safe_open(path, framework="pt", device=device)
+        return KeptTensors(path, safe_open(path, framework="pt", device=device))
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: cannot be read", found=str(error), expected="a whole safetensors file", do="dump again"
         ) from error
-    with opened as file:
-        yield KeptTensors(path, file)
 
 
 def _unlike(record: Record, tensor: Tensor) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.kept_tensors import kept_tensors
+from waypoint_parity.harness.record.kept_tensors import open_tensors
 from waypoint_parity.harness.record.records import (
     MANIFEST_NAME,
     RECORDS_NAME,
@@ -55,8 +55,8 @@ class Replay:
     def _kept_sites(self) -> set[str]:
         if not (self._folder / TENSORS_NAME).is_file():
             return set()
-        with kept_tensors(self._folder) as tensors:
-            return {record.site for record in read_records(self._folder) if str(record.key) in tensors.names}
+        names = open_tensors(self._folder).names
+        return {record.site for record in read_records(self._folder) if str(record.key) in names}
 
     @classmethod
     def content_digest(cls) -> str:
@@ -84,17 +84,17 @@ class Replay:
             given = {name: values_digest("", [(name, tensor)]) for name, tensor in scenario.tensors.items()}
             for name, digest in given.items():
                 self._check(f"scenario ({name})", (self._manifest.inputs or {}).get(name, digest), digest)
-        with kept_tensors(self._folder, str(self._device)) as tensors:
-            kept = (record for record in read_records(self._folder) if str(record.key) in tensors.names)
-            for at, records in groupby(kept, key=lambda record: record.key.at):
-                if at.unit >= scenario.units:
-                    break
-                step = list(records)
-                branches = tuple(dict.fromkeys(record.branch for record in step if record.branch))
-                yield at.unit, Pass(at.phase, at.step, step[0].sigma, branches or ("",))
-                for site in dict.fromkeys(record.site for record in step):
-                    shown = {record.key: tensors.tensor(record) for record in step if record.site == site}
-                    self._shown[site](_as_shown(shown))
+        tensors = open_tensors(self._folder, str(self._device))
+        kept = (record for record in read_records(self._folder) if str(record.key) in tensors.names)
+        for at, records in groupby(kept, key=lambda record: record.key.at):
+            if at.unit >= scenario.units:
+                break
+            step = list(records)
+            branches = tuple(dict.fromkeys(record.branch for record in step if record.branch))
+            yield at.unit, Pass(at.phase, at.step, step[0].sigma, branches or ("",))
+            for site in dict.fromkeys(record.site for record in step):
+                shown = {record.key: tensors.tensor(record) for record in step if record.site == site}
+                self._shown[site](_as_shown(shown))
 
     def _check(self, what: str, recorded: str, asked: str) -> None:
         if recorded != asked:

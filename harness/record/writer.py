@@ -78,7 +78,7 @@ class DumpWriter:
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
         self._pending: list[_Header] = []
-        self._exact = 0
+        self._exact_values = 0
         self._measurements = Measurements()
         with writing(folder):
             _clear(folder)
@@ -100,8 +100,8 @@ class DumpWriter:
 
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
-        nothing = [] if self._exact else ["no operation of torch made what it shows"]
-        self._manifest.followed = Followed(lanes, self._exact, [*unfollowed] or nothing)
+        nothing = [] if self._exact_values else ["no operation of torch made what it shows"]
+        self._manifest.followed = Followed(lanes, self._exact_values, [*unfollowed] or nothing)
 
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
@@ -111,7 +111,7 @@ class DumpWriter:
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
         exact = _exact(seen)
-        self._exact += exact is not None
+        self._exact_values += exact is not None
         header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, exact)
         self._pending.append(header)
         self._measurements.add(tensor)

@@ -48,9 +48,9 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
 
 def split_options(implementation: str) -> tuple[str, list[str]]:
     """The name and the options of `name+option+option`. What stands behind `name:` of a registered one is no option."""
-    # A path may have a "+" of its own.
     if _argued(implementation) is not None:
         return implementation, []
+    # A path may have a "+" of its own.
     location, colon, rest = implementation.rpartition(":")
     name, *options = rest.split("+")
     return location + colon + name, options
@@ -71,15 +71,10 @@ def find(implementation: str) -> type[Adapter]:
     lacks a method of the protocol.
     """
     argued = _argued(implementation)
-    if argued is not None:
-        found = getattr(_from_name(argued[0].module), argued[0].attr)
-        if not hasattr(found, "ARGUMENT"):
-            raise _unknown(implementation, f"{argued[0].name} takes nothing behind its name")
-        if not argued[1]:
-            raise _unknown(implementation, f"nothing behind its name, where {found.ARGUMENT} belongs")
-        return type(found.__name__, (found,), {"argument": argued[1], "__module__": found.__module__})
     location, colon, class_name = implementation.rpartition(":")
-    if colon:
+    if argued is not None:
+        module, class_name = _from_name(argued[0].module), argued[0].attr
+    elif colon:
         module = module_at(location)
     else:
         points = registered()
@@ -87,8 +82,11 @@ def find(implementation: str) -> type[Adapter]:
             raise _unknown(implementation, f"no registered name (there are {listed(sorted(points))})")
         module, class_name = _from_name(points[implementation].module), points[implementation].attr
     found = getattr(module, class_name, None)
-    if (wanted := getattr(found, "ARGUMENT", None)) is not None:
-        raise _unknown(implementation, f"nothing behind its name, where {wanted} belongs, as in {implementation}:...")
+    wanted, argument = getattr(found, "ARGUMENT", None), argued[1] if argued is not None else ""
+    if argued is not None and wanted is None:
+        raise _unknown(implementation, f"{argued[0].name} takes nothing behind its name")
+    if wanted is not None and not argument:
+        raise _unknown(implementation, f"nothing behind its name, where {wanted} belongs")
     if not inspect.isclass(found):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")
@@ -102,7 +100,8 @@ def find(implementation: str) -> type[Adapter]:
             expected=f"the methods {listed(list(_METHODS))} of harness.run.adapter.Adapter",
             do="add them; the README has a complete example",
         )
-    return cast(type[Adapter], found)
+    bound = {"argument": argument, "__module__": found.__module__}
+    return cast(type[Adapter], found if wanted is None else type(found.__name__, (found,), bound))
 
 
 def module_at(location: str) -> ModuleType:

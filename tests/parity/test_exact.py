@@ -364,16 +364,6 @@ class TestPrecision:
         assert found.keys() == {f"{BLOCK}.0.attn", "kv_cache.layers.0.kv"}
 
 
-@pytest.fixture(scope="module")
-def ports() -> Any:
-    if DEVICE.type != "cpu":
-        pytest.skip("the JAX port computes on the CPU")
-    pytest.importorskip("jax", reason="jax is not installed: it has a dependency group of its own")
-    from tests.fixtures import test_jax_port
-
-    return test_jax_port
-
-
 class TestAPortWithoutTorch:
     """In two frames: the second one is the first that has a past. Nothing in it is followed; it is only watched."""
 

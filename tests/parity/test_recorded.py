@@ -115,14 +115,6 @@ class TestExactDumps:
         assert found.question == PRECISION
 
 
-@pytest.fixture(scope="module")
-def ports() -> Any:
-    pytest.importorskip("jax", reason="jax is not installed: it has a dependency group of its own")
-    from tests.fixtures import test_jax_port
-
-    return test_jax_port
-
-
 @pytest.fixture
 def port_dump(ports: Any, tmp_path: Path) -> Callable[[str], Path]:
     """A dump of the JAX port, or of one with a mistake."""

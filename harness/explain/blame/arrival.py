@@ -7,14 +7,15 @@ watched, and not patched.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
+from waypoint_parity.harness.judge.noise_floor.harmless import Driven
+from waypoint_parity.harness.run.adapter import Adapter, Shown, Site
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
@@ -39,25 +40,16 @@ def idle_sites(candidate: Adapter, reference: Adapter, checkpoint: Checkpoint, s
     return idle - _idle(reference, idle, checkpoint, short) if idle else idle
 
 
-class Sealed:
-    """Drives another adapter, some of whose sites can be watched and not patched."""
+class Sealed(Driven):
+    """An adapter some of whose sites can be watched and not patched."""
 
     def __init__(self, adapter: Adapter, sealed: Collection[str]) -> None:
-        self._adapter = adapter
+        super().__init__(adapter)
         self._sealed = sealed
 
-    def describe(self) -> dict[str, str]:
-        """What the adapter says of itself."""
-        return self._adapter.describe()
-
     def sites(self) -> Mapping[str, Site]:
-        """The adapter's sites."""
-        sites = self._adapter.sites()
-        return {name: _watched(site) if name in self._sealed else site for name, site in sites.items()}
-
-    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
-        """The adapter's session."""
-        return self._adapter.session(scenario)
+        """The adapter's sites, some of them sealed."""
+        return {name: _watched(site) if name in self._sealed else site for name, site in super().sites().items()}
 
 
 def _watched(site: Site) -> Site:
