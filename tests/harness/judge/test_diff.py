@@ -267,6 +267,8 @@ class TestFullTensors:
         found = diff(*dumps[:2])
         assert found.first is not None
         assert found.first.rel_l2 == pytest.approx(exact, rel=1e-12)
+        (rung,) = (rung for rung in found.sites if rung.site == "transformer.blocks.3")
+        assert rung.rel_l2 == pytest.approx(exact, rel=1e-12)
         assert found.notes == ["1 observations were compared by full tensors"]
         estimated = diff(dumps[0], dumps[2])
         assert estimated.first is not None
