@@ -42,6 +42,7 @@ from waypoint_parity.harness.record.records import (
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics, project
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.engine import checked_description
 from waypoint_parity.harness.run.digest import fast_digest, values_digest
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import At, Key, is_input, site_name
@@ -170,7 +171,7 @@ def describe_run(
         family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
-        description=adapter.describe(),
+        description=checked_description(adapter),
         checkpoint_digest=checkpoint.digest,
         checkpoint_origin=checkpoint.origin,
         scenario_digest=scenario.digest,

@@ -24,4 +24,7 @@ def fast_digest(tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The values of `tensor` as bytes in row-major order; a copy only where it lies otherwise."""
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol
+    flat = tensor.contiguous().view(-1)
+    # An expanded element counts as contiguous, with a stride of 0.
+    flat = flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol

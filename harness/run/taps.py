@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
+from waypoint_parity.harness.run.engine import looked_on
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.sites import Kind
@@ -82,8 +84,11 @@ class Taps:
     """Hands what the selected sites of one implementation show to `observe`, pass by pass, while its context is open.
 
     Taps opened before see the implementation's own values, those opened after see the replacements. Closed they cost
-    nothing; as long as `observe` returns nothing, the implementation computes what it computes without them. `refused`:
-    sites that did not show a value once it was put in their place, such as a ring that has no slot for it.
+    nothing; as long as `observe` returns nothing, the implementation computes what it computes without them. `last` was
+    shown last. `refused`: sites that did not show a value once it was put in their place, such as a ring that has no
+    slot for it.
+
+    A hook raises UserError where a site shows nothing that can be compared.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class Taps:
         self._attached = ExitStack()
         self._calls: Counter[tuple[str, str]] = Counter()
         self._unit, self._pass, self._at = 0, Pass(""), At(-1, "", 0)
+        self.last: Key | None = None
         self.refused: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -131,7 +137,7 @@ class Taps:
 
     def _hook(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, Any, Any], Any]:
         def tap(module: nn.Module, inputs: Any, output: Any) -> Any:
-            shown = {name: site.shown(output, inputs) for name, site in sites.items()}
+            shown = {name: self._shown(name, site, output, inputs) for name, site in sites.items()}
             changed = None
             for name, value in shown.items():
                 given = self._handed_on(name, value)
@@ -140,6 +146,47 @@ class Taps:
             return changed
 
         return tap
+
+    def _shown(self, name: str, site: Site, output: Any, inputs: Any) -> Shown:
+        """What a site shows. Raises UserError where it shows no tensors."""
+        try:
+            shown: Any = site.shown(output, inputs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._unlike(name, f"a layout that fails of it: {type(error).__name__}: {error}", output) from error
+        many = site.layout is not None
+        if many and isinstance(shown, Mapping):
+            if unknown := [str(branch) for branch in shown if branch not in self._pass.branches]:
+                raise self._unlike(name, f"the branches {listed(unknown)} in a pass that evaluates none of them", shown)
+            return {branch: self._plain(name, each, shown) for branch, each in shown.items()}
+        if many and isinstance(shown, list | tuple) and shown and not hasattr(shown, "_fields"):
+            return [self._plain(name, each, shown) for each in shown]
+        return self._plain(name, shown, shown)
+
+    def _plain(self, name: str, value: Any, shown: Any) -> Tensor:
+        """A value as a dense tensor of numbers, which is `value` itself where it is one."""
+        if isinstance(value, np.ndarray | np.generic | bool | int | float | complex):
+            array = np.asarray(value)
+            if array.dtype.kind not in "biufc":
+                raise self._unlike(name, f"an array of {array.dtype}", shown)
+            return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
+        if not isinstance(value, Tensor):
+            raise self._unlike(name, "no tensor", shown)
+        if value.is_meta or value.is_nested:
+            raise self._unlike(name, "a tensor without values" if value.is_meta else "a nested tensor", shown)
+        if value.is_quantized:
+            return value.dequantize()
+        return value if value.layout is torch.strided else value.to_dense()
+
+    def _unlike(self, name: str, found: str, shown: Any) -> UserError:
+        where = f"unit {self._unit}, {self._pass.phase} step {self._pass.step}"
+        return UserError(
+            f"site {name} shows nothing that can be compared, in {where}",
+            found=f"{found} ({structure(shown)})",
+            expected="a dense tensor; of a layout also a dict of them by branch, or a list of them by call",
+            do="give the site a layout, such as layout=lambda output, inputs: output[0]",
+        )
 
     def _handed_on(self, name: str, value: Shown) -> Shown | None:
         """Hand on what a site shows. Returns what takes its place, in the same form; None where nothing does."""
@@ -160,9 +207,10 @@ class Taps:
         if self._selection is not None and not self._selection.takes(key):
             return None
         seen = Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor)))
+        self.last = key
         # What is done with what a site shows is not the implementation's: no shadow follows it.
         with _apart():
-            given = self._observe(seen)
+            given: Tensor | None = looked_on(self._observe, seen)
         return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
@@ -178,7 +226,7 @@ class Taps:
 
     def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
-        if not site.is_patchable:
+        if not site.is_patchable or (site.layout is None and not isinstance(output, Tensor)):
             self.refused.add(name)
             return output
         replaced = site.replacement(given, output)
@@ -191,6 +239,21 @@ class Taps:
         here, wanted = list(self._branches(shown)), list(self._branches(given))
         same = [branch for branch, _ in here] == [branch for branch, _ in wanted]
         return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
+
+
+def structure(value: Any) -> str:
+    """What a value is made of, in words: "tuple of Tensor, None"."""
+    if isinstance(value, Tensor):
+        return f"{type(value).__name__} {value.dtype} {'nested' if value.is_nested else list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of {listed([f'{key}: {_kind(each)}' for key, each in value.items()])}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {listed([_kind(each) for each in value])}"
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
@@ -227,7 +290,7 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
 
 
 def _as_real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
 
 
 def _equal(shown: Tensor, given: Tensor) -> bool:
