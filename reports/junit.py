@@ -54,7 +54,7 @@ def _suite(
     if comparison.verdict is Verdict.INCOMPARABLE:
         verdict.append(_told("error", comparison.verdict, str(comparison.reason), lines))
     elif not comparison:
-        first = f"first divergence: {_first_of(comparison)}"
+        first = comparison.headline if comparison.contradictions else f"first divergence: {comparison.headline}"
         verdict.append(_told("failure", comparison.verdict, first, lines))
     cases = [verdict, *_part_cases(name, comparison, family), *_unit_cases(name, comparison, family)]
     return _closed(name, cases, seconds, factors)
@@ -138,7 +138,7 @@ def _case(suite: str, name: str, seconds: float = 0.0) -> ElementTree.Element:
 
 def _fail(case: ElementTree.Element, comparison: Comparison, first: str) -> None:
     """The case fails: with the first divergence there, and with that of the whole cell."""
-    text = f"{first}\nfirst divergence of the cell: {_first_of(comparison)}"
+    text = f"{first}\nfirst divergence of the cell: {comparison.headline}"
     case.append(_told("failure", comparison.verdict, first, text))
 
 
@@ -159,10 +159,6 @@ def _allowed(text: str) -> str:
 def _part(key: Key, family: Family) -> str:
     row = family.sites.of(key.site, key.phase) or family.sites.of(key.site)
     return _OTHER if row is None else row.part
-
-
-def _first_of(comparison: Comparison) -> str:
-    return str(comparison.first or comparison.reason or "nothing was compared")
 
 
 def _worst(rungs: list[WorstAtSite]) -> str:

@@ -1,15 +1,26 @@
 """How far a decoded picture is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
 
 import math
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+import xxhash
+from PIL import Image
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.record.records import (
+    PictureAt,
+    Record,
+    kept_pictures,
+    picture_path,
+    records_mentioning,
+)
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.sites import Kind
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -75,12 +86,49 @@ def _ssim(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) 
     return float(ssim)
 
 
+def unlike_their_records(folder: Path, family: Family) -> list[str]:
+    """The kept pictures of a dump that are not those which its records tell of, in words.
+
+    Raises UserError for a broken picture, and for broken records.
+    """
+    kept = set(kept_pictures(folder))
+    found: list[str] = []
+    records = records_mentioning(folder, family.sites.sites(Kind.PICTURE)) if kept else ()
+    for record in records:
+        if family.sites.kind(record.site, record.phase) is not Kind.PICTURE:
+            continue
+        number = math.prod(record.shape[:-3])
+        numbers = range(record.call * number, record.call * number + number)
+        places = [PictureAt(record.unit, record.step, at) for at in numbers]
+        if kept.issuperset(places):
+            pixels = [read_pixels(picture_path(folder, at)) for at in places]
+            found += (
+                []
+                if _is_recorded(pixels, record)
+                else [f"{picture_path(folder, places[0])} is not the picture that its record tells of"]
+            )
+    return found
+
+
+def _is_recorded(pixels: Sequence[Pixels], record: Record) -> bool:
+    """Whether a record is of these pictures: bit for bit where it has a digest, else by its sums."""
+    if any(list(each.shape) != record.shape[-3:] for each in pixels):
+        return False
+    values = np.stack(pixels)
+    if record.digest is not None:
+        return xxhash.xxh3_64_hexdigest(values.tobytes()) == record.digest
+    sums = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), values.min(), values.max()
+    told = record.mean, record.std, record.min, record.max
+    return all(there is None or math.isclose(here, there, rel_tol=1e-6) for here, there in zip(sums, told, strict=True))
+
+
 def read_pixels(path: Path) -> Pixels:
     """The pixels [height,width,3] uint8 of an image file. Raises UserError for a broken one."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    # Pillow tells broken files in many ways.
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: cannot be read as an image", found=str(error), expected="a whole PNG", do="dump again"
         ) from error

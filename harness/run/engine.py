@@ -82,11 +82,12 @@ def _place(error: BaseException) -> str:
         file = Path(frame.filename)
         if not any(file.is_relative_to(other) for other in _NOT_THE_ENGINE):
             return f"{file}, line {frame.lineno}, in {frame.name}"
-    return ""
+    # A StopIteration becomes another error on the way out of a generator.
+    return "" if error.__cause__ is None else _place(error.__cause__)
 
 
 def checked_description(adapter: Adapter) -> dict[str, str]:
-    """What an adapter says of itself, as text. Raises UserError where it says it differently, EngineError where it fails."""
+    """What an adapter says of itself, as text. Raises UserError for what is no description, EngineError if it fails."""
     name = name_of(adapter)
     with engine_works(name, lambda: "in describe()"):
         described: object = adapter.describe()
@@ -101,10 +102,10 @@ def checked_description(adapter: Adapter) -> dict[str, str]:
 
 
 def checked_sites(adapter: Adapter, family: Family) -> Mapping[str, Site]:
-    """The sites of an adapter. Raises UserError for one that is none, or that is misspelt, EngineError where it fails."""
+    """The sites of an adapter. Raises UserError for one that is none, or that is misspelt, EngineError if it fails."""
     name = name_of(adapter)
     with engine_works(name, lambda: "in sites()"):
-        sites: object = adapter.sites()
+        sites: Any = adapter.sites()
     if not isinstance(sites, Mapping) or not sites:
         raise UserError(
             f"{name}: sites() names no site",
@@ -130,14 +131,15 @@ def checked_sites(adapter: Adapter, family: Family) -> Mapping[str, Site]:
     return sites
 
 
-def _no_site(name: object, site: object) -> str | None:
+def _no_site(name: Any, site: Any) -> str | None:
     """Why nothing can be watched there; None where it can."""
     if not isinstance(name, str):
         return f"a name that is {type(name).__name__}"
     if not isinstance(site, Site):
         return f"{_called(site)} in place of a Site"
-    if not isinstance(site.module, nn.Module):
-        return f"{_called(site.module)} in place of a module"
+    module: Any = site.module
+    if not isinstance(module, nn.Module):
+        return f"{_called(module)} in place of a module"
     for part in ("layout", "restore"):
         value = getattr(site, part)
         if value is not None and not callable(value):
@@ -175,10 +177,11 @@ def checked_pass(adapter: Adapter, announced: object, phases: Collection[str]) -
     )
 
 
-def _is_pass(at: Pass) -> bool:
+def _is_pass(at: Any) -> bool:
     is_step = isinstance(at.step, int) and at.step >= 0
-    texts = isinstance(at.branches, tuple) and all(isinstance(branch, str) for branch in at.branches)
-    return isinstance(at.phase, str) and is_step and texts and (at.sigma is None or isinstance(at.sigma, float | int))
+    is_sigma = at.sigma is None or isinstance(at.sigma, float | int)
+    branches = at.branches if isinstance(at.branches, tuple) else (None,)
+    return isinstance(at.phase, str) and is_step and is_sigma and all(isinstance(branch, str) for branch in branches)
 
 
 def _told(value: object) -> str:

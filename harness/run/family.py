@@ -337,6 +337,10 @@ class Family(Protocol):
         """The scenario's first units alone."""
         ...
 
+    def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """A session of the same shapes that is given other values throughout."""
+        ...
+
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
         """The schedule of a session, for a manifest; empty where there is none."""
         ...
@@ -430,6 +434,11 @@ class Plain:
     def prepared(self, scenario: "Scenario", geometry: Any) -> "Scenario":
         """The scenario as it is."""
         return scenario
+
+    def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """One from another seed."""
+        make: Callable[..., Scenario] = getattr(self, "make")  # noqa: B009
+        return make(geometry, name="another session", seed=~(scenario.seed or 0) & 0xFFFF, units=scenario.units)
 
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
         """No schedule."""

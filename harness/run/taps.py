@@ -211,6 +211,9 @@ class Taps:
         # What is done with what a site shows is not the implementation's: no shadow follows it.
         with _apart():
             given: Tensor | None = looked_on(self._observe, seen)
+        if given is not None and given.shape != seen.tensor.shape:
+            self.refused.add(name)
+            return None
         return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
@@ -229,7 +232,11 @@ class Taps:
         if not site.is_patchable or (site.layout is None and not isinstance(output, Tensor)):
             self.refused.add(name)
             return output
-        replaced = site.replacement(given, output)
+        try:
+            replaced = site.replacement(given, output)
+        except Exception:  # such as a ring of another size: what the site makes of a value is the implementation's
+            self.refused.add(name)
+            return output
         if site.layout is not None and not self._shows(site.layout(replaced, inputs), given):
             self.refused.add(name)
         return replaced

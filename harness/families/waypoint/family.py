@@ -158,6 +158,12 @@ class Waypoint(Plain):
 
         return of_frames(scenario, range(units))
 
+    def other(self, scenario: "Scenario", geometry: WaypointGeometry) -> "Scenario":
+        """One with another prompt, with other noise and controls, and after another image where there is one."""
+        from waypoint_parity.harness.families.waypoint.draws import other_session
+
+        return other_session(scenario, geometry)
+
     def sigmas(self, scenario: "Scenario", geometry: WaypointGeometry) -> list[float]:
         """The schedule of a session."""
         from waypoint_parity.harness.families.waypoint.scenario import schedule
