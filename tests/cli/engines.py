@@ -166,6 +166,14 @@ class SilentAndBlack(Renaming):
         return sites | {name: Site(nn.Identity()) for name in shown}
 
 
+class Louder(EagerAdapter):
+    """The MLP of block 1 is one percent too large."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        super().sites()[f"{PLACE}.mlp"].module.register_forward_hook(lambda module, inputs, output: 1.01 * output)
+
+
 class KeepsThePrompt(EagerAdapter):
     """It goes on with the first prompt that it was ever given."""
 
