@@ -3,6 +3,7 @@
 Needs the extra `video` (PyAV, which brings FFmpeg's libraries).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 _OPTIONS = {"protocol_whitelist": "file"}
 # What FFmpeg reads as a video of one picture.
 _STILL = ("image2", "_pipe")
-# The containers whose header tells the time at which the last frame ends, where they do not count frames.
-_TIMED = "matroska"
+# Containers whose header counts the frames, and those whose header tells when the last one ends. What FFmpeg says of
+# others it found by reading as far as the file goes.
+_COUNTED, _TIMED = ("mp4", "avi"), "matroska"
 
 
 class Video:
@@ -31,7 +33,7 @@ class Video:
         """Open `path` and decode its first frame. Raises UserError for a file that is no video, or not a whole one."""
         self._path = path
         with _opened(path) as (container, stream):
-            self._promised = stream.frames
+            self._promised = stream.frames if any(name in container.format.name for name in _COUNTED) else 0
             self._seconds = _promised_seconds(container, stream)
             first = next(container.decode(stream), None)
             if first is None:
@@ -122,6 +124,8 @@ def _opened(path: Path) -> "Iterator[tuple[Any, Any]]":
         # An open file, because FFmpeg takes some names for patterns and addresses.
         with path.open("rb") as file, av.open(file, options=_OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
+            if stream is not None and stream.codec_context is None:
+                raise _broken(path, "a codec that cannot be decoded here")
             if stream is None or any(word in container.format.name for word in _STILL):
                 raise UserError(
                     f"{path}: is no video",
@@ -137,12 +141,11 @@ def _opened(path: Path) -> "Iterator[tuple[Any, Any]]":
 
 
 def _promised_seconds(container: Any, stream: Any) -> float | None:
-    """When the last frame ends, by a header that does not count frames; None where it does, or tells no such time."""
-    if stream.frames or _TIMED not in container.format.name:
+    """When the last frame ends, by a header that tells the time; None where there is none."""
+    if _TIMED not in container.format.name:
         return None
-    if told := stream.metadata.get("DURATION"):
-        hours, minutes, seconds = map(float, told.split(":"))
-        return 3600 * hours + 60 * minutes + seconds
+    if told := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
+        return 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
     # The container's time is that of its longest stream.
     return float(container.duration / 1e6) if container.duration and len(container.streams) == 1 else None
 
