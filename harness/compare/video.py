@@ -71,7 +71,7 @@ class Video:
         with _opened(self._path) as (container, stream):
             for packet in container.demux(stream):
                 if packet.is_corrupt:
-                    raise _broken(self._path, f"a broken packet after frame {decoded - 1}")
+                    raise _broken(self._path, f"{decoded} frames, and then a broken packet")
                 packets += bool(packet.size)
                 skipped += bool(packet.size and packet.is_discard)
                 for frame in packet.decode():

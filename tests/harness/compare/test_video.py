@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,23 @@ def test_a_video_that_is_cut_off_never_passes_as_a_shorter_one(
     refusal(cut(write_video(tmp_path / name, FRAMES, **coding), share))
 
 
-def test_a_video_without_its_last_packets_is_known_by_what_its_header_promises(tmp_path: Path) -> None:
-    """Whole packets are left out, so that nothing but the header tells."""
+def test_a_broken_packet_is_told_with_the_frames_before_it(tmp_path: Path) -> None:
+    found = refusal(cut(write_video(tmp_path / "a.avi", FRAMES, **FFV1), 0.6))
+    assert re.match("[34] frames, and then", found)
+
+
+@pytest.mark.parametrize(("name", "coding"), [("a.mkv", FFV1), ("a.mp4", {"container": INDEX_FIRST})])
+def test_a_video_without_its_last_packets_is_known_by_what_its_header_promises(
+    name: str, coding: Any, tmp_path: Path
+) -> None:
+    """The file ends between two packets, so that nothing but the header tells."""
     av = pytest.importorskip("av", reason="PyAV is not installed")
-    whole = write_video(tmp_path / "whole.mkv", FRAMES, **FFV1)
-    with av.open(str(whole)) as container:
+    file = write_video(tmp_path / name, FRAMES, **coding)
+    with av.open(str(file)) as container:
         positions = [packet.pos for packet in container.demux(video=0) if packet.size]
-    # A cluster holds all of these frames: the block of frame 5 begins a few bytes before its packet.
-    content = whole.read_bytes()
-    short = tmp_path / "short.mkv"
-    short.write_bytes(content[: positions[5] - 8])
-    assert "promise" in refusal(short)
+    file.write_bytes(file.read_bytes()[: sorted(positions)[5]])
+    assert "5 frames" in (found := refusal(file))
+    assert "promise" in found
 
 
 def test_other_files_are_no_videos(tmp_path: Path) -> None:
