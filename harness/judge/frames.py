@@ -7,11 +7,12 @@ from itertools import accumulate, combinations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from waypoint_parity.harness.compare.picture_sequences import PairedPictures, PicturePair
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT, Pixels, picture_metrics
 from waypoint_parity.harness.compare.sharpness import LEAST_SIDE, Resemblance, blur_decision, sharpness
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.progress import silent
 from waypoint_parity.harness.record.records import PictureAt
@@ -28,8 +29,8 @@ class FrameResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `ssim` is SSIM_VARIANT; `mean_abs` and `max_abs` are in levels of 255; `psnr` in dB, None for equal pictures;
     `sharpness` the normalised one over the reference's, None where that is flat; `differs_by` what tells the two apart,
-    None of pictures that are too small. `bound` is of `mean_abs`, None where there is none. `note` says why a frame was
-    not compared.
+    None of pictures that are too small. `one_colour` is the mean difference that a picture of the reference's mean
+    colour would have. `bound` is of `mean_abs`, None where there is none. `note` says why a frame was not compared.
     """
 
     frame: str
@@ -40,6 +41,7 @@ class FrameResult(msgspec.Struct, frozen=True, kw_only=True):
     psnr: float | None = None
     sharpness: float | None = None
     differs_by: Resemblance | None = None
+    one_colour: float | None = None
     bound: float | None = None
     note: str | None = None
 
@@ -112,8 +114,9 @@ def compare_frames(
     """Compare the pictures at `candidate` with those at `reference`: folders of PNGs, or video files.
 
     A frame passes whose mean difference is at most its bound: `bound`, in levels of 255. Without it a second run of the
-    reference at `floor` measures it: the largest mean difference of any frame up to there. Then the mean over all
-    frames must not be beyond the second run's either. Without both, frames must be equal. A frame that one side does
+    reference at `floor` measures it: the largest mean difference of any frame up to there, but no more than a picture
+    of one colour would have. Then the mean over all frames must not be beyond the second run's either. Without both,
+    frames must be equal. A frame that one side does
     not have fails, and so does one of another size. `announce` takes the name of each frame.
 
     Raises UserError for what cannot be read, paired or compared at all, and for a bound that is none.
@@ -127,8 +130,7 @@ def compare_frames(
     if repeated is not None:
         second = _floor_frames(repeated, names[2], announce)
         notes = [*notes, *(note for note in repeated.notes if note not in notes)]
-        reached = accumulate((frame.mean_abs or 0.0 for frame in second), max)
-        limits = dict(zip((frame.frame for frame in second), reached, strict=True))
+        limits = _limits(second)
     frames = list(_judged(pairs, names, lambda name: limits.get(name) if bound is None else bound, announce))
     if not any(frame.mean_abs is not None for frame in frames):
         raise UserError(
@@ -210,6 +212,19 @@ def _floor_frames(pairs: PairedPictures, second: str, announce: Callable[[str], 
     return frames
 
 
+def _limits(second: Sequence[FrameResult]) -> dict[str, float]:
+    """The bound of every frame by a second run of the reference: what it has reached by then.
+
+    No more than a picture of one colour would have: beyond that a floor would pass anything. Where the reference itself
+    is of one colour, what the second run shows at that frame.
+    """
+    reached = accumulate((frame.mean_abs or 0.0 for frame in second), max)
+    return {
+        frame.frame: min(limit, frame.one_colour or frame.mean_abs or 0.0)
+        for frame, limit in zip(second, reached, strict=True)
+    }
+
+
 def _judged(
     pairs: PairedPictures, names: Sequence[str], bound: Callable[[str], float | None], announce: Callable[[str], None]
 ) -> Iterator[FrameResult]:
@@ -243,6 +258,7 @@ def _measured(pair: PicturePair, names: Sequence[str]) -> FrameResult:
         psnr=metrics.psnr,
         sharpness=sharpness(actual) / sharp if sharp else None,
         differs_by=blur_decision(actual, expected).cause if told else None,
+        one_colour=float(np.abs(expected - expected.mean((0, 1))).mean()),
     )
 
 
@@ -258,11 +274,22 @@ def _remarks(
     verdict: Verdict, bound: float | None, floor: FramesFloor | None, frames: Sequence[FrameResult]
 ) -> list[str]:
     """What a reader of the verdict should know."""
+    remarks = []
+    if flat := [frame for frame in frames if frame.one_colour == 0]:
+        remarks.append(f"the reference shows one colour, and so nothing, in {listed(_called(flat), most=3)}")
+    wide = [frame for frame in frames if frame.bound and frame.one_colour and frame.bound >= frame.one_colour]
+    if wide:
+        which = "the bound" if bound is not None else "the floor, which is cut there,"
+        remarks.append(f"{which} is as large as a picture of one colour is off: {listed(_called(wide), most=3)}")
     if floor is None:
-        asked = bound is None and verdict is Verdict.DIVERGED
-        return ["no bound was given, so frames must be equal: --bound or --floor give one"] if asked else []
-    if floor.mean_abs and [frame.mean_abs for frame in frames] == [frame.mean_abs for frame in floor.frames]:
-        return ["every figure equals that of the second run of the reference: is --floor a copy of the candidate?"]
-    if bound is None and verdict is Verdict.DIVERGED and floor.times is not None and floor.times < _NEAR:
-        return [f"one pair tells the size of the floor, not its spread: under {_NEAR:g} times it may be chance"]
-    return []
+        if bound is None and verdict is Verdict.DIVERGED:
+            remarks.append("no bound was given, so frames must be equal: --bound or --floor give one")
+    elif floor.mean_abs and [frame.mean_abs for frame in frames] == [frame.mean_abs for frame in floor.frames]:
+        remarks.append("every figure equals that of the second run: is --floor a copy of the candidate?")
+    elif bound is None and verdict is Verdict.DIVERGED and floor.times is not None and floor.times < _NEAR:
+        remarks.append(f"one pair tells the size of the floor, not its spread: under {_NEAR:g} times it may be chance")
+    return remarks
+
+
+def _called(frames: Sequence[FrameResult]) -> list[str]:
+    return [frame.called for frame in frames]

@@ -52,6 +52,7 @@ def test_without_a_bound_one_level_fails_and_the_first_frame_is_known(compared: 
 
 def test_a_frame_passes_up_to_the_bound_that_is_given(compared: Compared) -> None:
     found = compared([0, 2, 3, 1], bound=2.0)
+    assert found.notes == []
     assert verdicts(found) == [Verdict.IDENTICAL, Verdict.WITHIN_NOISE, Verdict.DIVERGED, Verdict.WITHIN_NOISE]
     assert (found.verdict, found.first) == (Verdict.DIVERGED, 2)
 
@@ -78,6 +79,23 @@ def test_one_frame_of_the_floor_that_stands_out_excuses_no_session(compared: Com
     found = compared([0, 10, 10, 10, 10], floor=[0, 10, 0, 0, 0])
     assert found.first is None
     assert found.verdict is Verdict.DIVERGED
+
+
+def test_a_floor_that_a_picture_of_one_colour_would_pass_excuses_no_picture(tmp_path: Path) -> None:
+    """The second run failed, and is black: nothing is near to that but pictures that are as wrong."""
+    frames = session(3)
+    reference = write_folder(tmp_path / "reference", frames)
+    black = write_folder(tmp_path / "black", [np.zeros_like(frame) for frame in frames])
+    port = write_folder(tmp_path / "port", [frame[::-1].copy() for frame in frames])
+    found = compare_frames(reference, port, floor=black)
+    assert found.floor is not None
+    assert found.mean_abs < found.floor.mean_abs
+    assert verdicts(found) == [Verdict.DIVERGED] * 3
+    assert any("frame 000000" in note for note in found.notes)
+
+
+def test_a_bound_that_a_picture_of_one_colour_would_pass_is_told(compared: Compared) -> None:
+    assert any("frame 000000" in note for note in compared([0, 1], bound=100.0).notes)
 
 
 def test_beside_a_bound_the_floor_is_told_and_decides_nothing(compared: Compared) -> None:
@@ -165,6 +183,7 @@ def test_flat_pictures_have_figures_and_no_sharpness(tmp_path: Path) -> None:
     port = write_folder(tmp_path / "port", [*flat[:2], np.zeros_like(flat[0])])
     found = compare_frames(reference, port)
     assert [frame.sharpness for frame in found.frames] == [None] * 3
+    assert any("000000, frame 000001, frame 000002" in note for note in found.notes)
     assert found.frames[2].mean_abs == 255.0
     assert found.frames[2].ssim == pytest.approx(0.0, abs=1e-3)
 
