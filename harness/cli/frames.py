@@ -25,7 +25,8 @@ class FramesCommand:
     """Largest mean difference of a frame that passes, in levels of 255. With it, --floor decides nothing."""
     floor: Path | None = None
     """Pictures of a second run of the reference. A frame passes up to the largest mean difference that the second run
-    has reached by then, but no more than a picture of one colour has; the mean over all frames up to the second run's."""
+    has reached by then, but no more than a picture of one colour has; the mean over all frames passes up to the second
+    run's."""
     json: Path | None = None
     """Write the comparison here too, with every frame."""
     junit: Path | None = None
