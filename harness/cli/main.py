@@ -15,6 +15,7 @@ from waypoint_parity.harness.cli.blame import BlameCommand
 from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
 from waypoint_parity.harness.cli.floor import FloorCommand
+from waypoint_parity.harness.cli.frames import FramesCommand
 from waypoint_parity.harness.cli.outcome import OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
@@ -26,6 +27,7 @@ from waypoint_parity.harness.processes import keep_memory
 Command = (
     Annotated[DumpCommand, tyro.conf.subcommand("dump")]
     | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
+    | Annotated[FramesCommand, tyro.conf.subcommand("frames")]
     | Annotated[ParityCommand, tyro.conf.subcommand("parity")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[PlayCommand, tyro.conf.subcommand("play")]
