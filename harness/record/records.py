@@ -43,6 +43,9 @@ SKETCH_SEED = 20260121  # part of the record schema: another seed is another sch
 # Five hours at 60 frames a second; what reads a dump sets a bit for every unit.
 MOST_UNITS = 1 << 20
 Unit = Annotated[int, msgspec.Meta(ge=0, lt=MOST_UNITS)]
+# Of elements, and along an axis: more are counted nowhere.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+_NO_NUMBER = re.compile(rb"\b(NaN|Infinity)\b")
 
 
 class Exact(msgspec.Struct, frozen=True):
@@ -67,11 +70,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     unit: Unit
     phase: str
-    step: int
+    step: Count
     site: str
-    call: int
+    call: Count
     sigma: float | None
-    shape: list[int]
+    shape: list[Count]
     dtype: str
     mean: float | None
     std: float | None
@@ -79,9 +82,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max: float | None
     absmean: float | None
     rms: float | None
-    nan: int
-    posinf: int
-    neginf: int
+    nan: Count
+    posinf: Count
+    neginf: Count
     sample: list[float | None]
     sketch: str
     branch: str = ""
@@ -274,6 +277,8 @@ def decode_record(part: FilePart, index: int, line: bytes) -> Record:
         problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         problem = str(error)
+        if _NO_NUMBER.search(line):
+            problem += "; JSON knows no NaN and no infinity: write null, and count them in nan, posinf and neginf"
     if problem is not None:
         raise not_a_record(part, index, problem, f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers")
     return record

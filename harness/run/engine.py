@@ -189,7 +189,7 @@ def _told(value: object) -> str:
     return text if len(text) <= 120 else f"{type(value).__name__}: {text[:100]}..."
 
 
-def no_session(adapter: Adapter, found: str) -> UserError:
+def no_session(adapter: object, found: str) -> UserError:
     """The error of a session that runs no pass."""
     return UserError(
         f"{name_of(adapter)}: runs no session",

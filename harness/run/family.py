@@ -357,8 +357,8 @@ class Family(Protocol):
         """What a report says of a checkpoint, of what its configs hold; by name. The folder may be gone."""
         ...
 
-    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
-        """Which positions of a site count, broadcastable to its tensor; None where all do."""
+    def counts(self, key: "Key", scenario: "Scenario", geometry: Any) -> "Tensor | None":
+        """Which positions of an observation count, broadcastable to its tensor; None where all do."""
         ...
 
     def words(self, first: "Key", faults: Collection["Key"], geometry: Any, scenario: "Scenario") -> list[str]:
@@ -448,7 +448,7 @@ class Plain:
         """Nothing besides the configs."""
         return {}
 
-    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
+    def counts(self, key: "Key", scenario: "Scenario", geometry: Any) -> "Tensor | None":
         """Every position counts."""
         return None
 

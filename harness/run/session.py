@@ -149,6 +149,6 @@ def expected_keys(scenario: Scenario, checkpoint: "Checkpoint", *, optional: Col
                 yield key
 
 
-def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[str], Tensor | None]:
-    """Which positions of a site count, in a session of the scenario."""
-    return lambda site: checkpoint.family.counts(site, scenario)
+def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[Key], Tensor | None]:
+    """Which positions of an observation count, in a session of the scenario."""
+    return lambda key: checkpoint.family.counts(key, scenario, checkpoint.geometry)

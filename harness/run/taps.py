@@ -98,9 +98,9 @@ class Taps:
         *,
         ended: Callable[[], None] | None = None,
         selection: Selecting | None = None,
-        counts: Callable[[str], Tensor | None] | None = None,
+        counts: Callable[[Key], Tensor | None] | None = None,
     ) -> None:
-        """`ended` is called when a pass is over. `counts`: which positions of a site count; others are shown as 0."""
+        """`ended` is called when a pass is over. `counts`: which positions count; others are shown as 0."""
         # A module may be the site of several layers at once: all of them show what it returned.
         self._modules: dict[nn.Module, dict[str, Site]] = defaultdict(dict)
         for name, site in sites.items():
@@ -206,7 +206,7 @@ class Taps:
         key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
         if self._selection is not None and not self._selection.takes(key):
             return None
-        seen = Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor)))
+        seen = Observation(key, self._pass.sigma, _as_real(self._counted(key, tensor)))
         self.last = key
         # What is done with what a site shows is not the implementation's: no shadow follows it.
         with _apart():
@@ -224,8 +224,8 @@ class Taps:
         branch = self._pass.branches[0] if len(self._pass.branches) == 1 else ""
         yield from ((branch, tensor) for tensor in ([value] if isinstance(value, Tensor) else value))
 
-    def _counted(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor if self._counts is None else counted(tensor, self._counts(name))
+    def _counted(self, key: Key, tensor: Tensor) -> Tensor:
+        return tensor if self._counts is None else counted(tensor, self._counts(key))
 
     def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
@@ -264,15 +264,26 @@ def _kind(value: Any) -> str:
 
 
 def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
-    """The tensor with 0 at positions that do not count; `which` is None where all do."""
-    return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+    """The tensor with 0 at positions that do not count; `which` is None where all do.
+
+    A tensor of another shape, such as a ring of another size, is left as it is.
+    """
+    if which is None or not _fits(which.shape, tensor.shape):
+        return tensor
+    return torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+
+
+def _fits(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether a tensor of `shape` can be broadcast to `other`."""
+    axes = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(size in (1, wanted) for size, wanted in axes)
 
 
 def recording(
     sites: Mapping[str, Site],
     sink: Sink,
     selection: Selecting | None = None,
-    counts: Callable[[str], Tensor | None] | None = None,
+    counts: Callable[[Key], Tensor | None] | None = None,
 ) -> Taps:
     """Taps that hand everything to a sink, and change nothing."""
     return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts)

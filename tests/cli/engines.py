@@ -101,6 +101,12 @@ class NoGenerator(EagerAdapter):
             pass
 
 
+class NoStart(EagerAdapter):
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Any:
+        for _ in super().start(prompt, sigmas):
+            pass
+
+
 class EmptySession(EagerAdapter):
     def session(self, scenario: Any) -> Any:
         yield from ()
@@ -172,6 +178,33 @@ class Louder(EagerAdapter):
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         super().__init__(checkpoint, numerics)
         super().sites()[f"{PLACE}.mlp"].module.register_forward_hook(lambda module, inputs, output: 1.01 * output)
+
+
+class Uncleared(EagerAdapter):
+    """Its rings begin with what was in memory: nothing attends to it before it is written."""
+
+    def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
+        yield from super().start(prompt, sigmas)
+        for ring in self._session.kv_cache.rings():
+            ring.ring = torch.full_like(ring.ring, 3.0)
+
+
+class NotANumber(EagerAdapter):
+    """The keys of one layer are NaN from the second frame on."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        rotated = super().sites()[f"{PLACE}.attn.k_rope"].module
+        rotated.register_forward_hook(lambda module, inputs, k: k * float("nan") if self._session.clock else k)
+
+
+class OtherRing(EagerAdapter):
+    """The ring of one layer has room for twice as many frames."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        ring = self._session.kv_cache.rings()[0]
+        ring.slots, ring.capacity = 2 * ring.slots, 2 * ring.capacity
 
 
 class KeepsThePrompt(EagerAdapter):

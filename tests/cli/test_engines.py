@@ -136,6 +136,7 @@ def test_what_outlives_a_session_is_named_by_parity(
         engines.NoPass,
         engines.OddStep,
         engines.NoGenerator,
+        engines.NoStart,
         engines.EmptySession,
         engines.NotDescribed,
         engines.BareModules,
@@ -278,3 +279,37 @@ def test_nothing_of_it_is_dropped(
 @pytest.mark.parametrize("engine", [engines.FrameFloat, engines.FrameChannelsFirst, engines.FrameWithAlpha])
 def test_a_picture_in_another_form_is_refused(dump: Callable[..., tuple[object, ...]], engine: type) -> None:
     assert "frame" in refused(*dump(named(engine)))["what"]
+
+
+# --- rings
+
+
+def test_what_a_ring_holds_that_was_never_written_does_not_count(
+    parity: Callable[..., Outcome], dump: Callable[..., tuple[object, ...]], dumps: Path, tmp_path: Path
+) -> None:
+    assert parity(engines.Uncleared).code == 0
+    assert run(*dump(named(engines.Uncleared), out=tmp_path / "dump")).code == 0
+    assert run("diff", dumps / "reference", tmp_path / "dump").code == 0
+
+
+def test_keys_that_are_no_numbers_are_no_slot_of_another_frame(parity: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert parity(engines.NotANumber).code == 1
+    (comparison,) = read_summary(tmp_path / "out" / "summary.json").variants.values()
+    assert comparison.first is not None
+    assert comparison.first.site == f"{engines.PLACE}.attn.k_rope"
+    assert all("NaN" in slot.message for slot in comparison.slots)
+
+
+@pytest.mark.parametrize("exact", ["--exact", "--no-exact"])
+def test_a_ring_of_another_size_is_told_and_costs_nothing_else(
+    inputs: tuple[object, ...], tmp_path: Path, exact: str
+) -> None:
+    out = ("--out", tmp_path / "out", "--jobs", 1)
+    outcome = run("parity", "--candidate", named(engines.OtherRing), *inputs, *out, "--as-recorded", exact)
+    assert outcome.code == 1, outcome
+    summary = read_summary(tmp_path / "out" / "summary.json")
+    (comparison,) = summary.variants.values()
+    assert comparison.first is not None
+    assert comparison.first.site.startswith("kv_cache.layers.0.")
+    assert summary.not_blamed is None
+    assert summary.causes

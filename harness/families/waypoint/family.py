@@ -180,6 +180,13 @@ class Waypoint(Plain):
         """All that is known of the sites of a session."""
         return site_table(geometry, image=scenario.get("image") is not None)
 
+    def counts(self, key: "Key", scenario: "Scenario", geometry: WaypointGeometry) -> "Tensor | None":
+        """Of a ring's keys and values what was written by then: whatever else it has in memory is never attended."""
+        from waypoint_parity.harness.families.waypoint.rings.slots import written_tokens
+
+        clock = key.unit + (key.phase == "cache" and scenario.get("image") is not None)
+        return written_tokens(key.site, clock, geometry.transformer)
+
     def facts(self, checkpoint: Path) -> Mapping[str, str]:
         """How latents are scaled and shifted."""
         return {"latent scale and shift": told.scale_and_shift(checkpoint)}
