@@ -72,9 +72,9 @@ def scorecard(session: nox.Session) -> None:
     run(session, "waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
 
 
-@nox.session(venv_backend="none")
+@in_shared
 def fuzz(session: nox.Session) -> None:
-    """Change files at random, and list what ends in a traceback or passes all the same. Arguments as `--mutations 200`."""
+    """Change files at random, and list what ends in a traceback, or passes. Arguments as `--mutations 200`."""
     install(session)
     run(session, "python", "-m", "waypoint_parity.fixtures.fuzz", str(OUT / "fuzz"), *session.posargs)
 
