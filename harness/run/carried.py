@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import EngineError
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.digest import fast_digest
@@ -13,12 +13,15 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import counting, run
 from waypoint_parity.harness.run.taps import Observation, Taps
 
+if TYPE_CHECKING:
+    from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+
 # A ring, a clock and a decoder's memory show what they kept in the second unit at the latest.
 _UNITS = 2
 
 
 def carried_over(
-    load: Callable[[], Adapter], scenario: Scenario, checkpoint: Checkpoint, *, fresh: Adapter | None = None
+    load: Callable[[], Adapter], scenario: Scenario, checkpoint: "Checkpoint", *, fresh: Adapter | None = None
 ) -> str | None:
     """What the first units of `scenario` show differently where another session came before, in words; None if nothing.
 
@@ -48,7 +51,7 @@ def carried_over(
     )
 
 
-def _shown(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint) -> list[tuple[Key, str]]:
+def _shown(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint") -> list[tuple[Key, str]]:
     """The digest of everything that a session shows, in order."""
     shown: list[tuple[Key, str]] = []
 

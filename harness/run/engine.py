@@ -106,10 +106,10 @@ def checked_sites(adapter: Adapter, family: Family) -> Mapping[str, Site]:
     name = name_of(adapter)
     with engine_works(name, lambda: "in sites()"):
         sites: Any = adapter.sites()
-    if not isinstance(sites, Mapping) or not sites:
+    if not isinstance(sites, Mapping):
         raise UserError(
             f"{name}: sites() names no site",
-            found=type(sites).__name__ if sites or sites is None else f"an empty {type(sites).__name__}",
+            found=type(sites).__name__,
             expected="a dict of harness.run.adapter.Site by the names of the family",
             do="return one; `waypoint-parity info CHECKPOINT` tells of the model's layers",
         )
