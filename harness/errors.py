@@ -1,15 +1,20 @@
 """The one error a user sees: what is wrong, what was found, what was expected, what to do."""
 
+import re
 from functools import partial
+
+# A file may bring line breaks and commands for the terminal into a message.
+_UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
 
 class UserError(ValueError):
     """A mistake in the call or in a file that the caller gave. The CLI prints it without a traceback and exits 2.
 
-    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out.
+    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out. Each is one line.
     """
 
     def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
+        what, found, expected, do = (_UNPRINTABLE.sub(" ", part).strip() for part in (what, found, expected, do))
         super().__init__(f"{what}\n  found:    {found}\n  expected: {expected}\n  do:       {do}")
         self.what = what
         self.found = found
