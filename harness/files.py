@@ -59,7 +59,7 @@ _UNREADABLE = {
     errno.EACCES: "let this user read it",
     errno.EISDIR: "name the file itself",
     errno.ELOOP: "mend the link",
-    errno.ENOENT: "correct the path",
+    errno.ENOENT: "correct the path, or fetch what is to be there",
 }
 
 

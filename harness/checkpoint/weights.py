@@ -21,7 +21,14 @@ Shape = tuple[int, ...]
 # Of a component in the diffusers layout.
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 # Types that hold a weight as it is. In any other one it is a number of a code, or has lost a part.
-_PLAIN = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+_PLAIN = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 # Words for what a quantised weight is multiplied by, or shifted by, in the names of keys and metadata.
 _SCALES = re.compile(r"scale|quant|absmax|qweight|qzeros|zero_point|g_idx|\bscb\b|scaled_fp8", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -140,7 +147,7 @@ class Weights:
         left_out = expected.keys() - found.keys()
         if tied is not None and any(tied in key for key in left_out):
             unsure = {key.partition(tied)[2] for key in untied_copies(self, tied)}
-            for key in found:
+            for key in found.keys() & expected.keys():
                 matrix = key.partition(tied)[2]
                 if tied in key and matrix not in unsure:
                     told |= {other: key for other in left_out if other.partition(tied)[2] == matrix and tied in other}
@@ -263,8 +270,8 @@ class Weights:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every value is finite as implementations take it up, in fp32 or less."""
-    if not tensor.is_floating_point():
+    """Whether every value is finite as implementations take it up, in fp32 or less; codes of values always are."""
+    if tensor.dtype not in _PLAIN.values():
         return True
     narrow = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return bool(torch.isfinite(tensor if narrow else tensor.float()).all())

@@ -80,7 +80,12 @@ class _Config:
                 do="take the config.json that was saved with these weights",
             )
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _typed(value, hints[name], f"{source}: {name}") for name, value in given.items()})
+        typed = {name: _typed(value, hints[name], f"{source}: {name}") for name, value in given.items()}
+        try:
+            return cls(**typed)
+        except UserError as error:
+            what = f"{source}: {error.what}"
+            raise UserError(what, found=error.found, expected=error.expected, do=error.do) from None
 
     def to_json(self) -> dict[str, Any]:
         """The config as plain values, in field order."""
@@ -116,14 +121,14 @@ def _mistyped(value: Any, expected: str, where: str) -> UserError:
     )
 
 
-def _check_ranges(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]], called: str) -> None:
+def _check_ranges(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
     """Raise UserError, naming the key, for a number that no model has: none, or more than any machine holds."""
     for name, (least, most) in ranges.items():
         value = values[name]
         for number in value if isinstance(value, tuple) else (value,):
             if not least <= number <= most:
                 raise UserError(
-                    f"{called} config: {name} is out of range",
+                    f"{name} is out of range",
                     found=str(number)[:80],
                     expected=f"from {least} to {most}",
                     do="correct the config, or take the one that was saved with these weights",
@@ -173,11 +178,11 @@ class TransformerConfig(_Config):
     def __post_init__(self) -> None:
         if self.n_kv_heads == 0:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
-        _check_ranges(vars(self), _TRANSFORMER_RANGES, "transformer")
+        _check_ranges(vars(self), _TRANSFORMER_RANGES)
         for holds, rule, found in self._rules():
             if not holds:
                 raise UserError(
-                    f"transformer config: {rule} does not hold",
+                    f"{rule} does not hold",
                     found=found,
                     expected=rule,
                     do="correct the config; these keys describe one geometry and must agree",
@@ -219,7 +224,7 @@ class TransformerConfig(_Config):
             (
                 self.prompt_conditioning is None
                 or ((self.prompt_conditioning_period or 0) > 0 and (self.prompt_embedding_dim or 0) > 0),
-                "prompt_conditioning_period and prompt_embedding_dim given where there is a prompt",
+                "prompt_conditioning_period and prompt_embedding_dim above 0 where there is a prompt",
                 f"{self.prompt_conditioning_period} and {self.prompt_embedding_dim}",
             ),
             (
@@ -229,7 +234,7 @@ class TransformerConfig(_Config):
             ),
             (
                 self.ctrl_conditioning is None or (self.ctrl_conditioning_period or 0) > 0,
-                "ctrl_conditioning_period given where there is control conditioning",
+                "ctrl_conditioning_period above 0 where there is control conditioning",
                 repr(self.ctrl_conditioning_period),
             ),
             (
@@ -290,10 +295,10 @@ class AutoencoderConfig(_Config):
     shift_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges(vars(self), _AUTOENCODER_RANGES, "autoencoder")
+        _check_ranges(vars(self), _AUTOENCODER_RANGES)
         if (self.scale_factor, self.shift_factor) != (1.0, 0.0):
             raise UserError(
-                "autoencoder config: latents are neither scaled nor shifted",
+                "latents are neither scaled nor shifted",
                 found=f"scale_factor {self.scale_factor}, shift_factor {self.shift_factor}",
                 expected="scale_factor 1.0, shift_factor 0.0",
                 do="correct the config; 0.18215 belongs to another model's autoencoder",
