@@ -15,7 +15,7 @@ class UserError(ValueError):
 
     def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
         what, found, expected, do = (_UNPRINTABLE.sub(" ", part).strip() for part in (what, found, expected, do))
-        super().__init__(f"{what}\n  found:    {found}\n  expected: {expected}\n  do:       {do}")
+        super().__init__(f"{what}\n  found:    {found or 'nothing'}\n  expected: {expected}\n  do:       {do}")
         self.what = what
         self.found = found
         self.expected = expected

@@ -31,7 +31,7 @@ def image_tensor(picture: Image.Image) -> Tensor:
             expected="8 bits a channel",
             do="convert the picture",
         )
-    if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3] != (255, 255):
+    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise UserError(
             "a seed image cannot be taken from this picture",
             found="transparent pixels",
@@ -69,7 +69,7 @@ def _seeded(seed: int) -> torch.Generator:
     if not -(2**63) <= seed < 2**64:
         raise UserError(
             "nothing can be drawn from this seed",
-            found=f"{seed:.6e}" if abs(seed) < 10**300 else "a number of hundreds of digits",
+            found=str(seed) if abs(seed) < 10**24 else "a number of more digits",
             expected="64 bits: from -2^63 to 2^64 - 1, and so the seed of the last frame, which is seed + frame",
             do="correct the seed",
         )
