@@ -74,7 +74,8 @@ class Inputs:
 def schedule(scenario: Scenario, config: TransformerConfig) -> Tensor:
     """Sigmas [S+1] fp32 of a session: the scenario's own, else the checkpoint's."""
     own = scenario.get("sigmas")
-    return torch.tensor(config.scheduler_sigmas) if own is None else own
+    # A last -0.0 becomes the 0.0 that implementations end at.
+    return torch.tensor(config.scheduler_sigmas) if own is None else own + 0.0
 
 
 def session_passes(steps: int, frames: int, *, prompt: bool, image: bool) -> Iterator[tuple[int, Pass]]:

@@ -66,6 +66,8 @@ def test_the_schedule_is_the_scenarios_own_else_the_checkpoints(tiny_scenario: S
     assert schedule(tiny_scenario, CONFIG).tolist() == FAMILY.sigmas(tiny_scenario, GEOMETRY) == [1.0, 0.5, 0.0]
     own = tiny_scenario.with_tensors(sigmas=torch.tensor([1.0, 0.0]))
     assert schedule(own, CONFIG).tolist() == FAMILY.sigmas(own, GEOMETRY) == [1.0, 0.0]
+    signed = tiny_scenario.with_tensors(sigmas=torch.tensor([1.0, -0.0]))
+    assert str(FAMILY.sigmas(signed, GEOMETRY)) == "[1.0, 0.0]"
 
 
 def test_a_session_may_be_cut_to_some_of_its_frames(tiny_scenario: Scenario) -> None:
