@@ -1,4 +1,4 @@
-"""The one error a user sees: what is wrong, what was found, what was expected, what to do."""
+"""The errors that a user sees: what is wrong, what was found, what was expected, what to do."""
 
 import re
 from functools import partial
@@ -7,8 +7,8 @@ from functools import partial
 _UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
 
-class UserError(ValueError):
-    """A mistake in the call or in a file that the caller gave. The CLI prints it without a traceback and exits 2.
+class FourPartError(Exception):
+    """An error that is printed without a traceback.
 
     The four parts are kept apart, so that a test asserts on one of them and a page can lay them out. Each is one line.
     """
@@ -23,7 +23,15 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Its parts, for another process."""
-        return partial(UserError, found=self.found, expected=self.expected, do=self.do), (self.what,)
+        return partial(type(self), found=self.found, expected=self.expected, do=self.do), (self.what,)
+
+
+class UserError(FourPartError, ValueError):
+    """A mistake in the call, in an adapter or in a file that the caller gave. The CLI exits 2."""
+
+
+class EngineError(FourPartError, RuntimeError):
+    """An implementation failed while it was driven. It tells where, and the engine's own words. The CLI exits 70."""
 
 
 def listed(names: list[str], *, most: int = 8) -> str:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user interrupts; an implementation may raise a KeyboardInterrupt of its own."""
+
+
 def available_cores() -> int:
     """The cores that this process may use, where the system tells; else all that the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,8 @@ from waypoint_parity.harness.run.scenario import Scenario
 NoisePolicy = Literal["per-frame", "global", "sliced"]
 ControlStyle = Literal["idle", "random"]
 DRAWN_TOKENS, MOST_TOKENS = 16, 2**16
+# Of sessions that are only to be unlike another one.
+_OTHER_SEED = 20261128
 
 
 def image_tensor(picture: Image.Image) -> Tensor:
@@ -157,3 +159,21 @@ def make_scenario(
     scenario = Scenario("waypoint", name, seed, units, tensors, labels=labels)
     check(scenario, geometry)
     return scenario
+
+
+def other_session(scenario: Scenario, geometry: WaypointGeometry) -> Scenario:
+    """A session of the same shapes with other noise, controls and prompt; its image is upside down, in other colours.
+
+    The prompt has one token of padding fewer, where that can be.
+    """
+    prompt, image = scenario.get("prompt_emb"), scenario.get("image")
+    padded = 0 if prompt is None else int(scenario["prompt_pad_mask"].sum())
+    return make_scenario(
+        geometry,
+        name="another session",
+        seed=_OTHER_SEED if scenario.seed != _OTHER_SEED else _OTHER_SEED + 1,
+        units=scenario.units,
+        prompt_tokens=DRAWN_TOKENS if prompt is None else prompt.shape[1],
+        prompt_padding=max(0, padded - 1),
+        image=None if image is None else 255 - image.flip(0),
+    )
