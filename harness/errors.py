@@ -1,16 +1,21 @@
 """The errors that a user sees: what is wrong, what was found, what was expected, what to do."""
 
+import re
 from functools import partial
+
+# A file may bring line breaks and commands for the terminal into a message.
+_UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
 
 class FourPartError(Exception):
     """An error that is printed without a traceback.
 
-    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out.
+    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out. Each is one line.
     """
 
     def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
-        super().__init__(f"{what}\n  found:    {found}\n  expected: {expected}\n  do:       {do}")
+        what, found, expected, do = (_UNPRINTABLE.sub(" ", part).strip() for part in (what, found, expected, do))
+        super().__init__(f"{what}\n  found:    {found or 'nothing'}\n  expected: {expected}\n  do:       {do}")
         self.what = what
         self.found = found
         self.expected = expected

@@ -109,6 +109,9 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
         if self.verdict.passes:
             return distance
+        if self.rel_l2 <= self.tolerance and self.norm_ratio is None:
+            # An input is compared bit for bit, and -0.0 is 0.0.
+            return f"{where}: other bits, within {self.rel_l2:.2e}"
         if self.rel_l2 <= self.tolerance:
             return f"{distance}; norm ratio {self.norm_ratio:.6f}, tolerance 1 +- {self.norm_tolerance:.1e}"
         return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
