@@ -39,7 +39,8 @@ class DumpCommand:
     scenario: Path
     """Scenario file."""
     out: Path
-    """Folder of the dump; an earlier dump there is replaced, anything else is refused."""
+    """Folder of the dump. Of an earlier dump there, what it wrote is replaced, and other files stay; a folder of anything
+    else is refused."""
     tensors: tuple[str, ...] | None = None
     """Keep full tensors too, in tensors.safetensors: those of recorded sites that match these globs. Without a glob,
     those of all recorded sites."""
