@@ -39,8 +39,8 @@ class DumpCommand:
     scenario: Path
     """Scenario file."""
     out: Path
-    """Folder of the dump. Of an earlier dump there, what it wrote is replaced, and other files stay; a folder of anything
-    else is refused."""
+    """Folder of the dump. What an earlier dump wrote there is replaced, and other files stay; a folder without a dump
+    is refused, unless it is empty."""
     tensors: tuple[str, ...] | None = None
     """Keep full tensors too, in tensors.safetensors: those of recorded sites that match these globs. Without a glob,
     those of all recorded sites."""

@@ -1,6 +1,5 @@
 """The command that lets somebody walk through both worlds."""
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -10,6 +9,7 @@ import tyro
 from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.cli.options import NumericsOptions
 from waypoint_parity.harness.cli.outcome import HOLDS
+from waypoint_parity.harness.processes import until_interrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,6 @@ class PlayCommand:
             threads=self.numerics.threads or 1,
         ) as address:
             print(f"{address} (Ctrl-C ends it, after the frame in work)", flush=True)
-            with suppress(KeyboardInterrupt):
+            with until_interrupted():
                 Event().wait()
         return HOLDS
