@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.neighbours import Neighbours, among, neighbours
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -100,6 +101,8 @@ def find(implementation: str) -> type[Adapter]:
             expected=f"the methods {listed(list(_METHODS))} of harness.run.adapter.Adapter",
             do="add them; the README has a complete example",
         )
+    if argued is None and location.endswith(".py"):
+        return among(cast(type[Adapter], found), beside(Path(location)))
     bound = {"argument": argument, "__module__": found.__module__}
     return cast(type[Adapter], found if wanted is None else type(found.__name__, (found,), bound))
 
@@ -118,8 +121,14 @@ def _from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickling look a class's module up by name.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with beside(path).seen():
+        spec.loader.exec_module(module)
     return module
+
+
+def beside(path: Path) -> Neighbours:
+    """What lies beside the file of an adapter, and is found first when its code imports."""
+    return neighbours(path.resolve().parent)
 
 
 def _from_name(name: str) -> ModuleType:
