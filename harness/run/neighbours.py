@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from waypoint_parity.harness.run.adapter import Adapter
 
 _OURS = __name__.partition(".")[0]
 _METHODS = ("__init__", "describe", "sites")
-_Class = TypeVar("_Class", bound=type[Adapter])
 
 
 class Neighbours:
@@ -67,14 +66,14 @@ def neighbours(folder: Path) -> Neighbours:
     return _known.setdefault(folder, Neighbours(folder))
 
 
-def among(found: _Class, those: Neighbours) -> _Class:
+def among(found: type[Adapter], those: Neighbours) -> type[Adapter]:
     """`found` as a class whose methods see these neighbours."""
     methods: dict[str, Any] = {name: _seeing(getattr(found, name), those) for name in _METHODS if hasattr(found, name)}
     session = getattr(found, "session", None)
     if callable(session):
         methods["session"] = _stepwise(session, those)
     names = {"__module__": found.__module__, "__qualname__": found.__qualname__, "__doc__": found.__doc__}
-    return type(found)(found.__name__, (found,), names | methods)
+    return type(found.__name__, (found,), names | methods)
 
 
 def _seeing(method: Callable[..., Any], those: Neighbours) -> Callable[..., Any]:
@@ -125,7 +124,7 @@ _lock = threading.RLock()
 def _switch(to: Neighbours | None) -> None:
     """Let imports find these neighbours, in place of those that they found."""
     current = _now.pop() if _now else None
-    if current is to is not None:
+    if current is not None and current is to:
         _now.append(current)
         return
     if current is not None:
@@ -165,3 +164,8 @@ def _bring_in(those: Neighbours) -> None:
 
 def _is_installed(module: ModuleType) -> bool:
     return any(part in ("site-packages", "dist-packages") for part in Path(getattr(module, "__file__", "") or "").parts)
+
+
+def swapped_out() -> list[ModuleType]:
+    """The modules of all neighbours, also of those that are not in their places now."""
+    return [module for those in _known.values() for module in those.modules.values()]

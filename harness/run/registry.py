@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +125,13 @@ def _from_file(path: Path) -> ModuleType:
     with beside(path).seen():
         spec.loader.exec_module(module)
     return module
+
+
+def within(implementation: str) -> AbstractContextManager[None]:
+    """While open, imports find what the code of the implementation would find."""
+    location = implementation.rpartition(":")[0]
+    in_file = _argued(implementation) is None and location.endswith(".py")
+    return beside(Path(location)).seen() if in_file else nullcontext()
 
 
 def beside(path: Path) -> Neighbours:
