@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.neighbours import Neighbours, among, neighbours
+from waypoint_parity.harness.run.reads import listening
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -45,7 +46,8 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
             do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
         )
     options += [option for option in numerics.options if option in available and option not in options]
-    return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+    with listening():
+        return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
 
 
 def split_options(implementation: str) -> tuple[str, list[str]]:
@@ -65,6 +67,7 @@ def _argued(implementation: str) -> tuple[EntryPoint, str] | None:
     return None if point is None else (point, argument)
 
 
+@listening()
 def find(implementation: str) -> type[Adapter]:
     """The adapter class that `implementation` names.
 

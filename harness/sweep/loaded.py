@@ -6,7 +6,6 @@ What a library reads without Python, and does not keep mapped, is not seen. Libr
 """
 
 import hashlib
-import importlib.util
 import os
 import stat
 import sys
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from waypoint_parity.harness.run.neighbours import swapped_out
+from waypoint_parity.harness.run.reads import taken
 from waypoint_parity.harness.sweep.source import in_packages, is_installed, is_of_a_package
 
 ABSENT = "absent"
@@ -52,13 +51,11 @@ class Loaded:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
-        self._read: set[str] = set()
         self._looked = _begun[0]
         # By their ids, which are another's once a module is gone.
         self._modules: dict[int, ModuleType] = {}
         # Inputs, which the address of a cell has.
         self._given = set(_mapped(executable=False))
-        sys.addaudithook(self._hear)
 
     def look(self, apart_from: Collection[Path] = ()) -> None:
         """Take note of what has come since the last time: it is what it was then, unless it was written since.
@@ -67,7 +64,7 @@ class Loaded:
         """
         now = time.time()
         apart = [os.path.realpath(path) for path in apart_from]
-        read, self._read = self._read, set()
+        read = taken()
         mapped = {*_mapped(executable=True), *(set(_mapped(executable=False)) - self._given)}
         for path, by in (*self._new_modules(), *((path, None) for path in mapped | read)):
             known = self._seen.get(path)
@@ -112,19 +109,6 @@ class Loaded:
             return digest
         return digest + _UNSURE if later else digest
 
-    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
-        """Takes note of what is opened to be read. It is called in the middle of everything, and must not raise."""
-        if event != "open":
-            return
-        path, _, flags = args
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if isinstance(path, str) and not flags & os.O_WRONLY:
-            try:
-                self._read.add(_source_of(os.path.abspath(path)))
-            except Exception:  # such as no working folder
-                return
-
 
 _loaded: list[Loaded] = []
 
@@ -141,7 +125,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def loaded() -> Loaded:
-    """What this process has loaded; what it opens is heard from the first call on."""
+    """What this process has loaded."""
     if not _loaded:
         _loaded.append(Loaded())
     return _loaded[0]
@@ -204,14 +188,3 @@ def _is_others(path: str) -> bool:
     if real == os.path.realpath(sys.executable) or _is_within(real, (*_INSTRUMENT, *_STANDARD)):
         return not in_packages(Path(real)) or is_of_a_package(real)
     return is_installed(Path(real))
-
-
-def _source_of(path: str) -> str:
-    """The source file of a cached one; any other file is itself."""
-    if not path.endswith(".pyc"):
-        return path
-    try:
-        source = importlib.util.source_from_cache(path)
-    except ValueError:
-        return path
-    return source if os.path.exists(source) else path

@@ -29,6 +29,7 @@ from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.reads import listening
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
@@ -103,7 +104,8 @@ def run_cell(task: CellTask) -> None:
     started, seen = time.perf_counter(), loaded()
     apart = [task.out, *(path for weights in task.checkpoint.files.values() for path in weights.files)]
     seen.look(apart)
-    with computing_on(task.rules.threads), store.making(task.cell.name, task.digest) as folder:
+    making = store.making(task.cell.name, task.digest)
+    with computing_on(task.rules.threads), listening(), making as folder:
         write_scenario(task.cell.scenario, folder / "scenario.safetensors")
         pair = _loaded(task)
         seen.look(apart)
