@@ -117,15 +117,36 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def partial_name(name: str) -> str:
+    """What a file is called while it is written, before it takes its name."""
+    return f"{name}.partial"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to in place of `path`, which it becomes once it is whole: a reader never sees half a file."""
-    partial = path.with_name(f"{path.name}.partial")
+    """A path to write to in place of `path`, which it becomes once it is whole: a reader never sees half a file.
+
+    A pipe or a device, such as /dev/stdout, is written to itself. A pipe that nobody reads any more is no error.
+    """
+    if _is_special(path):
+        with writing(path), suppress(BrokenPipeError):
+            yield path
+        return
+    partial = path.with_name(partial_name(path.name))
     try:
         with writing(path):
+            # Whatever lies under that name is not written through, should it be a link.
+            partial.unlink(missing_ok=True)
             yield partial
             partial.replace(path)
     except BaseException:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it stands for something that no file can take the place of."""
+    if path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()

@@ -37,11 +37,12 @@ def junit_xml(summary: Summary) -> str:
     suites, family = [], family_named(summary.family)
     for name, comparison in summary.variants.items():
         cell = summary.cells[name]
-        suites.append(_suite(name, comparison, cell.seconds, cell.factors, family))
+        told = {**cell.factors, "reused": str(cell.reused).lower()}
+        suites.append(_suite(name, comparison, cell.seconds, told, family))
         if name in summary.teacher_forced:
             # The time of a cell is that of both its rollouts, and is told once.
             forced = summary.teacher_forced[name]
-            suites.append(_suite(f"{name} ({TEACHER_FORCED})", forced, 0.0, cell.factors, family))
+            suites.append(_suite(f"{name} ({TEACHER_FORCED})", forced, 0.0, told, family))
     suites += [_failed(failure) for failure in summary.failures]
     return _document(f"{', '.join(summary.candidates)} against {summary.reference}", suites, summary.seconds)
 

@@ -175,6 +175,7 @@ def _row(cell: CellReport, verdict: str, *, asked: bool) -> dict[str, Any]:
         "sharpness": min(sharp, key=lambda ratio: -abs(ratio - 1), default=None),
         "pictures differ by": _differ_by(cell),
         "seconds": cell.ran.seconds,
+        "run": "reused" if cell.ran.reused else None,
     }
     if comparison.growth and not comparison:
         row["horizon"] = "none" if comparison.horizon is None else f"{cell.family.unit_name} {comparison.horizon}"

@@ -12,6 +12,7 @@ from waypoint_parity.reports.overview import answers, effects_table, nearest, va
 from waypoint_parity.reports.page import rendered
 from waypoint_parity.reports.pictures import Curves
 from waypoint_parity.reports.run import FinishedRun, read_run
+from waypoint_parity.reports.summary import reused_text
 from waypoint_parity.reports.view import CellView, view
 
 HTML_NAME = "report.html"
@@ -50,6 +51,7 @@ def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
         "answers": answers(run),
         "nearest": nearest(run),
         "lines": _comparison_text,
+        "reused": reused_text,
         "ssim_variant": SSIM_VARIANT,
         "unit_name": run.family.unit_name,
         "cache_legend": run.family.caches.legend,

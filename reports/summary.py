@@ -63,7 +63,15 @@ def _head(summary: Summary) -> str:
         f"(digest {summary.checkpoint_digest[:12]}), {summary.numerics['dtype']} on {summary.numerics['device']}, "
         f"{len(summary.variants)} variants in {summary.seconds:.0f} s.\nSSIM: {SSIM_VARIANT}.\n"
     )
+    if summary.reused:
+        text += f"{reused_text(summary)}\n"
     return text if summary.not_blamed is None else f"{text}No cause was searched: {summary.not_blamed}\n"
+
+
+def reused_text(summary: Summary) -> str:
+    """How many cells were not run, in a sentence."""
+    some = f"{summary.reused} of {len(summary.cells)} cells"
+    return f"{some} were made by an earlier run with the same inputs and code, and reused; --fresh runs them again."
 
 
 def _failures(summary: Summary) -> list[str]:
@@ -133,6 +141,7 @@ def _cell_row(summary: Summary, name: str, *, asked: bool) -> dict[str, str]:
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": f"{pictures['ssim'].min():.6f}" if len(pictures) else "",
         "max mean abs d": f"{pictures['mean_abs'].max():.4f}" if len(pictures) else "",
+        **({"run": "reused" if summary.cells[name].reused else "now"} if summary.reused else {}),
     }
     if forced is None:
         return row

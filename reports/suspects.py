@@ -69,6 +69,8 @@ def blame_command(cell: CellReport, summary: Summary) -> str:
     words += ["--candidate", cell.comparison.candidate, "--checkpoint", summary.checkpoint]
     words += ["--scenario", str(cell.folder / SCENARIO_NAME), "--dtype", numerics.get("dtype", "fp32")]
     words += ["--device", numerics.get("device", "cpu"), "--out", str(cell.folder / "blame")]
+    compiled = [side for side, of in cell.manifests.items() if of.numerics.get("compiled") == "true"]
+    words += ["--compiled", *compiled] if compiled else []
     return shlex.join(words)
 
 

@@ -1,7 +1,7 @@
 """A finished parity run as lines for a terminal."""
 
 from waypoint_parity.harness.sweep.summary import Summary
-from waypoint_parity.reports.summary import summary_table
+from waypoint_parity.reports.summary import reused_text, summary_table
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -16,5 +16,7 @@ def summary_lines(summary: Summary) -> list[str]:
         lines += [f"  {rank}. {cause}" for rank, cause in enumerate(summary.causes, start=1)]
     if summary.not_blamed is not None:
         lines.append(f"no cause was searched: {summary.not_blamed}")
+    if summary.reused:
+        lines.append(reused_text(summary))
     count = f"{len(summary.variants)} variants in {summary.seconds:.0f} s"
     return [*lines, f"{summary.verdict}: {count}"]

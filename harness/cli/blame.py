@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions
+from waypoint_parity.harness.cli.options import JudgingOptions, PairNumericsOptions
 from waypoint_parity.harness.cli.outcome import exit_code, write_json
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class BlameCommand:
     """Continue the interrupted search in --out. Only if no implementation was changed since."""
     out: Path = Path("reports/out/blame")
     """Folder of the search: blame.json and the runs that it rests on."""
-    numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
+    numerics: tyro.conf.OmitArgPrefixes[PairNumericsOptions] = field(default_factory=PairNumericsOptions)
     judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
 
     def run(self) -> int:
@@ -92,4 +92,5 @@ class BlameCommand:
             family, numerics.dtype_name, folder=checkpoint.folder, digest=checkpoint.digest
         )
         judgement = standards.judgement_of(scenario, checkpoint)
-        return load_case(self.reference, self.candidate, checkpoint, numerics, scenario, judgement)
+        compiled = self.numerics.compiled_sides
+        return load_case(self.reference, self.candidate, checkpoint, numerics, scenario, judgement, compiled=compiled)

@@ -39,7 +39,8 @@ class DumpCommand:
     scenario: Path
     """Scenario file."""
     out: Path
-    """Folder of the dump; an earlier dump there is replaced, anything else is refused."""
+    """Folder of the dump. What an earlier dump wrote there is replaced, and other files stay; a folder without a dump
+    is refused, unless it is empty."""
     tensors: tuple[str, ...] | None = None
     """Keep full tensors too, in tensors.safetensors: those of recorded sites that match these globs. Without a glob,
     those of all recorded sites."""

@@ -1,11 +1,15 @@
 """The command line as a whole: parses, runs the command, and turns errors into exit codes.
 
 0: parity holds. 1: it does not. 2: the runs cannot be compared, or the call is wrong. 70: an implementation
-failed, or the harness.
+failed, or the harness. 128 and the number of the signal, such as 130 after Ctrl-C: it was asked to end.
 """
 
+import os
+import shutil
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import tyro
@@ -14,6 +18,7 @@ from waypoint_parity.harness.cli.baseline import BaselineCommand
 from waypoint_parity.harness.cli.blame import BlameCommand
 from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
+from waypoint_parity.harness.cli.ending import as_a_program
 from waypoint_parity.harness.cli.floor import FloorCommand
 from waypoint_parity.harness.cli.frames import FramesCommand
 from waypoint_parity.harness.cli.outcome import OUR_FAULT, UNUSABLE
@@ -43,6 +48,11 @@ Command = (
 _DESCRIPTION = "Compare two implementations of a world or video model, site by site."
 
 
+# tyro wraps help for as many columns as there are, and never ends where there are fewer than its margins.
+_FEWEST_COLUMNS = 40
+
+
+@as_a_program
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`, print its outcome and return the exit code."""
     command = parse(argv)
@@ -55,9 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return OUR_FAULT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except Exception:
         traceback.print_exc()
         print("this is a fault of waypoint-parity, please report it", file=sys.stderr)
@@ -66,7 +73,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None = None) -> Command:
     """The command that `argv` asks for; a mistake in it ends the process with status 2."""
-    return tyro.cli(Command, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
+    with _enough_columns():
+        return tyro.cli(Command, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
+
+
+@contextmanager
+def _enough_columns() -> Iterator[None]:
+    before = os.environ.get("COLUMNS")
+    columns = shutil.get_terminal_size().columns
+    if columns >= _FEWEST_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(_FEWEST_COLUMNS)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 if __name__ == "__main__":

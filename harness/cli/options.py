@@ -1,7 +1,7 @@
 """Options that several commands share, and the values that they stand for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumericsOptions:
-    """How the implementations compute."""
+class _NumericsOptions:
+    """How implementations compute, compiled or not."""
 
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Type of weights and activations."""
     device: str = "cpu"
     """Device, as torch spells it: cpu, cuda, cuda:1."""
-    compiled: bool = False
-    """Let an implementation compile itself, where it can; a compiled part shows fewer sites."""
     threads: int | None = None
     """Threads of a CPU run, part of the run's identity. If not given: one for each cell of parity and each side of
     play, and the machine's choice in other commands."""
@@ -33,7 +31,10 @@ class NumericsOptions:
     """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
 
     def applied(self) -> "Numerics":
-        """These numerics, after setting the thread count of this process. Raises UserError for an absent device."""
+        """These numerics, uncompiled, after setting the thread count of this process.
+
+        Raises UserError for an absent device.
+        """
         import torch
 
         from waypoint_parity.harness.run.adapter import DTYPES, Numerics
@@ -51,7 +52,35 @@ class NumericsOptions:
                 do="give another --device, or install a torch build for it",
             ) from error
         options = ("trust-remote-code",) if self.trust_remote_code else ()
-        return Numerics(DTYPES[self.dtype], device, self.compiled, options)
+        return Numerics(DTYPES[self.dtype], device, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericsOptions(_NumericsOptions):
+    """How an implementation computes."""
+
+    compiled: bool = False
+    """Let the implementation compile itself, where it can; a compiled part shows fewer sites."""
+
+    def applied(self) -> "Numerics":
+        """These numerics, after setting the thread count of this process. Raises UserError for an absent device."""
+        return replace(super().applied(), compiled=self.compiled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairNumericsOptions(_NumericsOptions):
+    """How the two implementations compute."""
+
+    compiled: tuple[Literal["reference", "candidate", "both"], ...] | None = None
+    """Let this side compile itself, where it can; without a value, both. A compiled part shows fewer sites."""
+
+    @property
+    def compiled_sides(self) -> tuple[str, ...]:
+        """The sides that compile themselves, reference first."""
+        if self.compiled is None:
+            return ()
+        both = not self.compiled or "both" in self.compiled
+        return tuple(side for side in ("reference", "candidate") if both or side in self.compiled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions, SweepOptions
+from waypoint_parity.harness.cli.options import JudgingOptions, ObservingOptions, PairNumericsOptions, SweepOptions
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.processes import available_cores
@@ -73,7 +73,7 @@ class ParityCommand:
     out: Path = Path("reports/out/parity")
     """Folder of the run: a folder per cell, summary.json, summary.md, junit.xml, report.html and report.md."""
     observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
-    numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
+    numerics: tyro.conf.OmitArgPrefixes[PairNumericsOptions] = field(default_factory=PairNumericsOptions)
     judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
 
     def run(self) -> int:
@@ -128,6 +128,7 @@ class ParityCommand:
             teacher_forced=asked.teacher_forced,
             three_way=asked.three_way,
             exact=asked.exact,
+            compiled=asked.numerics.compiled_sides,
         )
         opening, at_once = _executor(asked, checkpoint, len(cells))
         run = ParityRun(checkpoint, rules, asked.out, opening, at_once, fresh=asked.fresh, blame=asked.blame)

@@ -1,6 +1,5 @@
 """The command that lets somebody walk through both worlds."""
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -8,8 +7,9 @@ from threading import Event
 import tyro
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.options import NumericsOptions
+from waypoint_parity.harness.cli.options import PairNumericsOptions
 from waypoint_parity.harness.cli.outcome import HOLDS
+from waypoint_parity.harness.processes import until_interrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,16 @@ class PlayCommand:
     """How far keys move the mouse to the right in every frame, as key=amount."""
     port: int = 0
     """Port on 127.0.0.1; a free one if 0."""
-    numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
+    numerics: tyro.conf.OmitArgPrefixes[PairNumericsOptions] = field(default_factory=PairNumericsOptions)
 
     def run(self) -> int:
         """Serve the page until it is interrupted."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.run.adapter import each_side
         from waypoint_parity.harness.run.scenario import read_scenario
         from waypoint_parity.reports.play import play_page
 
-        numerics = self.numerics.applied()
+        numerics = each_side(self.numerics.applied(), self.numerics.compiled_sides)
         checkpoint = open_checkpoint(self.checkpoint or defaults.CHECKPOINT)
         with checkpoint.family.serving(
             (self.reference, self.candidate),
@@ -56,6 +57,6 @@ class PlayCommand:
             threads=self.numerics.threads or 1,
         ) as address:
             print(f"{address} (Ctrl-C ends it, after the frame in work)", flush=True)
-            with suppress(KeyboardInterrupt):
+            with until_interrupted():
                 Event().wait()
         return HOLDS

@@ -4,7 +4,6 @@ import gc
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from waypoint_parity.harness.compare.columns import MOST_PLACES, ColumnReader, Columns, Indices, Places, Seen
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.processes import available_cores, end_with_the_parent
+from waypoint_parity.harness.processes import available_cores, end_with_the_parent, worker_pool
 from waypoint_parity.harness.record.blocks import FilePart, LineBlock, split
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
@@ -264,9 +263,7 @@ def _hand_on(pairs: Iterator[Pairs], taker: PairTaker) -> None:
 
 def _in_processes(work: Callable[[Part], Result], parts: Collection[Part]) -> Iterator[Result]:
     """What work on each part comes to, in their order, each in a process of its own."""
-    # Spawned, not forked: this process may have threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(parts), context, initializer=_settle) as pool:
+    with worker_pool(len(parts), _settle) as pool:
         yield from pool.map(work, parts)
 
 

@@ -22,6 +22,7 @@ FIRST_SCHEMA, FIRST_FAMILY = "waypoint-parity/dump/1", "waypoint"
 RECORDS_NAME = "activations.jsonl"
 MANIFEST_NAME = "manifest.json"
 TENSORS_NAME = "tensors.safetensors"
+FRAMES = "frames"
 SAMPLES = 8
 # k of the sketch: element i, its sign drawn, is added into number i mod k. Measured on 65536 elements, one thread, by
 # `pytest tests/bench/test_sketch.py -s --benchmark-only`; the errors are those of an estimated ||a - b||:
@@ -310,13 +311,18 @@ class PictureAt(NamedTuple):
 def picture_path(folder: Path, at: PictureAt) -> Path:
     """Where a dump keeps a decoded picture."""
     behind = "" if at[1:] == (0, 0) else f"-{at.step}-{at.number}"
-    return folder / "frames" / f"{at.unit:06d}{behind}.png"
+    return folder / FRAMES / f"{at.unit:06d}{behind}.png"
 
 
 def kept_pictures(folder: Path) -> list[PictureAt]:
-    """The decoded pictures that a dump keeps, in their order."""
-    names = (re.fullmatch(r"(\d+)(?:-(\d+)-(\d+))?", path.stem) for path in (folder / "frames").glob("*.png"))
-    return sorted(PictureAt(*(int(number or 0) for number in name.groups())) for name in names if name)
+    """The decoded pictures that a dump keeps, in their order; files of other names are none of it."""
+    kept = []
+    for path in (folder / FRAMES).glob("*.png"):
+        name = re.fullmatch(r"(\d+)(?:-(\d+)-(\d+))?", path.stem, re.ASCII)
+        at = None if name is None else PictureAt(*(int(number or 0) for number in name.groups()))
+        if at is not None and picture_path(folder, at) == path:
+            kept.append(at)
+    return sorted(kept)
 
 
 def to_json(value: Any) -> bytes:

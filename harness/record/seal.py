@@ -10,7 +10,7 @@ import msgspec
 import xxhash
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import MANIFEST_NAME, Manifest, encode
+from waypoint_parity.harness.record.records import MANIFEST_NAME, Manifest, encode, kept_pictures, picture_path
 
 _BLOCK = 1 << 20
 
@@ -55,7 +55,8 @@ def broken_seals(folder: Path, manifest: Manifest) -> list[str]:
             broken.append(f"{path} is gone")
         elif file_digest(path) != digest:
             broken.append(f"{path} is not as it was written: its digest differs")
-    added = (path for path in sorted((folder / "frames").glob("*.png")) if f"frames/{path.name}" not in files)
+    kept = (picture_path(folder, at) for at in kept_pictures(folder))
+    added = (path for path in kept if path.relative_to(folder).as_posix() not in files)
     return [*broken, *(f"{path} was added later" for path in added)]
 
 

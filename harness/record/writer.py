@@ -5,7 +5,6 @@ import fnmatch
 import math
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -25,9 +24,10 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.files import replacing, writing
+from waypoint_parity.harness.files import partial_name, replacing, writing
 from waypoint_parity.harness.record.records import (
     DUMP_SCHEMA,
+    FRAMES,
     MANIFEST_NAME,
     RECORDS_NAME,
     TENSORS_NAME,
@@ -39,6 +39,7 @@ from waypoint_parity.harness.record.records import (
     Record,
     encode,
     is_dump,
+    kept_pictures,
     picture_path,
     to_json,
 )
@@ -91,7 +92,7 @@ class DumpWriter:
         self._measurements = Measurements()
         with writing(folder):
             _clear(folder)
-            (folder / "frames").mkdir(parents=True)
+            (folder / FRAMES).mkdir(parents=True, exist_ok=True)
             self._write_manifest(manifest)
             # Unbuffered: a process that is killed leaves whole lines.
             self._records = (folder / RECORDS_NAME).open("wb", buffering=0)
@@ -311,7 +312,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _clear(folder: Path) -> None:
-    """Empty `folder`; only an earlier dump is ever removed. Raises UserError for a folder that holds other things."""
+    """Remove from `folder` what an earlier dump wrote, and nothing else. Links go, what they point to stays.
+
+    Raises UserError for a folder that holds other things and no dump.
+    """
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not is_dump(folder):
@@ -321,7 +325,15 @@ def _clear(folder: Path) -> None:
             expected="a new or empty folder, or an earlier dump to replace",
             do="name another folder with --out",
         )
-    shutil.rmtree(folder)
+    frames = folder / FRAMES
+    if frames.is_symlink():
+        frames.unlink()
+    for picture in kept_pictures(folder):
+        picture_path(folder, picture).unlink()
+    names = [RECORDS_NAME, TENSORS_NAME, MANIFEST_NAME]
+    # The manifest last: until then it is seen that this is a dump.
+    for name in (*names[:-1], *map(partial_name, names), MANIFEST_NAME):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write_whole(file: RawIOBase, content: bytes) -> None:

@@ -5,8 +5,8 @@ steps, T tokens per frame, L ring capacity in tokens, H query heads, G key/value
 C latent channels, P prompt tokens, E prompt width, h,w token grid, ph,pw patch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -63,6 +63,12 @@ class Numerics:
             "compiled": str(self.compiled).lower(),
             "options": "+".join(self.options),
         }
+
+
+def each_side(numerics: Numerics, compiled: Collection[str]) -> tuple[Numerics, Numerics]:
+    """The numerics of reference and candidate, of which these sides compile themselves."""
+    reference, candidate = (replace(numerics, compiled=side in compiled) for side in ("reference", "candidate"))
+    return reference, candidate
 
 
 # What a layout makes of an output: the site's tensor, one for each branch, or one for each of several calls.

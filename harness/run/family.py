@@ -381,7 +381,7 @@ class Family(Protocol):
         self,
         names: Sequence[str],
         checkpoint: "Checkpoint",
-        numerics: "Numerics",
+        numerics: "Sequence[Numerics]",
         scenario: "Scenario",
         page: Callable[[Any, str], str],
         **wanted: Any,

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, cast
 from waypoint_parity.harness.errors import EngineError, UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.engine import checked_description, checked_sites, engine_works, name_of
+from waypoint_parity.harness.run.neighbours import Neighbours, among, neighbours
+from waypoint_parity.harness.run.reads import listening
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -45,7 +48,7 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
             do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
         )
     options += [option for option in numerics.options if option in available and option not in options]
-    with engine_works(name_of(adapter), lambda: "while it was loaded"):
+    with engine_works(name_of(adapter), lambda: "while it was loaded"), listening():
         loaded = adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
     checked_sites(loaded, checkpoint.family)
     checked_description(loaded)
@@ -69,6 +72,7 @@ def _argued(implementation: str) -> tuple[EntryPoint, str] | None:
     return None if point is None else (point, argument)
 
 
+@listening()
 def find(implementation: str) -> type[Adapter]:
     """The adapter class that `implementation` names.
 
@@ -106,6 +110,8 @@ def find(implementation: str) -> type[Adapter]:
             expected=f"the methods {listed(list(_METHODS))} of harness.run.adapter.Adapter",
             do="add them; the README has a complete example",
         )
+    if argued is None and location.endswith(".py"):
+        return among(cast(type[Adapter], found), beside(Path(location)))
     bound = {"argument": argument, "__module__": found.__module__}
     return cast(type[Adapter], found if wanted is None else type(found.__name__, (found,), bound))
 
@@ -124,9 +130,21 @@ def _from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickling look a class's module up by name.
     sys.modules[name] = module
-    with engine_works(str(path), lambda: "while it was imported"):
+    with engine_works(str(path), lambda: "while it was imported"), beside(path).seen():
         spec.loader.exec_module(module)
     return module
+
+
+def within(implementation: str) -> AbstractContextManager[None]:
+    """While open, imports find what the code of the implementation would find."""
+    location = implementation.rpartition(":")[0]
+    in_file = _argued(implementation) is None and location.endswith(".py")
+    return beside(Path(location)).seen() if in_file else nullcontext()
+
+
+def beside(path: Path) -> Neighbours:
+    """What lies beside the file of an adapter, and is found first when its code imports."""
+    return neighbours(path.resolve().parent)
 
 
 def _from_name(name: str) -> ModuleType:

@@ -56,7 +56,13 @@ def _searched(task: CellTask, store: Store, announce: Callable[[str], None]) -> 
     cell = task.cell
     with computing_on(task.rules.threads):
         case = load_case(
-            task.rules.reference, cell.candidate, task.checkpoint, cell.numerics, cell.scenario, task.judgement
+            task.rules.reference,
+            cell.candidate,
+            task.checkpoint,
+            cell.numerics,
+            cell.scenario,
+            task.judgement,
+            compiled=task.rules.compiled,
         )
         # All runs of the search depend on the cell's identity, which its folder is the address of.
         journal = Journal(out, case.identity, resume=True, announce=lambda run: announce(f"blame: {run}"))

@@ -1,13 +1,12 @@
 """Where cells run: in this process, in several of this machine, or on a Dask cluster."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.processes import end_with_the_parent, keep_memory
+from waypoint_parity.harness.processes import end_with_the_parent, keep_memory, worker_pool
 
 # Opens an executor, again where the one before broke.
 Opening = Callable[[], AbstractContextManager[Executor]]
@@ -33,14 +32,7 @@ def in_process() -> AbstractContextManager[Executor]:
 
 def processes(jobs: int) -> Opening:
     """`jobs` processes of this machine, none of which outlives this one."""
-
-    def open_pool() -> AbstractContextManager[Executor]:
-        # Spawned: a fork would inherit the threads of torch, without those that run them.
-        return ProcessPoolExecutor(
-            max_workers=jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_settle
-        )
-
-    return open_pool
+    return lambda: worker_pool(jobs, _settle)
 
 
 def dask(address: str) -> Opening:

@@ -28,6 +28,8 @@ class Rules:
     three_way: bool = True
     # Follow both sides in fp64, and judge by that.
     exact: bool = False
+    # The sides that compile themselves: "reference", "candidate".
+    compiled: tuple[str, ...] = ()
 
 
 def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]:
@@ -51,6 +53,7 @@ def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]
         "teacher-forced": str(rules.teacher_forced),
         "three-way": str(rules.three_way),
         "exact": str(rules.exact),
+        "compiled": ", ".join(rules.compiled),
     }
 
 

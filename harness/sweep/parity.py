@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from waypoint_parity.harness.sweep.dispatch import WorkerDiedError, dispatched
 from waypoint_parity.harness.sweep.effects import effects
 from waypoint_parity.harness.sweep.executors import Opening, in_process
 from waypoint_parity.harness.sweep.identity import Rules, address, identity
+from waypoint_parity.harness.sweep.loaded import loaded
 from waypoint_parity.harness.sweep.run_cell import CellTask, run_cell
 from waypoint_parity.harness.sweep.store import Store, read_cell
 from waypoint_parity.harness.sweep.summary import (
@@ -60,11 +61,14 @@ def run_parity(run: ParityRun, cells: Sequence[Cell], announce: Callable[[str], 
         store.out.mkdir(parents=True, exist_ok=True)
         (store.out / SUMMARY_NAME).unlink(missing_ok=True)
     store.clear()
+    # Before an engine is loaded.
+    loaded().look()
     tasks = {cell.name: _task(run, store, cell) for cell in cells}
-    failed = _run_all(run, store, tasks.values(), announce)
+    missing = _missing(run, store, tasks.values(), announce)
+    failed = _run_all(run, missing, announce)
     store.clear()
     _raise_if_hopeless(tasks, failed)
-    summary = _summary(run, store, tasks, failed)
+    summary = _summary(run, store, tasks, failed, tasks.keys() - {task.cell.name for task in missing})
     if run.blame:
         summary = find_culprit(summary, store, tasks, announce)
     summary = msgspec.structs.replace(summary, seconds=time.perf_counter() - started)
@@ -78,18 +82,22 @@ def _task(run: ParityRun, store: Store, cell: Cell) -> CellTask:
     return CellTask(cell, run.rules, run.checkpoint, store.out, address(described), described)
 
 
-def _run_all(
+def _missing(
     run: ParityRun, store: Store, tasks: Iterable[CellTask], announce: Callable[[str], None]
-) -> dict[str, Exception]:
-    """Run the tasks whose cells are not there; returns what failed, by the cell's name."""
+) -> list[CellTask]:
+    """The tasks whose cells are not there, or were run with other code: that of an engine has changed since."""
     missing = []
     for task in tasks:
-        if run.fresh:
-            store.remove(task.digest)
-        if store.find(task.digest) is None:
-            missing.append(task)
-        else:
+        if not run.fresh and store.reusable(task.digest) is not None:
             announce(task.cell.name)
+            continue
+        store.remove(task.digest)
+        missing.append(task)
+    return missing
+
+
+def _run_all(run: ParityRun, missing: Sequence[CellTask], announce: Callable[[str], None]) -> dict[str, Exception]:
+    """Run these tasks; returns what failed, by the cell's name."""
     failed = {}
     for task, error in dispatched(missing, run_cell, run.opening, at_once=run.at_once):
         if error is not None:
@@ -105,7 +113,13 @@ def _raise_if_hopeless(tasks: Mapping[str, CellTask], failed: Mapping[str, Excep
         raise first
 
 
-def _summary(run: ParityRun, store: Store, tasks: Mapping[str, CellTask], failed: Mapping[str, Exception]) -> Summary:
+def _summary(
+    run: ParityRun,
+    store: Store,
+    tasks: Mapping[str, CellTask],
+    failed: Mapping[str, Exception],
+    reused: Collection[str],
+) -> Summary:
     variants, forced, runs = {}, {}, {}
     for name, task in tasks.items():
         if name in failed:
@@ -119,13 +133,15 @@ def _summary(run: ParityRun, store: Store, tasks: Mapping[str, CellTask], failed
             digest=task.digest,
             factors=task.cell.factors,
             seconds=read_cell(folder).seconds,
+            reused=name in reused,
         )
     numerics = [task.cell.numerics.to_json() for task in tasks.values()]
     summary = Summary(
         schema=SUMMARY_SCHEMA,
         reference=run.rules.reference,
         candidates=list(dict.fromkeys(task.cell.candidate for task in tasks.values())),
-        numerics={key: ", ".join(dict.fromkeys(each[key] for each in numerics)) for key in numerics[0]},
+        numerics={key: ", ".join(dict.fromkeys(each[key] for each in numerics)) for key in numerics[0]}
+        | {"compiled": ", ".join(run.rules.compiled) or "false"},
         family=run.checkpoint.family.name,
         checkpoint=run.checkpoint.origin,
         checkpoint_digest=run.checkpoint.digest,

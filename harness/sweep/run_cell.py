@@ -28,14 +28,16 @@ from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
-from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
 from waypoint_parity.harness.run.carried import carried_over
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.reads import listening
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.teacher import check_teachable
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.identity import Rules
+from waypoint_parity.harness.sweep.loaded import loaded
 from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, write_cell
 from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
 
@@ -67,6 +69,7 @@ class _Implementation:
 
     name: str
     adapter: Adapter
+    numerics: Numerics
     observer: str
     # Under which it was built and runs, where both sides are followed exactly; and whether that shows exact values.
     shadowed: Shadowed | None = None
@@ -99,12 +102,17 @@ def run_cell(task: CellTask) -> None:
     Raises UserError for what the user has to mend, and what an adapter raises.
     """
     store = Store(task.out)
-    if store.find(task.digest) is not None:
+    if store.reusable(task.digest) is not None:
         return
-    started = time.perf_counter()
-    with computing_on(task.rules.threads), store.making(task.cell.name, task.digest) as folder:
+    store.remove(task.digest)
+    started, seen = time.perf_counter(), loaded()
+    apart = [task.out, *(path for weights in task.checkpoint.files.values() for path in weights.files)]
+    seen.look(apart)
+    making = store.making(task.cell.name, task.digest)
+    with computing_on(task.rules.threads), listening(), making as folder:
         write_scenario(task.cell.scenario, folder / "scenario.safetensors")
         pair = _loaded(task)
+        seen.look(apart)
         comparison = _free(task, pair, folder)
         if task.rules.teacher_forced:
             _write(_forced(task, pair), folder / TEACHER_FORCED_NAME)
@@ -113,6 +121,7 @@ def run_cell(task: CellTask) -> None:
         )
         _write(found, folder / INVESTIGATION_NAME)
         seconds = time.perf_counter() - started
+        seen.look(apart)
         write_cell(
             folder,
             CellFile(
@@ -120,6 +129,7 @@ def run_cell(task: CellTask) -> None:
                 name=task.cell.name,
                 digest=task.digest,
                 identity=task.identity,
+                loaded=seen.files(),
                 seconds=seconds,
             ),
         )
@@ -137,7 +147,7 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     def side(role: str, of: _Implementation) -> Side:
         variant = cell.variant.name(family)
         manifest = describe_run(
-            of.name, of.adapter, cell.numerics, task.checkpoint, cell.scenario, variant, observer=of.observer
+            of.name, of.adapter, of.numerics, task.checkpoint, cell.scenario, variant, observer=of.observer
         )
         return Side(of.name, of.adapter, DumpWriter(folder / role, manifest, keep=latents), of.shadow)
 
@@ -226,7 +236,8 @@ _kept = threading.local()
 
 def _loaded(task: CellTask) -> _Pair:
     """The implementations of a cell, loaded now or for the cell before."""
-    key = (task.rules, task.cell.candidate, task.cell.numerics, task.checkpoint.digest)
+    code = task.identity["reference source"], task.identity["candidate source"]
+    key = (task.rules, task.cell.candidate, task.cell.numerics, task.checkpoint.digest, *code)
     if getattr(_kept, "key", None) != key:
         _kept.key, _kept.pair = None, None
         _kept.pair = _load(task)
@@ -238,9 +249,9 @@ def _loaded(task: CellTask) -> _Pair:
 def _load(task: CellTask) -> _Pair:
     checkpoint, rules, cell = task.checkpoint, task.rules, task.cell
 
-    def load(name: str, *, exact: bool) -> _Implementation:
-        shadowed = load_shadowed(name, checkpoint, cell.numerics) if exact else None
-        adapter = registry.load(name, checkpoint, cell.numerics) if shadowed is None else shadowed.adapter
+    def load(name: str, numerics: Numerics, *, exact: bool) -> _Implementation:
+        shadowed = load_shadowed(name, checkpoint, numerics) if exact else None
+        adapter = registry.load(name, checkpoint, numerics) if shadowed is None else shadowed.adapter
         if shadowed is not None:
             shadowed.expect(cell.scenario)
         # What a model computes once and keeps, such as a table, its first session makes.
@@ -248,23 +259,26 @@ def _load(task: CellTask) -> _Pair:
             allow = rules.allow_observer_effect
             observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
         followed = shadowed is not None and is_followed(shadowed, cell.scenario)
-        return _Implementation(name, adapter, observer, shadowed, followed, carried(name, adapter, shadowed))
+        return _Implementation(
+            name, adapter, numerics, observer, shadowed, followed, carried(name, adapter, numerics, shadowed)
+        )
 
-    def carried(name: str, adapter: Adapter, shadowed: Shadowed | None) -> str | None:
+    def carried(name: str, adapter: Adapter, numerics: Numerics, shadowed: Shadowed | None) -> str | None:
         # Of what is not deterministic nobody can tell, and what was recorded has one session.
         if rules.allow_observer_effect or getattr(adapter, "RECORDED", False):
             return None
         # What a shadow follows runs no other session: nothing of that may be taken for exact.
-        load_again = partial(registry.load, name, checkpoint, cell.numerics)
+        load_again = partial(registry.load, name, checkpoint, numerics)
         return carried_over(load_again, cell.scenario, checkpoint, fresh=adapter if shadowed is None else None)
 
     # One each, also where both have the same name. Under a shadow no code is compiled.
-    reference = load(rules.reference, exact=rules.exact)
-    candidate = load(cell.candidate, exact=rules.exact and not cell.numerics.compiled)
-    disturbed = load_shadowed(rules.reference, checkpoint, cell.numerics, lanes=LANES) if rules.exact else None
+    expected, actual = each_side(cell.numerics, rules.compiled)
+    reference = load(rules.reference, expected, exact=rules.exact)
+    candidate = load(cell.candidate, actual, exact=rules.exact and not actual.compiled)
+    disturbed = load_shadowed(rules.reference, checkpoint, expected, lanes=LANES) if rules.exact else None
     if rules.teacher_forced:
         check_teachable(candidate.adapter.sites(), checkpoint.family.table(checkpoint.geometry, cell.scenario))
     truth = None
     if rules.three_way and cell.numerics.dtype != torch.float32:
-        truth = registry.load(rules.reference, checkpoint, replace(cell.numerics, dtype=torch.float32))
+        truth = registry.load(rules.reference, checkpoint, replace(expected, dtype=torch.float32))
     return _Pair(reference, candidate, truth, disturbed)

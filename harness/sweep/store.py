@@ -16,8 +16,9 @@ import msgspec
 
 from waypoint_parity.harness.files import read_document, writing
 from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.sweep.loaded import is_unchanged
 
-CELL_SCHEMA = "waypoint-parity/cell/1"
+CELL_SCHEMA = "waypoint-parity/cell/2"
 CELL_NAME = "cell.json"
 CELLS, FAILED = "cells", "failed"
 # Of a digest, in the name of a folder.
@@ -32,6 +33,8 @@ class CellFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     digest: str
     identity: dict[str, str]
+    # The digest of every file that the process had loaded by its end (harness.sweep.loaded).
+    loaded: dict[str, str]
     seconds: float
 
 
@@ -47,6 +50,11 @@ class Store:
             if read_cell(folder).digest == digest:
                 return folder
         return None
+
+    def reusable(self, digest: str) -> Path | None:
+        """The folder of the cell with this address, where all that it was run with is as it was; else None."""
+        folder = self.find(digest)
+        return folder if folder is not None and is_unchanged(read_cell(folder).loaded) else None
 
     def made(self, digest: str) -> Path:
         """The folder of a cell that has been made. Raises RuntimeError where it is gone."""

@@ -22,6 +22,8 @@ class CellRun(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     factors: dict[str, str]
     seconds: float
+    # Made by an earlier run with the same inputs and code, and not run again.
+    reused: bool = False
 
 
 class CellFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     causes: list[str] = []
     born: str | None = None
     not_blamed: str | None = None
+
+    @property
+    def reused(self) -> int:
+        """How many cells an earlier run made."""
+        return sum(run.reused for run in self.cells.values())
 
     @property
     def verdict(self) -> Verdict:

@@ -7,6 +7,7 @@ import pytest
 from tests.cli.conftest import Outcome, refused, run
 from tests.harness import implementations
 from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.harness.record.records import read_manifest
 from waypoint_parity.harness.sweep.summary import Summary, read_summary
 
 INTERRUPTED = f"{implementations.__name__}:Interrupted"
@@ -136,3 +137,63 @@ def test_a_report_is_written_of_a_run_that_is_there(inputs: tuple[object, ...], 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "summary.json" in refused("report", tmp_path)["what"]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> str:
+    """An implementation that says whether it was to compile itself."""
+    (tmp_path / "told.py").write_text(
+        "from dataclasses import replace\n"
+        "from waypoint_parity.reference.eager.adapter import EagerAdapter\n\n"
+        "class Told(EagerAdapter):\n"
+        "    def __init__(self, checkpoint, numerics):\n"
+        "        super().__init__(checkpoint, replace(numerics, compiled=False))\n"
+        "        self.told = str(numerics.compiled)\n\n"
+        "    def describe(self):\n"
+        "        return super().describe() | {'told': self.told}\n"
+    )
+    return f"{tmp_path / 'told.py'}:Told"
+
+
+@pytest.mark.parametrize(
+    ("asked", "compiled"),
+    [
+        ([], []),
+        (["--compiled", "candidate"], ["candidate"]),
+        (["--compiled", "reference"], ["reference"]),
+        (["--compiled"], ["reference", "candidate"]),
+        (["--compiled", "both"], ["reference", "candidate"]),
+    ],
+)
+def test_either_side_can_be_compiled(
+    inputs: tuple[object, ...], told: str, tmp_path: Path, asked: list[str], compiled: list[str]
+) -> None:
+    outcome = run("parity", "--reference", told, "--candidate", told, *inputs, *SHORT, "--no-exact", *asked)
+    assert outcome.code == 0, outcome
+    summary = summary_of(tmp_path / "out")
+    (cell,) = summary.cells.values()
+    for side in ("reference", "candidate"):
+        manifest = read_manifest(tmp_path / "out" / cell.folder / side)
+        assert manifest.description["told"] == str(side in compiled)
+        assert manifest.numerics["compiled"] == str(side in compiled).lower()
+    assert summary.numerics["compiled"] == (", ".join(compiled) or "false")
+
+
+def test_a_candidate_is_compiled_also_where_the_reference_cannot_be(inputs: tuple[object, ...], told: str) -> None:
+    sides = ("--reference", "eager", "--candidate", told)
+    assert run("parity", *sides, *inputs, *SHORT, "--compiled", "candidate").code == 0
+    assert run("parity", *sides, *inputs, *SHORT, "--compiled").code == 2
+
+
+def test_another_side_compiled_is_another_cell(inputs: tuple[object, ...], told: str, tmp_path: Path) -> None:
+    for asked in ("reference", "candidate", "both"):
+        outcome = run("parity", "--reference", told, "--candidate", told, *inputs, *SHORT, "--compiled", asked)
+        assert outcome.code == 0, outcome
+        assert summary_of(tmp_path / "out").reused == 0
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
+
+
+def test_blame_compiles_the_side_that_it_is_told(inputs: tuple[object, ...], told: str, tmp_path: Path) -> None:
+    sides = ("--reference", "eager", "--candidate", told, *inputs[:4], "--out", tmp_path / "blame")
+    assert run("blame", *sides, "--compiled", "candidate").code == 0
+    assert run("blame", *sides, "--compiled", "reference").code == 2

@@ -1,10 +1,12 @@
+import os
+import stat
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.files import read_document
+from waypoint_parity.harness.files import read_document, replacing
 
 SCHEMA = "waypoint-parity/note/1"
 
@@ -45,3 +47,19 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         read(path)
     assert error.value.what == f"{path}: unknown schema of a note"
     assert (error.value.found, error.value.expected) == ("waypoint-parity/note/2", SCHEMA)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as place:
+        place.write_bytes(b"whole")
+    assert os.read(reader, 100) == b"whole"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_that_is_full_is_told() -> None:
+    with pytest.raises(UserError, match="/dev/full: cannot be written"), replacing(Path("/dev/full")) as place:
+        place.write_bytes(b"whole")

@@ -15,6 +15,7 @@ MOST_SECONDS = 30.0
 # A pool whose worker has nothing to do: it says who it is, and waits.
 PARENT = """
 import multiprocessing, os, sys, time
+from pathlib import Path
 from concurrent.futures import ProcessPoolExecutor
 {imports}
 
@@ -31,7 +32,7 @@ WAYS = {
     "diff": ("from waypoint_parity.harness.compare.join import _settle", "dict(initializer=_settle)"),
     "scorecard": (
         "from waypoint_parity.harness.explain.scorecard.score import _begin",
-        "dict(initializer=_begin, initargs=('fixtures/faults/__init__.py:SUITE',))",
+        "dict(initializer=_begin, initargs=('fixtures/faults/__init__.py:SUITE', Path(sys.argv[1])))",
     ),
 }
 
@@ -50,7 +51,7 @@ def is_running(process: int) -> bool:
 def test_an_idle_worker_ends_with_a_killed_parent(way: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(imports=WAYS[way][0], begin=WAYS[way][1]), "utf-8")
-    with beside([sys.executable, script], stdout=subprocess.PIPE, cwd=ROOT) as it:
+    with beside([sys.executable, script, tmp_path], stdout=subprocess.PIPE, cwd=ROOT) as it:
         assert it.stdout is not None
         worker = int(it.stdout.readline())
         assert is_running(worker)

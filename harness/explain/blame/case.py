@@ -1,6 +1,6 @@
 """A case: two implementations that are to be told apart, and what they are run on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
 from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.run import registry
-from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import order_of
@@ -32,6 +32,8 @@ class Case:
     numerics: Numerics
     scenario: Scenario
     judgement: Judgement
+    # The sides that compile themselves.
+    compiled: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -45,6 +47,7 @@ class Case:
             "accepted inputs": ", ".join(self.judgement.accepted_inputs),
             "allowed missing": ", ".join(self.judgement.allowed_missing),
             **self.numerics.to_json(),
+            "compiled": ", ".join(self.compiled),
         }
 
     @property
@@ -72,22 +75,25 @@ def load_case(
     judgement: Judgement,
     *,
     changed: Callable[[Adapter], None] | None = None,
+    compiled: Collection[str] = (),
 ) -> Case:
-    """The case of two implementations by name; the candidate as loaded, or `changed`.
+    """The case of two implementations by name; the candidate as loaded, or `changed`. `compiled`: these sides are.
 
     Raises UserError for a name that is none and a scenario that does not fit.
     """
     checkpoint.check_scenario(scenario)
-    side = registry.load(candidate, checkpoint, numerics)
+    expected, actual = each_side(numerics, compiled)
+    side = registry.load(candidate, checkpoint, actual)
     if changed is not None:
         changed(side)
     return Case(
-        Side(reference, registry.load(reference, checkpoint, numerics)),
-        registry.load(reference, checkpoint, numerics),
+        Side(reference, registry.load(reference, checkpoint, expected)),
+        registry.load(reference, checkpoint, expected),
         Side(candidate, side),
-        lambda: rounded_otherwise(reference, checkpoint, numerics),
+        lambda: rounded_otherwise(reference, checkpoint, expected),
         checkpoint,
         numerics,
         scenario,
         judgement,
+        tuple(compiled),
     )

@@ -1,11 +1,11 @@
 """Running a suite: every trial by itself, in one of several processes."""
 
 import fnmatch
-import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from waypoint_parity.harness.explain.scorecard.draws import draws
 from waypoint_parity.harness.explain.scorecard.fault import Suite
 from waypoint_parity.harness.explain.scorecard.suite import find_suite
 from waypoint_parity.harness.explain.scorecard.trials import try_fault, try_harmless, try_stacked
-from waypoint_parity.harness.processes import available_cores, end_with_the_parent, keep_memory
+from waypoint_parity.harness.processes import available_cores, end_with_the_parent, keep_memory, worker_pool
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,15 @@ def score(plan: ScorecardPlan, *, jobs: int | None, announce: Callable[[str], No
     started = time.perf_counter()
     planned = trials(plan, find_suite(plan.suite))
     outcomes: dict[Trial, FaultRow | StackedRow | CleanRow] = {}
-    with ProcessPoolExecutor(
-        max_workers=jobs or available_cores(),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(plan.suite,),
-    ) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="scorecard-", ignore_cleanup_errors=True) as folder,
+        worker_pool(jobs or available_cores(), _begin, plan.suite, Path(folder)) as pool,
+    ):
         # The longest first: the others then fill the end.
         pending = {pool.submit(_run, trial): trial for trial in sorted(planned, key=_length, reverse=True)}
-        try:
-            for done in as_completed(pending):
-                outcomes[pending[done]] = done.result()
-                announce(pending[done].name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for done in as_completed(pending):
+            outcomes[pending[done]] = done.result()
+            announce(pending[done].name)
     rows = [outcomes[trial] for trial in planned]
     return scorecard(
         [row for row in rows if isinstance(row, FaultRow)],
@@ -112,20 +106,20 @@ class _Worker:
 
     suite: Suite
     bench: Bench
-    folder: "tempfile.TemporaryDirectory[str]"
 
 
 _worker: list[_Worker] = []
 
 
-def _begin(name: str) -> None:
-    """Prepare this process. Each trial has one thread: as many of them run as there are cores."""
+def _begin(name: str, folder: Path) -> None:
+    """Prepare this process, which keeps its files in `folder`. Each trial has one thread: every core has a process."""
     end_with_the_parent()
     keep_memory()
     torch.set_num_threads(1)
-    folder = tempfile.TemporaryDirectory(prefix="scorecard-")
+    own = folder / str(os.getpid())
+    own.mkdir()
     suite = find_suite(name)
-    _worker.append(_Worker(suite, Bench(suite, Path(folder.name)), folder))
+    _worker.append(_Worker(suite, Bench(suite, own)))
 
 
 def _run(trial: Trial) -> FaultRow | StackedRow | CleanRow:

@@ -231,7 +231,7 @@ class Waypoint(Plain):
         self,
         names: Sequence[str],
         checkpoint: "Checkpoint",
-        numerics: "Numerics",
+        numerics: "Sequence[Numerics]",
         scenario: "Scenario",
         page: Callable[[Any, str], str],
         **wanted: Any,

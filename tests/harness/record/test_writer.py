@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,42 @@ def test_an_earlier_dump_is_replaced_as_a_whole(tmp_path: Path) -> None:
     folder = write_dump(tmp_path / "dump", [(FRAME, torch.zeros(IMAGE_SHAPE, dtype=torch.uint8))])
     write_dump(folder, [(LATENT, normal(4))])
     assert files_in(folder) == {MANIFEST_NAME, RECORDS_NAME}
+
+
+def test_of_a_folder_with_an_earlier_dump_only_what_it_wrote_is_replaced(tmp_path: Path) -> None:
+    folder = write_dump(tmp_path / "dump", [(FRAME._replace(unit=unit), film(10)[0]) for unit in range(3)], keep=["*"])
+    mine = [folder / name for name in ("notes.md", "frames/mine.png", "frames/7.png", "of mine/frames/000000.png")]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    write_dump(folder, [(FRAME, film(10)[0])])
+    assert [file.read_text() for file in mine] == ["mine"] * len(mine)
+    assert kept_pictures(folder) == [PictureAt(0)]
+    written = {path.name for path in folder.iterdir()} - {"notes.md", "of mine"}
+    assert written == {MANIFEST_NAME, RECORDS_NAME, "frames"}
+
+
+def test_a_link_in_a_dump_is_not_followed_when_it_is_replaced(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "dump", tmp_path / "elsewhere"
+    write_dump(folder, [(FRAME, film(10)[0])], keep=["*"])
+    shutil.move(folder / "frames", elsewhere)
+    (folder / "frames").symlink_to(elsewhere)
+    for name in (RECORDS_NAME, TENSORS_NAME, f"{MANIFEST_NAME}.partial"):
+        (elsewhere / name).write_text("of somebody else")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(elsewhere / name)
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    write_dump(folder, [(FRAME, film(20)[0])], keep=["*"])
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
+    assert kept_pictures(folder) == [PictureAt(0)]
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_a_link_to_the_folder_of_a_dump_is_that_folder(tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", [(FRAME, film(10)[0])])
+    (tmp_path / "latest").symlink_to(tmp_path / "dump")
+    write_dump(tmp_path / "latest", [(FRAME, film(10)[0]), (FRAME._replace(unit=1), film(20)[0])])
+    assert read_manifest(tmp_path / "dump").observed == 2
 
 
 @pytest.mark.parametrize("content", ["notes", '{"schema": "another tool\'s"}', '{"source": "a golden pack"}'])

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.sweep.loaded import ABSENT, digest_now
 from waypoint_parity.harness.sweep.store import CELL_NAME, CELL_SCHEMA, CELLS, CellFile, Store, read_cell, write_cell
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 
 
-def cell(digest: str = DIGEST) -> CellFile:
-    return CellFile(schema=CELL_SCHEMA, name="walk", digest=digest, identity={"torch": "2.13.0"}, seconds=1.5)
+def cell(digest: str = DIGEST, loaded: dict[str, str] | None = None) -> CellFile:
+    identity = {"torch": "2.13.0"}
+    return CellFile(schema=CELL_SCHEMA, name="walk", digest=digest, identity=identity, loaded=loaded or {}, seconds=1.5)
 
 
 def make(store: Store, content: str = "", digest: str = DIGEST) -> None:
@@ -28,6 +30,23 @@ def test_a_cell_that_was_made_is_found_by_its_digest(tmp_path: Path) -> None:
     assert store.made(DIGEST) == store.find(DIGEST) == tmp_path / CELLS / "walk-abababababab"
     assert read_cell(store.made(DIGEST)) == cell()
     assert store.find(OTHER) is None
+
+
+def test_a_cell_is_reusable_while_what_it_loaded_is_as_it_was(tmp_path: Path) -> None:
+    engine, store = tmp_path / "engine.py", Store(tmp_path / "out")
+    engine.write_text("SCALE = 1.0")
+    files = {str(engine): digest_now(str(engine)), str(tmp_path / "override.py"): ABSENT}
+    with store.making("walk", DIGEST) as folder:
+        write_cell(folder, cell(loaded=files))
+    assert store.reusable(DIGEST) == store.made(DIGEST)
+    assert store.reusable(OTHER) is None
+    engine.write_text("SCALE = 1.1")
+    assert store.reusable(DIGEST) is None
+    engine.write_text("SCALE = 1.0")
+    assert store.reusable(DIGEST) is not None
+    (tmp_path / "override.py").write_text("SCALE = 1.1")
+    assert store.reusable(DIGEST) is None
+    assert store.find(DIGEST) is not None
 
 
 def test_a_digest_that_begins_alike_is_another_cell(tmp_path: Path) -> None:

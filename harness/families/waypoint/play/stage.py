@@ -52,7 +52,7 @@ def staged(reference: Role, candidate: Role, scenario: Scenario, keys: Keys) -> 
 def served(
     names: Sequence[str],
     checkpoint: Checkpoint,
-    numerics: Numerics,
+    numerics: Sequence[Numerics],
     scenario: Scenario,
     page: Callable[[Any, str], str],
     *,
@@ -62,7 +62,7 @@ def served(
     threads: int,
 ) -> Iterator[str]:
     """The address of a page from which reference and candidate are steered: see `waypoint-parity play --help`."""
-    reference, candidate = (Role(name, checkpoint, numerics, threads) for name in names)
+    reference, candidate = (Role(name, checkpoint, each, threads) for name, each in zip(names, numerics, strict=True))
     keys = keys_of(buttons, turns, checkpoint.geometry.transformer.n_buttons)
     with (
         staged(reference, candidate, scenario, keys) as stage,
