@@ -18,7 +18,7 @@ from waypoint_parity.harness.cli.baseline import BaselineCommand
 from waypoint_parity.harness.cli.blame import BlameCommand
 from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
-from waypoint_parity.harness.cli.ending import as_a_program
+from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
 from waypoint_parity.harness.cli.frames import FramesCommand
 from waypoint_parity.harness.cli.outcome import OUR_FAULT, UNUSABLE
@@ -94,5 +94,10 @@ def _enough_columns() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
+def program() -> int:
+    """The console script: `main`, watched over from outside."""
+    return watched(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -1,7 +1,10 @@
 """Engines that misbehave: the reference, but for how it is driven, what it says of itself, or what it shows."""
 
+import atexit
+import ctypes
 import dataclasses
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +44,25 @@ class Leaving(Ending):
 class LeavingWithoutAWord(Ending):
     def end(self) -> None:
         os._exit(0)
+
+
+class LeavingInC(Ending):
+    def end(self) -> None:
+        ctypes.CDLL(None).exit(0)
+
+
+class Crashing(Ending):
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class LeavingAtTheEnd(EagerAdapter):
+    """Whatever the verdict is, the process ends with exit code 0."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        super().sites()[f"{PLACE}.mlp"].module.register_forward_hook(lambda module, inputs, output: 1.01 * output)
+        atexit.register(os._exit, 0)
 
 
 class Interrupting(Ending):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import engines
-from tests.cli.conftest import PARTS, Outcome, refused, run
+from tests.cli.conftest import PARTS, Outcome, refused, run, script
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.sweep.summary import read_summary
 
@@ -60,6 +60,22 @@ def test_an_engine_that_ends_is_told_with_its_words_and_its_place(
     assert words in parts["found"]
     assert "unit 1, denoise step 0" in parts["what"]
     assert "engines.py, line" in parts["found"]
+
+
+@pytest.mark.parametrize("engine", [engines.LeavingWithoutAWord, engines.LeavingInC, engines.Crashing])
+def test_a_process_that_an_engine_ends_without_a_word_is_told(
+    dump: Callable[..., tuple[object, ...]], inputs: tuple[object, ...], tmp_path: Path, engine: type
+) -> None:
+    assert "without a word" in failed(script(*dump(named(engine))))["what"]
+    out = ("--out", tmp_path / "parity", "--jobs", 1)
+    assert script("parity", "--candidate", named(engine), *inputs, *out, *SHORT).code == 70
+
+
+def test_a_process_that_an_engine_ends_when_all_is_done_has_its_verdict(
+    inputs: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "parity", "--jobs", 1)
+    assert script("parity", "--candidate", named(engines.LeavingAtTheEnd), *inputs, *out, *SHORT).code == 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
