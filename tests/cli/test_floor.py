@@ -56,7 +56,8 @@ def test_a_floor_is_not_measured_on_a_handful_of_runs(tiny_folder: Path, scenari
 
 def test_a_floor_of_another_checkpoint_is_refused(checkpoint: Path, golden: Path) -> None:
     floor = floor_path(checkpoint, "fp32")
-    message = refused("parity", "--checkpoint", golden / "base", "--floor", floor)
+    inputs = ("--checkpoint", golden / "base", "--scenario", golden / "base" / "scenario.safetensors")
+    message = refused("parity", *inputs, "--floor", floor)
     assert message["what"] == f"{floor}: is the noise floor of other runs"
 
 
