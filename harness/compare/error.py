@@ -25,6 +25,8 @@ class Error:
     grown: float | None = None
     # Of a tensor of one element that differs: the element itself, (actual, expected).
     values: tuple[float, float] | None = None
+    # Neither side has a finite value: equal or not, that proves nothing.
+    hollow: bool = False
 
     @property
     def log_norm(self) -> float:

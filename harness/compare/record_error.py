@@ -79,13 +79,15 @@ class Errors(NamedTuple):
     exact: Numbers
     local: Numbers
     grown: Numbers
+    hollow: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        columns = [(e.identical, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
-        identical, *numbers = zip(*columns, strict=True)
-        return cls(np.array(identical), *(np.array(column, np.float64) for column in numbers))
+        columns = [(e.identical, e.hollow, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
+        identical, hollow, *numbers = zip(*columns, strict=True)
+        rel_l2, log_norm, exact, local, grown = (np.array(column, np.float64) for column in numbers)
+        return cls(np.array(identical), rel_l2, log_norm, exact, local, grown, np.array(hollow))
 
     @property
     def distance(self) -> Numbers:
@@ -109,7 +111,9 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
     unknown = np.full(len(identical), math.nan)
-    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown)
+    counted = np.minimum(actual.special.sum(1), expected.special.sum(1))
+    hollow = (counted >= expected.elements) & (expected.elements > 0)
+    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown, hollow=hollow)
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:

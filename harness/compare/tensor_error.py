@@ -17,7 +17,8 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
         return no_distance(f"shape {list(actual.shape)}, not {list(expected.shape)}")
     actual = actual.to(expected.device)
     if _same_bits(actual, expected):
-        return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0, max_abs=0.0)
+        hollow = _is_hollow(expected)
+        return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0, max_abs=0.0, hollow=hollow)
     left, right = actual.double().flatten(), expected.double().flatten()
     # Where both sides have the same special value there is nothing to measure; where one has, no distance exists.
     special = ~(torch.isfinite(left) & torch.isfinite(right))
@@ -29,7 +30,15 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
     max_abs = float(difference.abs().max()) if difference.numel() else 0.0
     error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
+    error = replace(error, hollow=bool(special.all())) if special.numel() else error
     return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
+
+
+def _is_hollow(tensor: Tensor) -> bool:
+    """Whether a tensor has values, and none of them is finite."""
+    if not tensor.is_floating_point() or not tensor.numel() or bool(tensor[(0,) * tensor.dim()].isfinite()):
+        return False
+    return not bool(tensor.isfinite().any())
 
 
 def exact_distance(actual: Observation, expected: Observation) -> float | None:

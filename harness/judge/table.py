@@ -31,6 +31,7 @@ from waypoint_parity.harness.judge.comparison import (
     SiteResult,
     Verdict,
     WorstAtSite,
+    contradicted,
     where_in,
 )
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS, Bounds, Judgement, Limits
@@ -89,6 +90,9 @@ class VerdictTable:
         self.end = 0
         # The least and the largest error that is wrong in any case, of those that were over what rounding explains.
         self._caught: tuple[float, float] = math.inf, 0.0
+        # Observations of which neither side has a finite value, and the first of them with its place in the execution.
+        self._hollow = 0
+        self._first_hollow: tuple[int, Key] | None = None
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
@@ -177,6 +181,9 @@ class VerdictTable:
         self.by_tensors += part.by_tensors
         self._caught = min(self._caught[0], part._caught[0]), max(self._caught[1], part._caught[1])
         self.counts += part.counts
+        if part._first_hollow is not None:
+            first, key = part._first_hollow
+            self._prove_nothing(first + before, key, part._hollow)
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
         for failure in part.failures:
@@ -196,7 +203,7 @@ class VerdictTable:
             names, reason = (reference, candidate), _difference(differing)
             return incomparable(*names, reason, bounds=self._bounds, evidence=evidence, first=differing)
         self._lacking(expected)
-        return Comparison(
+        comparison = Comparison(
             schema=COMPARISON_SCHEMA,
             verdict=self._verdict(),
             reference=reference,
@@ -215,6 +222,13 @@ class VerdictTable:
             growth=[self._growth(*self._latents[unit][1:]) for unit in sorted(self._latents)],
             family=self._family,
         )
+        return contradicted(comparison, self._contradictions())
+
+    def _contradictions(self) -> list[str]:
+        if self._first_hollow is None:
+            return []
+        where = f"{self._hollow} observations, first at {self._first_hollow[1]}"
+        return [f"neither side has a finite value in {where}: nothing was compared there"]
 
     def mathematics(
         self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
@@ -280,6 +294,8 @@ class VerdictTable:
             verdict, key = Verdict(_VERDICTS[verdicts[index]]), self.places.key(int(codes[index]))
             return self._result(int(order[index]), key, verdict, error_of(index), at)
 
+        for index in np.flatnonzero(errors.hollow & (kinds != _KIND[Kind.MASK])).tolist():
+            self._prove_nothing(int(order[index]), self.places.key(int(codes[index])), 1)
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
         diverged = np.isin(verdicts, [_VERDICT[Verdict.DIVERGED], _VERDICT[Verdict.UNEXPLAINED]])
@@ -367,6 +383,12 @@ class VerdictTable:
         """Keep an input that differs, if it is the first in execution order."""
         if self._differing_input is None or order < self._differing_input.order:
             self._differing_input = result()
+
+    def _prove_nothing(self, order: int, key: Key, number: int) -> None:
+        """Count observations without a finite value on either side, the first of them `key`."""
+        self._hollow += number
+        if self._first_hollow is None or order < self._first_hollow[0]:
+            self._first_hollow = order, key
 
     def _exceed(self, distance: float, result: Callable[[], SiteResult]) -> None:
         """Keep the error of an activation, if it is the worst."""

@@ -238,7 +238,6 @@ COMPARED = [
     engines.ExpandedElement,
     engines.Transposed,
     engines.NaNs,
-    engines.Infinite,
 ]
 TWINS = [
     (engines.Complex, engines.ComplexTwin),
@@ -273,6 +272,18 @@ def test_whatever_has_numbers_is_compared(
     assert outcome.code == 0, outcome
     assert run(*dump(named(engine))).code == 0
     assert run("diff", tmp_path / "out", tmp_path / "out").code == 0
+
+
+def test_values_of_which_none_is_finite_prove_nothing(
+    inputs: tuple[object, ...], dump: Callable[..., tuple[object, ...]], tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "parity", "--jobs", 1)
+    twice = ("--reference", named(engines.Infinite), "--candidate", named(engines.Infinite))
+    assert run("parity", *twice, *inputs, *out, *SHORT).code == 1
+    assert run(*dump(named(engines.Infinite))).code == 0
+    outcome = run("diff", tmp_path / "out", tmp_path / "out")
+    assert outcome.code == 1, outcome
+    assert engines.PLACE in outcome.out.splitlines()[1]
 
 
 @pytest.mark.parametrize(("engine", "twin"), TWINS)
