@@ -72,6 +72,13 @@ def scorecard(session: nox.Session) -> None:
     run(session, "waypoint-parity", "scorecard", "--json", str(OUT / "scorecard.json"), *session.posargs)
 
 
+@in_shared
+def fuzz(session: nox.Session) -> None:
+    """Change files at random, and list what ends in a traceback, or passes. Arguments as `--mutations 200`."""
+    install(session)
+    run(session, "python", "-m", "waypoint_parity.fixtures.fuzz", str(OUT / "fuzz"), *session.posargs)
+
+
 @nox.session(name="clean-runs", venv_backend="none")
 def clean_runs(session: nox.Session) -> None:
     """Count false alarms among hundreds of right runs, for hours; goes on where it was. Arguments as `--minutes 20`."""

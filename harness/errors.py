@@ -1,16 +1,21 @@
-"""The one error a user sees: what is wrong, what was found, what was expected, what to do."""
+"""The errors that a user sees: what is wrong, what was found, what was expected, what to do."""
 
+import re
 from functools import partial
 
+# A file may bring line breaks and commands for the terminal into a message.
+_UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
-class UserError(ValueError):
-    """A mistake in the call or in a file that the caller gave. The CLI prints it without a traceback and exits 2.
 
-    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out.
+class FourPartError(Exception):
+    """An error that is printed without a traceback.
+
+    The four parts are kept apart, so that a test asserts on one of them and a page can lay them out. Each is one line.
     """
 
     def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
-        super().__init__(f"{what}\n  found:    {found}\n  expected: {expected}\n  do:       {do}")
+        what, found, expected, do = (_UNPRINTABLE.sub(" ", part).strip() for part in (what, found, expected, do))
+        super().__init__(f"{what}\n  found:    {found or 'nothing'}\n  expected: {expected}\n  do:       {do}")
         self.what = what
         self.found = found
         self.expected = expected
@@ -18,7 +23,15 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Its parts, for another process."""
-        return partial(UserError, found=self.found, expected=self.expected, do=self.do), (self.what,)
+        return partial(type(self), found=self.found, expected=self.expected, do=self.do), (self.what,)
+
+
+class UserError(FourPartError, ValueError):
+    """A mistake in the call, in an adapter or in a file that the caller gave. The CLI exits 2."""
+
+
+class EngineError(FourPartError, RuntimeError):
+    """An implementation failed while it was driven. It tells where, and the engine's own words. The CLI exits 70."""
 
 
 def listed(names: list[str], *, most: int = 8) -> str:

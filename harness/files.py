@@ -1,13 +1,13 @@
-"""Files: written whole or not at all, and JSON documents, each of a schema that it names itself."""
+"""Files: written whole or not at all; JSON documents, each of a schema that it names itself; files of tensors."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from waypoint_parity.harness.errors import UserError
 
@@ -43,6 +43,62 @@ def read_document(path: Path, kind: type[AnyDocument], schema: str, *, called: s
             do=f"{do}, or use a release of waypoint-parity that knows the schema",
         )
     return document
+
+
+# What people have in the place of a file, by the way that it begins, and what helps.
+_MISTAKEN = (
+    (b"version https://git-lfs", "a git-lfs pointer, which stands for the file", "fetch the file itself: git lfs pull"),
+    (b"<!doctype", "a web page", "fetch the file itself, not the page that shows it"),
+    (b"<html", "a web page", "fetch the file itself, not the page that shows it"),
+    (b'{"error', "the error message of a server", "fetch the file again"),
+    (b"pk\x03\x04", "a PyTorch or zip file", "convert it to safetensors, which holds no code"),
+    (b"\x80\x02", "a Python pickle", "convert it to safetensors, which holds no code"),
+    (b"gguf", "a GGUF file", "convert it to safetensors"),
+)
+_UNREADABLE = {
+    errno.EACCES: "let this user read it",
+    errno.EISDIR: "name the file itself",
+    errno.ELOOP: "mend the link",
+    errno.ENOENT: "correct the path, or fetch what is to be there",
+}
+
+
+def mistaken_for(path: Path) -> tuple[str, str] | None:
+    """What lies at `path` in place of a file of tensors or text, and what to do; None where that cannot be told."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError as error:
+        return error.strerror or str(error), _UNREADABLE.get(error.errno or 0, "correct the path")
+    if not start:
+        return "an empty file", "fetch or copy it again"
+    return next(((found, do) for sign, found, do in _MISTAKEN if start.startswith(sign)), None)
+
+
+def open_tensors(path: Path, *, called: str) -> Any:
+    """The open safetensors file. Raises UserError, with what lies there instead; `called` is what it should be."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        found, do = mistaken_for(path) or (str(error), "fetch or copy the file again; it is cut short or damaged")
+        raise UserError(
+            f"{path}: cannot be read as {called}", found=found, expected="a whole safetensors file", do=do
+        ) from error
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn the refusal of the operating system to show what lies at `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        at = "" if error.filename is None else f": {error.filename}"
+        raise UserError(
+            f"{path}: cannot be read",
+            found=f"{error.strerror or error}{at}",
+            expected="a folder and files that this user can read",
+            do=_UNREADABLE.get(error.errno or 0, "correct the path"),
+        ) from error
 
 
 @contextmanager

@@ -32,9 +32,9 @@ def silent(name: str) -> None:
 
 
 @contextmanager
-def counter(total: int | None = None) -> Iterator[Callable[[str], None]]:
+def counter(total: int | None = None, unit: str = "run") -> Iterator[Callable[[str], None]]:
     """Takes the names of runs one after another, of `total` where that is known; shown on a terminal."""
-    with tqdm(unit="run", total=total, disable=None) as bar:
+    with tqdm(unit=unit, total=total, disable=None) as bar:
 
         def announce(name: str) -> None:
             bar.set_postfix_str(name)

@@ -1,4 +1,7 @@
-"""A parity run as JUnit XML, which CI hosts show: a suite for every cell, a case for every part and unit."""
+"""Results as JUnit XML, which CI hosts show.
+
+Of a parity run: a suite for every cell, a case for every part and unit. Of frames alone: a case for every frame.
+"""
 
 import re
 from collections.abc import Iterable
@@ -13,6 +16,7 @@ from waypoint_parity.harness.judge.comparison import (
     where_in,
 )
 from waypoint_parity.harness.judge.comparison_text import comparison_lines
+from waypoint_parity.harness.judge.frames import FramesComparison
 from waypoint_parity.harness.run.family import Family, family_named
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.sites import Kind
@@ -40,9 +44,28 @@ def junit_xml(summary: Summary) -> str:
             forced = summary.teacher_forced[name]
             suites.append(_suite(f"{name} ({TEACHER_FORCED})", forced, 0.0, told, family))
     suites += [_failed(failure) for failure in summary.failures]
-    title = f"{', '.join(summary.candidates)} against {summary.reference}"
+    return _document(f"{', '.join(summary.candidates)} against {summary.reference}", suites, summary.seconds)
+
+
+def frames_junit(comparison: FramesComparison) -> str:
+    """A comparison of frames as a JUnit document: a case for its verdict, and one for every frame."""
+    title = f"{comparison.candidate} against {comparison.reference}"
+    cases = [_case(title, "verdict"), *(_case(title, f"frame {at.frame}") for at in comparison.frames)]
+    if not comparison:
+        first = "no frame, but the mean over all"
+        if comparison.first is not None:
+            first = f"first to fail: {comparison.frames[comparison.first].called}"
+        cases[0].append(_told("failure", comparison.verdict, first, "\n".join([first, *comparison.notes])))
+    for case, at in zip(cases[1:], comparison.frames, strict=True):
+        if not at.verdict.passes:
+            wrong = at.note or f"mean |d| {at.mean_abs:.4g} of 255, bound {at.bound or 0.0:.4g}"
+            case.append(_told("failure", at.verdict, wrong, wrong))
+    return _document(title, [_closed(title, cases, 0.0, {})], 0.0)
+
+
+def _document(title: str, suites: list[ElementTree.Element], seconds: float) -> str:
     root = _element("testsuites", name=title, **_totals(suites, "tests", "failures", "errors"))
-    root.set("time", f"{summary.seconds:.3f}")
+    root.set("time", f"{seconds:.3f}")
     root.extend(suites)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
@@ -55,7 +78,7 @@ def _suite(
     if comparison.verdict is Verdict.INCOMPARABLE:
         verdict.append(_told("error", comparison.verdict, str(comparison.reason), lines))
     elif not comparison:
-        first = f"first divergence: {_first_of(comparison)}"
+        first = comparison.headline if comparison.contradictions else f"first divergence: {comparison.headline}"
         verdict.append(_told("failure", comparison.verdict, first, lines))
     cases = [verdict, *_part_cases(name, comparison, family), *_unit_cases(name, comparison, family)]
     return _closed(name, cases, seconds, factors)
@@ -139,7 +162,7 @@ def _case(suite: str, name: str, seconds: float = 0.0) -> ElementTree.Element:
 
 def _fail(case: ElementTree.Element, comparison: Comparison, first: str) -> None:
     """The case fails: with the first divergence there, and with that of the whole cell."""
-    text = f"{first}\nfirst divergence of the cell: {_first_of(comparison)}"
+    text = f"{first}\nfirst divergence of the cell: {comparison.headline}"
     case.append(_told("failure", comparison.verdict, first, text))
 
 
@@ -160,10 +183,6 @@ def _allowed(text: str) -> str:
 def _part(key: Key, family: Family) -> str:
     row = family.sites.of(key.site, key.phase) or family.sites.of(key.site)
     return _OTHER if row is None else row.part
-
-
-def _first_of(comparison: Comparison) -> str:
-    return str(comparison.first or comparison.reason or "nothing was compared")
 
 
 def _worst(rungs: list[WorstAtSite]) -> str:

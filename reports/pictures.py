@@ -11,7 +11,7 @@ from waypoint_parity.reports.plots import CurvePlot, trajectory_plot
 from waypoint_parity.reports.run import CellReport
 from waypoint_parity.reports.table import Format, Table, fixed, scientific
 
-_MEASURES: dict[str, Callable[[Any], str]] = {
+MEASURES: dict[str, Callable[[Any], str]] = {
     "SSIM": fixed(6),
     "mean |d|": "{:.4g}".format,
     "PSNR dB": fixed(1),
@@ -49,7 +49,7 @@ def pictures_of(cell: CellReport) -> list[Picture]:
 
 def pictures_table(cell: CellReport) -> Table:
     """Every picture: its measures, and the blur decision with what it rests on."""
-    return Table.of([_row(cell, picture) for picture in pictures_of(cell)], _MEASURES, _blurred(cell))
+    return Table.of([_row(cell, picture) for picture in pictures_of(cell)], MEASURES, _blurred(cell))
 
 
 class Curves:

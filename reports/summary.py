@@ -227,7 +227,8 @@ def _worst(comparison: Comparison) -> dict[str, str]:
 
 def _first(comparison: Comparison) -> str:
     """Where a comparison diverged first, or why there is none."""
-    return escaped(comparison.reason or "") or _where(comparison.first) or "none"
+    contradiction = escaped(comparison.contradictions[0]) if comparison.contradictions and not comparison.first else ""
+    return escaped(comparison.reason or "") or _where(comparison.first) or contradiction or "none"
 
 
 def _horizon(comparison: Comparison, unit_name: str) -> str:

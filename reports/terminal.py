@@ -7,7 +7,9 @@ from waypoint_parity.reports.summary import reused_text, summary_table
 def summary_lines(summary: Summary) -> list[str]:
     """The table of cells, what failed to run, what the factors decide, and the verdict last."""
     lines = [summary_table(summary)] if summary.variants else []
-    lines += [f"FAILED TO RUN: {failure.name}: {failure.message}" for failure in summary.failures]
+    for failure in summary.failures:
+        lines.append(f"FAILED TO RUN: {failure.name}: {failure.message}")
+        lines += [] if failure.kept is None else [f"  kept:     what it recorded up to there, in {failure.kept}"]
     lines += summary.effects.sentences if summary.effects is not None and not summary.verdict.passes else []
     if summary.blamed is not None:
         lines.append(f"causes in {summary.blamed}{'' if summary.born is None else f', born in: {summary.born}'}")

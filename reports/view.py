@@ -70,7 +70,7 @@ class CellView:
                     "gain": shown.gain,
                     "links": shown.links,
                     "pictures": shown.pictures,
-                    "says": _says(says.get(label, {})),
+                    "says": picture_says(says.get(label, {})),
                     "differs": label in differing,
                 }
                 for label, shown in zip(labels, self.shown, strict=True)
@@ -164,7 +164,7 @@ def _ssim(row: dict[str, Any] | None) -> float:
     return 1.0 if row is None else float(row["SSIM"])
 
 
-def _says(row: dict[str, Any]) -> str:
+def picture_says(row: dict[str, Any]) -> str:
     """The measures of one picture in a line."""
     if not row:
         return ""

@@ -2,6 +2,6 @@
 
 import sys
 
-from waypoint_parity.harness.cli.main import main
+from waypoint_parity.harness.cli.main import program
 
-sys.exit(main())
+sys.exit(program())

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.hub import locate
-from waypoint_parity.harness.checkpoint.weights import Weights
+from waypoint_parity.harness.checkpoint.weights import Weights, untied_copies
 from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, families, family_in, family_named
 
@@ -62,8 +63,20 @@ class Checkpoint:
         self.family.check(scenario, self.geometry)
 
     def weights(self, component: str) -> dict[str, Tensor]:
-        """The tensors of a component, keyed as in the official checkpoint."""
-        return self.files[component].load()
+        """The tensors of a component, keyed as in the official checkpoint.
+
+        Raises UserError for values that are not finite, and where copies of a matrix that all blocks share differ: no
+        two implementations need take the same one of them.
+        """
+        files = self.files[component]
+        if untied := untied_copies(files, self.family.tied.get(component)):
+            raise UserError(
+                f"{self.origin}: {component} has copies of a shared matrix that differ from the others",
+                found=listed(untied),
+                expected="the same values in every block",
+                do="convert the checkpoint again; its shared matrices were not filled, or not cast, in every block",
+            )
+        return files.load()
 
     @cached_property
     def digest(self) -> str:
@@ -78,17 +91,22 @@ def open_checkpoint(location: str | Path, *, check: bool = True) -> Checkpoint:
     Raises UserError for a folder that no family recognises, for a config that is none and, checked, for whatever does
     not fit the configs. Only an inspection opens a checkpoint unchecked: it reports what does not fit.
     """
-    folder, origin = locate(str(location))
-    family = family_in(folder)
-    if family is None:
-        raise UserError(
-            f"{location}: not a checkpoint folder",
-            found=listed(sorted(entry.name for entry in folder.iterdir())) or "an empty folder",
-            expected="; or ".join(known.layout for known in families().values()),
-            do="name the folder that holds them",
-        )
-    opened = family.open(folder, lambda named: locate(named)[0])
-    checkpoint = Checkpoint(origin, family.name, opened.geometry, opened.files, folder)
+    with reading(location):
+        folder, origin = locate(str(location))
+        family = family_in(folder)
+        if family is None:
+            raise UserError(
+                f"{location}: not a checkpoint folder",
+                found=listed(sorted(entry.name for entry in folder.iterdir())) or "an empty folder",
+                expected="; or ".join(known.layout for known in families().values()),
+                do="name the folder that holds them",
+            )
+        opened = family.open(folder, lambda named: locate(named)[0])
+    files = {
+        name: weights.with_ties(family.keys(name, opened.geometry), family.tied.get(name))
+        for name, weights in opened.files.items()
+    }
+    checkpoint = Checkpoint(origin, family.name, opened.geometry, files, folder)
     if check:
         checkpoint.check()
     return checkpoint

@@ -35,13 +35,20 @@ def locate(location: str) -> tuple[Path, str]:
             return folder, str(folder)
     if pinned := PINNED.fullmatch(location):
         return _fetched(pinned["repo"], pinned["revision"]), location
-    looks_like_hub_id = _UNPINNED.fullmatch(location)
+    if Path(location).is_file():
+        found = "a file"
+    elif _UNPINNED.fullmatch(location):
+        found = "a hub id without a pinned revision, or a misspelt folder"
+    else:
+        found = "no such folder"
     raise UserError(
         f"{location}: no such checkpoint",
-        found="a hub id without a pinned revision, or a misspelt folder" if looks_like_hub_id else "no such folder",
+        found=found,
         expected="a folder, the name of one in official_weights/ or converted_weights/, or owner/name@revision with "
         "the 40 hex digits of a commit",
-        do="correct the path, or pin the revision; a branch name is no identity",
+        do="name the checkpoint's folder"
+        if found == "a file"
+        else "correct the path, or pin the revision; a branch name is no identity",
     )
 
 

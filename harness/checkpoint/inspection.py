@@ -18,10 +18,8 @@ import torch
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide, beside_checkpoint
 from waypoint_parity.harness.checkpoint.loading import Loading, load_poisoned
-from waypoint_parity.harness.checkpoint.weights import Shape, Weights, compared
+from waypoint_parity.harness.checkpoint.weights import Shape, Weights, compared, finite, untied_copies
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.harness.run.digest import fast_digest
-from waypoint_parity.harness.run.keys import block_of
 
 # Below it, names of one shape have no more in common than `weight` and the block they lie in.
 _SIMILAR = 0.7
@@ -98,19 +96,26 @@ class StoredTensor:
 class ComponentReport:
     """One component: its tensors, and how they differ from what its config asks for.
 
-    A key is named once: what is `renamed` is neither missing nor extra.
+    A key is named once: what is `renamed` is neither missing nor extra. `ties` maps keys that the files leave out to
+    those that share their tensor. Matrices that are all `zero` are told, and no fault: some are made so.
     """
 
     name: str
+    files: list[str]
+    unread: list[str]
     tensors: list[StoredTensor]
     missing: list[str]
     extra: list[str]
     misshapen: list[str]
     renamed: list[Rename]
+    codes: str | None
     not_finite: list[str]
+    ties: Mapping[str, str]
+    zero: list[str]
 
     def __bool__(self) -> bool:
-        return not (self.missing or self.extra or self.misshapen or self.renamed or self.not_finite)
+        wrong = self.missing, self.extra, self.misshapen, self.renamed, self.codes, self.not_finite
+        return not any(wrong)
 
 
 @dataclass(frozen=True)
@@ -163,36 +168,25 @@ def _part(name: str, weights: Weights, expected: Mapping[str, Shape] | None) -> 
     wanted = {key: (expected or {})[key] for key in mismatch.missing}
     renamed = proposed(wanted, {key: shapes[key] for key in mismatch.extra})
     paired = {rename.expected for rename in renamed} | {rename.found for rename in renamed}
+    not_finite, zero = [], []
+    for key, tensor in weights.stream():
+        if not finite(tensor):
+            not_finite.append(key)
+        if tensor.ndim > 1 and not tensor.view(torch.uint8).any():
+            zero.append(key)
     return ComponentReport(
         name,
-        [StoredTensor(key, entry.shape, entry.dtype, entry.parameters, entry.bytes) for key, entry in stored.items()],
+        files=[path.name for path in weights.files],
+        unread=weights.unread(),
+        tensors=[
+            StoredTensor(key, entry.shape, entry.dtype, entry.parameters, entry.bytes) for key, entry in stored.items()
+        ],
         missing=[key for key in mismatch.missing if key not in paired],
         extra=[key for key in mismatch.extra if key not in paired],
         misshapen=mismatch.misshapen,
         renamed=renamed,
-        not_finite=[key for key, tensor in weights.stream() if not torch.isfinite(tensor).all()],
+        codes=weights.codes(stored if expected is None else expected),
+        not_finite=not_finite,
+        ties=weights.ties,
+        zero=zero,
     )
-
-
-def untied_copies(weights: Weights, tied: str | None) -> list[str]:
-    """The keys of matrices shared by all blocks, with `tied` in their names, that are not equal to those of most.
-
-    Where no value has a majority, the first block's is taken for right.
-    """
-    copies: dict[str, dict[str, str]] = defaultdict(dict)
-    if tied is None:
-        return []
-    for key, tensor in weights.stream(tied):
-        copies[key.partition(tied)[2]][key] = fast_digest(tensor)
-    untied = []
-    for blocks in copies.values():
-        first = blocks.get(min(blocks, key=_block))
-        value, count = Counter(blocks.values()).most_common(1)[0]
-        shared = value if 2 * count > len(blocks) else first
-        untied += [key for key, digest in blocks.items() if digest != shared]
-    return sorted(untied, key=_block)
-
-
-def _block(key: str) -> tuple[int, str]:
-    """Blocks in the order of their numbers: 2 before 10."""
-    return block_of(key) or 0, key

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.configs import SideBySide, beside_implementation
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.modules import modules_of
@@ -149,7 +149,8 @@ def load_poisoned(implementation: str, checkpoint: Checkpoint, numerics: Numeric
     except Exception as error:  # whatever an implementation makes of a checkpoint that does not fit
         if sound and isinstance(error, UserError):
             raise
-        return Loading(implementation, str(error).partition("\n")[0] or type(error).__name__, [], [], [])
+        words = error.found if isinstance(error, EngineError) else str(error).partition("\n")[0]
+        return Loading(implementation, words or type(error).__name__, [], [], [])
     found = unfilled(adapter)
     remaining = _after_a_unit(adapter, checkpoint) if found else []
     return Loading(

@@ -2,20 +2,37 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.files import open_tensors, reading
+from waypoint_parity.harness.run.digest import fast_digest
+from waypoint_parity.harness.run.keys import block_of
 
 Shape = tuple[int, ...]
 # Of a component in the diffusers layout.
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+# Types that hold a weight as it is. In any other one it is a number of a code, or has lost a part.
+_PLAIN = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+# Words for what a quantised weight is multiplied by, or shifted by, in the names of keys and metadata.
+_SCALES = re.compile(r"scale|quant|absmax|qweight|qzeros|zero_point|g_idx|\bscb\b|scaled_fp8", re.IGNORECASE)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_OTHER_FORMATS = (".gguf", ".msgpack", ".h5", ".onnx", ".npz")
 
 
 @dataclass(frozen=True)
@@ -64,71 +81,270 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Index:
+    """The index of a sharded model: `homes` maps every key to the name of the file that holds it."""
+
+    path: Path
+    homes: Mapping[str, str]
+
+    def check(self, found: Mapping[str, Path]) -> None:
+        """Raise UserError, naming keys and files, where the files do not hold what the index says."""
+        lacking = [f"{key} ({name})" for key, name in self.homes.items() if found.get(key) != self.path.parent / name]
+        unnamed = [f"{key} ({path.name})" for key, path in found.items() if key not in self.homes]
+        if not lacking and not unnamed:
+            return
+        kinds = {"not in the file that the index names": lacking, "not in the index": unnamed}
+        raise UserError(
+            f"{self.path}: the index and the files contradict each other",
+            found="; ".join(f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds.items() if keys),
+            expected="every key in the one file that the index names for it",
+            do="fetch or save index and files again, together",
+        )
+
+
+@dataclass(frozen=True)
 class Weights:
-    """The tensors of one model, spread over safetensors files; `files` maps each file to the prefix its keys lack."""
+    """The tensors of one model, spread over safetensors files; `files` maps each file to the prefix its keys lack.
+
+    `ties` maps a key that the files leave out to the one whose tensor it shares.
+    """
 
     files: Mapping[Path, str]
+    index: Index | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     def stored(self) -> dict[str, Stored]:
-        """Key -> how the tensor is stored, sorted by key, from the file headers alone."""
+        """Key -> how the tensor is stored, sorted by key, from the file headers alone.
+
+        Raises UserError for a file that cannot be read, a key in two files, and an index that contradicts the files.
+        """
+        handles, homes = self._opened()
         found: dict[str, Stored] = {}
-        for path, prefix in self.files.items():
-            header = _opened(path)
-            for key in header.keys():  # noqa: SIM118 - a handle is no mapping
-                entry = header.get_slice(key)
-                found[prefix + key] = Stored(tuple(entry.get_shape()), entry.get_dtype())
+        for key, (path, name) in homes.items():
+            entry = handles[path].get_slice(name)
+            found[key] = Stored(tuple(entry.get_shape()), entry.get_dtype())
         return dict(sorted(found.items()))
 
     def shapes(self) -> dict[str, Shape]:
         """Key -> shape, from the file headers alone."""
         return {key: stored.shape for key, stored in self.stored().items()}
 
+    def with_ties(self, expected: Mapping[str, Shape] | None, tied: str | None) -> Self:
+        """These weights, with the `expected` keys read that were left out because another key has the same tensor.
+
+        Which one it is, the metadata of a file say, as safetensors writes them; or it is a matrix that all blocks
+        share, with `tied` in its name, and those that are there agree.
+        """
+        if expected is None:
+            return self
+        found = self.shapes()
+        handles, _ = self._opened()
+        told = {
+            prefix + left_out: prefix + kept
+            for path, prefix in self.files.items()
+            for left_out, kept in (handles[path].metadata() or {}).items()
+        }
+        left_out = expected.keys() - found.keys()
+        if tied is not None and any(tied in key for key in left_out):
+            unsure = {key.partition(tied)[2] for key in untied_copies(self, tied)}
+            for key in found.keys() & expected.keys():
+                matrix = key.partition(tied)[2]
+                if tied in key and matrix not in unsure:
+                    told |= {other: key for other in left_out if other.partition(tied)[2] == matrix and tied in other}
+        ties = {key: told[key] for key in sorted(left_out) if found.get(told.get(key, "")) == expected[key]}
+        return replace(self, ties=ties)
+
     def check(self, expected: Mapping[str, Shape]) -> None:
-        """Raise UserError, naming the keys, where the files do not hold exactly the `expected` tensors."""
-        mismatch = compared(self.shapes(), expected)
+        """Raise UserError, naming the keys, where the files do not hold exactly the `expected` tensors as they are."""
+        stored = self.stored()
+        if codes := self.codes(expected):
+            raise UserError(
+                f"{self._named()}: the weights are not stored as plain numbers",
+                found=codes,
+                expected=f"every weight in {', '.join(_PLAIN)}, without a scale",
+                do="take the checkpoint that is not quantised, or save it with its scales applied",
+            )
+        mismatch = compared({key: entry.shape for key, entry in stored.items()}, expected)
         if not mismatch:
             return
+        if prefix := _prefix(stored, expected):
+            raise UserError(
+                f"{self._named()}: the weights were saved with what wraps the model",
+                found=f"{prefix} before every key",
+                expected=f"keys such as {min(expected)}",
+                do=f"save them again without it, as key.removeprefix({prefix!r})",
+            )
         parts = {"missing": mismatch.missing, "extra": mismatch.extra, "misshapen": mismatch.misshapen}
         raise UserError(
-            f"{listed([str(path) for path in self.files])}: the weights do not fit the config",
+            f"{self._named()}: the weights do not fit the config",
             found="; ".join(f"{len(keys)} {part}: {listed(keys)}" for part, keys in parts.items() if keys),
             expected=f"exactly the {len(expected)} tensors that the config asks for",
-            do="pair the weights with the config they were saved with",
+            do="pair the weights with their config; `waypoint-parity info` tells keys that were probably renamed",
         )
 
+    def codes(self, expected: Collection[str]) -> str | None:
+        """What shows that the files hold codes in place of weights; None where nothing does.
+
+        Plain fp8 is no code. With a scale beside it, or one in the metadata, it is.
+        """
+        stored, (handles, _) = self.stored(), self._opened()
+        by_type: dict[str, list[str]] = defaultdict(list)
+        for key, entry in stored.items():
+            if entry.dtype not in _PLAIN:
+                by_type[entry.dtype].append(key)
+        narrow = bool(by_type) or any(entry.dtype.startswith("F8") for entry in stored.values())
+        scales = [key for key in stored if key not in expected and _SCALES.search(key)]
+        told = [word for handle in handles.values() for word in handle.metadata() or {}]
+        told = [word for word in told if word not in expected and _SCALES.search(word)]
+        signs = [f"{len(keys)} as {dtype}: {listed(keys)}" for dtype, keys in by_type.items()]
+        if narrow or "qweight" in " ".join(scales):
+            signs += [f"{len(scales)} scales: {listed(scales)}"] if scales else []
+        signs += [f"metadata: {listed(told)}"] if told else []
+        return "; ".join(signs) or None
+
     def load(self) -> dict[str, Tensor]:
-        """Every tensor as stored, on the CPU. Raises UserError, naming the keys, for values that are not finite."""
-        tensors = dict(self.stream())
-        if broken := sorted(key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()):
+        """Every tensor as stored, on the CPU; fp8, with which nothing can be computed, as bf16, which holds its values.
+
+        Raises UserError, naming the keys, for values that are not finite in fp32.
+        """
+        tensors = {
+            key: tensor.bfloat16() if str(tensor.dtype).startswith("torch.float8") else tensor
+            for key, tensor in self.stream()
+        }
+        if broken := sorted(key for key, tensor in tensors.items() if not finite(tensor)):
             raise UserError(
-                f"{listed([str(path) for path in self.files])}: weights hold NaN or infinity",
+                f"{self._named()}: weights hold NaN or infinity",
                 found=listed(broken),
-                expected="finite values in every weight",
+                expected="values in every weight that are finite in fp32",
                 do="fetch or convert the checkpoint again; a reduced-precision conversion may have overflowed",
             )
         return tensors
 
     def stream(self, containing: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(key, tensor) one at a time, sorted by key, whatever file it lies in; only keys `containing` a text."""
-        handles = {path: _opened(path) for path in self.files}
-        homes = sorted(
-            (prefix + key, path, key)
-            for path, prefix in self.files.items()
-            for key in handles[path].keys()  # noqa: SIM118
-            if containing in prefix + key
+        """(key, tensor) one at a time, sorted by key, whatever file it lies in; only keys `containing` a text.
+
+        Raises UserError for a type that torch does not have.
+        """
+        handles, homes = self._opened()
+        for key, (path, name) in sorted(homes.items()):
+            if containing not in key:
+                continue
+            try:
+                tensor = handles[path].get_tensor(name)
+            except SafetensorError as error:
+                raise UserError(
+                    f"{path}: a tensor cannot be read",
+                    found=f"{name}: {error}",
+                    expected=f"weights in {', '.join(_PLAIN)}",
+                    do="take the checkpoint that is not quantised",
+                ) from error
+            # Each is memory of its own, as if the files held it.
+            yield key, tensor.clone() if key in self.ties else tensor
+
+    def unread(self) -> list[str]:
+        """Names of files of weights that lie beside those that are read, such as another precision of the same."""
+        folders = sorted({path.parent for path in self.files})
+        return [entry.name for folder in folders for entry in _weights_in(folder) if entry not in self.files]
+
+    def _opened(self) -> tuple[dict[Path, Any], dict[str, tuple[Path, str]]]:
+        """The open files, and of every key the file that holds it and its name there."""
+        handles = {path: _open(path) for path in self.files}
+        homes: dict[str, tuple[Path, str]] = {}
+        for path, prefix in self.files.items():
+            for name in handles[path].keys():  # noqa: SIM118 - a handle is no mapping
+                key = prefix + name
+                if key in homes:
+                    raise UserError(
+                        f"{path.parent}: two files hold the same key",
+                        found=f"{key} in {homes[key][0].name} and {path.name}",
+                        expected="every key in one file",
+                        do="fetch or save the checkpoint again; only one of the two is right",
+                    )
+                homes[key] = path, name
+        if self.index is not None:
+            self.index.check({key: path for key, (path, _) in homes.items()})
+        return handles, homes | {key: homes[kept] for key, kept in self.ties.items()}
+
+    def _named(self) -> str:
+        return listed([str(path) for path in self.files])
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every value is finite as implementations take it up, in fp32 or less; codes of values always are."""
+    if tensor.dtype not in _PLAIN.values():
+        return True
+    narrow = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return bool(torch.isfinite(tensor if narrow else tensor.float()).all())
+
+
+def untied_copies(weights: Weights, tied: str | None) -> list[str]:
+    """The keys of matrices shared by all blocks, with `tied` in their names, that are not equal to those of most.
+
+    Where no value has a majority, the first block's is taken for right.
+    """
+    copies: dict[str, dict[str, str]] = defaultdict(dict)
+    if tied is None:
+        return []
+    for key, tensor in weights.stream(tied):
+        copies[key.partition(tied)[2]][key] = fast_digest(tensor)
+    untied = []
+    for blocks in copies.values():
+        first = blocks.get(min(blocks, key=_block))
+        value, count = Counter(blocks.values()).most_common(1)[0]
+        shared = value if 2 * count > len(blocks) else first
+        untied += [key for key, digest in blocks.items() if digest != shared]
+    return sorted(untied, key=_block)
+
+
+def _block(key: str) -> tuple[int, str]:
+    """Blocks in the order of their numbers: 2 before 10."""
+    return block_of(key) or 0, key
+
+
+def _prefix(found: Collection[str], expected: Collection[str]) -> str | None:
+    """What stands before every key and is too much, such as `module.`; None where that is not all that is wrong."""
+    first = min(found, default="")
+    prefixes = (first[: place + 1] for place, letter in enumerate(first) if letter == ".")
+    return next(
+        (
+            prefix
+            for prefix in prefixes
+            if all(key.startswith(prefix) and key.removeprefix(prefix) in expected for key in found)
+        ),
+        None,
+    )
+
+
+def _open(path: Path) -> Any:
+    """The open safetensors file. Raises UserError; where it is absent, with what lies in its place."""
+    with reading(path.parent):
+        absent = path.parent.is_dir() and not path.exists() and not path.is_symlink()
+        others = _weights_in(path.parent) if absent else []
+    if not absent:
+        return open_tensors(path, called="safetensors")
+    tensors = [entry for entry in others if entry.suffix == ".safetensors"]
+    pickles = [entry for entry in others if entry.suffix in _PICKLES]
+    if any("-of-" in entry.name for entry in [*tensors, path]):
+        do = "fetch what is missing: every shard, and the index that says which key lies in which"
+    elif tensors:
+        do = f"rename the file that belongs to this config to {path.name}"
+    elif pickles:
+        do = (
+            'convert it, without running code in it: python -c "import torch; from safetensors.torch import save_file; '
+            f"held = torch.load({str(pickles[0])!r}, map_location='cpu', weights_only=True); "
+            f"save_file({{key: held[key].clone() for key in held}}, {str(path)!r}, {{'format': 'pt'}})\""
         )
-        for name, path, key in homes:
-            yield name, handles[path].get_tensor(key)
+    else:
+        do = "convert the weights to safetensors" if others else "fetch the weights"
+    raise UserError(
+        f"{path}: the weights are not there",
+        found=listed([entry.name for entry in others]) or "no file of weights in the folder",
+        expected=path.name,
+        do=do,
+    )
 
 
-def _opened(path: Path) -> Any:
-    """The open safetensors file; a broken or absent one raises UserError."""
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be read as safetensors",
-            found=str(error) or type(error).__name__,
-            expected="a whole safetensors file",
-            do="fetch or copy the file again; it was probably cut short",
-        ) from error
+def _weights_in(folder: Path) -> list[Path]:
+    """Every file of a folder that holds weights, judged by its name."""
+    suffixes = (".safetensors", *_PICKLES, *_OTHER_FORMATS)
+    return sorted(entry for entry in folder.iterdir() if entry.suffix in suffixes)

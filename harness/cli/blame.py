@@ -83,6 +83,7 @@ class BlameCommand:
         numerics = self.numerics.applied()
         checkpoint = open_checkpoint(self.checkpoint or defaults.CHECKPOINT)
         recorded = read_scenario(self.scenario or defaults.SCENARIO)
+        checkpoint.check_scenario(recorded)
         seed = None if self.seed is None else str(self.seed)
         variant = Variant.of({"schedule": self.schedule, "seed": seed, "mask": self.prompt_mask})
         scenario = variant.apply(recorded, checkpoint.geometry) if variant.levels else recorded

@@ -1,12 +1,15 @@
 """How the program ends: when it is asked to, and where what it prints cannot be written."""
 
+import ctypes
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from waypoint_parity.harness.cli.outcome import UNUSABLE
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
+from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.processes import Interrupted, interruptible, output_failure, steady_streams
 
 Given = ParamSpec("Given")
@@ -46,3 +49,75 @@ def _written(code: int) -> int:
     )
     print(f"error: {error}", file=sys.stderr)
     return code or UNUSABLE
+
+
+# Of prctl (linux/prctl.h): the signal that a process gets when its parent is gone.
+_PARENT_DEATH_SIGNAL = 1
+
+
+def watched(program: Callable[[], int]) -> int:
+    """What `program` returns, run in a child: code of an engine may end the process without a word, with exit code 0.
+
+    The child has the terminal and the streams. Signals that this process alone is sent are handed on to it. To be
+    called before there are threads; where processes cannot be forked, `program` runs here.
+    """
+    if not (hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")):
+        return program()
+    heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    told, telling = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return _telling(program, telling)
+    os.close(telling)
+    status = _waited(child, heard)
+    code = os.read(told, 1)
+    if code and os.WIFEXITED(status):
+        return os.WEXITSTATUS(status) or code[0]
+    return os.WEXITSTATUS(status) if _is_told(status) else _ended_without_a_word(status)
+
+
+def _telling(program: Callable[[], int], telling: int) -> int:
+    """What `program` returns or leaves with, told to who waits for it."""
+    try:
+        code = program()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else HOLDS if end.code is None else OUR_FAULT
+        os.write(telling, bytes([code]))
+        raise
+    os.write(telling, bytes([code]))
+    return code
+
+
+def _waited(child: int, heard: set[signal.Signals]) -> int:
+    """How the child ended. What a terminal sends, all processes have got; what is sent to this one is handed on."""
+    while True:
+        of = signal.sigwaitinfo(heard)
+        if of.si_signo != signal.SIGCHLD:
+            if of.si_code <= 0:
+                os.kill(child, of.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+
+
+def _is_told(status: int) -> bool:
+    """Whether an exit code says by itself that all is not well."""
+    return os.WIFEXITED(status) and os.WEXITSTATUS(status) != HOLDS
+
+
+def _ended_without_a_word(status: int) -> int:
+    how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "exit code 0, before there was a verdict"
+    error = EngineError(
+        "the process ended without a word",
+        found=how,
+        expected="a command that runs to its end",
+        do="look for what ends it: code of an engine that leaves the process, a crash in C, too little memory",
+    )
+    print(f"error: {error}", file=sys.stderr)
+    return OUR_FAULT

@@ -1,7 +1,7 @@
 """The command line as a whole: parses, runs the command, and turns errors into exit codes.
 
-0: parity holds. 1: it does not. 2: the runs cannot be compared, or the call is wrong. 70: a fault of the harness.
-128 and the number of the signal, such as 130 after Ctrl-C: it was asked to end.
+0: parity holds. 1: it does not. 2: the runs cannot be compared, or the call is wrong. 70: an implementation
+failed, or the harness. 128 and the number of the signal, such as 130 after Ctrl-C: it was asked to end.
 """
 
 import os
@@ -18,19 +18,21 @@ from waypoint_parity.harness.cli.baseline import BaselineCommand
 from waypoint_parity.harness.cli.blame import BlameCommand
 from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
-from waypoint_parity.harness.cli.ending import as_a_program
+from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
+from waypoint_parity.harness.cli.frames import FramesCommand
 from waypoint_parity.harness.cli.outcome import OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
 from waypoint_parity.harness.cli.scenario import ScenarioCommand
 from waypoint_parity.harness.cli.scorecard import ScorecardCommand
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.processes import keep_memory
 
 Command = (
     Annotated[DumpCommand, tyro.conf.subcommand("dump")]
     | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
+    | Annotated[FramesCommand, tyro.conf.subcommand("frames")]
     | Annotated[ParityCommand, tyro.conf.subcommand("parity")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[PlayCommand, tyro.conf.subcommand("play")]
@@ -60,9 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return OUR_FAULT
     except Exception:
         traceback.print_exc()
-        print("this is a fault of waypoint-parity or of the adapter above, please report it", file=sys.stderr)
+        print("this is a fault of waypoint-parity, please report it", file=sys.stderr)
         return OUR_FAULT
 
 
@@ -89,5 +94,10 @@ def _enough_columns() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
+def program() -> int:
+    """The console script: `main`, watched over from outside."""
+    return watched(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -111,7 +111,12 @@ class SweepOptions:
         image = self.image_scenario
         if image is None and self.scenario is None:
             image = defaults.IMAGE_SCENARIO
-        return SweepInputs(checkpoint, scenario, None if image is None else read_scenario(image))
+        recorded = None if image is None else read_scenario(image)
+        # As they are, too: a level can be drawn for a scenario that fits, and for no other.
+        for given in (scenario, recorded):
+            if given is not None:
+                checkpoint.check_scenario(given)
+        return SweepInputs(checkpoint, scenario, recorded)
 
     def levels(self, checkpoint: "Checkpoint", named: Mapping[str, Sequence[str]]) -> "dict[str, Sequence[str | None]]":
         """The levels of every factor of the checkpoint's family: as `named`, as the flags say, or its own.

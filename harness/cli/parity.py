@@ -89,7 +89,7 @@ class ParityCommand:
         write_documents(summary, self.out)
         print("\n".join([*summary_lines(summary), f"details in {self.out}, report in {self.out / 'report.html'}"]))
         if summary.failures:
-            return OUR_FAULT if any(failure.traceback for failure in summary.failures) else UNUSABLE
+            return UNUSABLE if all(failure.mistake for failure in summary.failures) else OUR_FAULT
         return exit_code(summary.verdict)
 
     def prepare(self) -> "tuple[ParityRun, list[Cell]]":

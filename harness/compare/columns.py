@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.record.blocks import FilePart, LineBlock, blocks
-from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Record, decode_record
+from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Count, Record, decode_record
 from waypoint_parity.harness.run.keys import Key
 
 # Phase, step, site, branch, call.
@@ -33,7 +33,7 @@ _SKETCH_BYTES = 4 * SKETCH_SIZE
 _AT_ONCE = 1024
 
 # The fields of a record, some as types that take less time to read; slots are not read.
-_FASTER = {"unit": int, "shape": tuple[int, ...], "sketch": bytes}
+_FASTER = {"unit": int, "shape": tuple[Count, ...], "sketch": bytes}
 _Row: Any = msgspec.defstruct(
     "_Row",
     [
@@ -260,7 +260,7 @@ class ColumnReader:
         """Of forms [n]: their places, a number that is the same for equal shape and dtype, and their elements."""
         new = []
         for *place, dtype, shape in islice(self._forms, len(self._table), None):
-            new.append((self._places[tuple(place)], self._alike[dtype, shape], float(math.prod(shape))))
+            new.append((self._places[tuple(place)], self._alike[dtype, shape], math.prod(map(float, shape))))
         if new:
             self._table = np.concatenate([self._table, np.array(new)])
         places, alike, elements = self._table[forms].T

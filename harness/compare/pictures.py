@@ -1,19 +1,32 @@
 """How far a decoded picture is from the reference's: SSIM, mean and maximal difference in levels of 255, PSNR."""
 
 import math
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+import xxhash
+from PIL import Image
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import PictureAt
+from waypoint_parity.harness.record.records import (
+    PictureAt,
+    Record,
+    kept_pictures,
+    picture_path,
+    records_mentioning,
+)
+from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.sites import Kind
 
 Pixels = npt.NDArray[np.uint8]
 
 SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
+# That window in pixels, each way. A smaller picture is one window of equal weights.
+_SSIM_WINDOW = 11
 
 
 class PictureMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +79,8 @@ def rms(pixels: Pixels) -> float:
 
 
 def _ssim(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    if min(expected.shape[:2]) < _SSIM_WINDOW:
+        return _ssim_of_one_window(actual, expected)
     # Half a second, which a comparison without pictures need not wait for.
     from skimage.metrics import structural_similarity
 
@@ -75,12 +90,57 @@ def _ssim(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) 
     return float(ssim)
 
 
+def _ssim_of_one_window(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    """SSIM of Wang et al. (2004), with its constants, over the whole picture at once; the mean of the channels."""
+    means, others = actual.mean((0, 1)), expected.mean((0, 1))
+    covariance = ((actual - means) * (expected - others)).mean((0, 1))
+    small, large = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    brightness = (2 * means * others + small) / (means**2 + others**2 + small)
+    structure = (2 * covariance + large) / (actual.var((0, 1)) + expected.var((0, 1)) + large)
+    return float((brightness * structure).mean())
+
+
+def unlike_their_records(folder: Path, family: Family) -> list[str]:
+    """The kept pictures of a dump that are not those which its records tell of, in words.
+
+    Raises UserError for a broken picture, and for broken records.
+    """
+    kept = set(kept_pictures(folder))
+    found: list[str] = []
+    records = records_mentioning(folder, family.sites.sites(Kind.PICTURE)) if kept else ()
+    for record in records:
+        if family.sites.kind(record.site, record.phase) is not Kind.PICTURE:
+            continue
+        number = math.prod(record.shape[:-3])
+        # More pictures than there are is no number to count to.
+        first, stop = record.call * number, record.call * number + min(number, len(kept) + 1)
+        places = [PictureAt(record.unit, record.step, at) for at in range(first, stop)]
+        if kept.issuperset(places):
+            pixels = [read_pixels(picture_path(folder, at)) for at in places]
+            if not _is_recorded(pixels, record):
+                found.append(f"{picture_path(folder, places[0])} is not the picture that its record tells of")
+    return found
+
+
+def _is_recorded(pixels: Sequence[Pixels], record: Record) -> bool:
+    """Whether a record is of these pictures: bit for bit where it has a digest, else by its sums."""
+    if any(list(each.shape) != record.shape[-3:] for each in pixels):
+        return False
+    values = np.stack(pixels)
+    if record.digest is not None:
+        return xxhash.xxh3_64_hexdigest(values.tobytes()) == record.digest
+    sums = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), values.min(), values.max()
+    told = record.mean, record.std, record.min, record.max
+    return all(there is None or math.isclose(here, there, rel_tol=1e-6) for here, there in zip(sums, told, strict=True))
+
+
 def read_pixels(path: Path) -> Pixels:
     """The pixels [height,width,3] uint8 of an image file. Raises UserError for a broken one."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    # Pillow tells broken files in many ways.
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: cannot be read as an image", found=str(error), expected="a whole PNG", do="dump again"
         ) from error

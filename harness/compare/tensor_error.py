@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
+from waypoint_parity.harness.run.digest import flat_bytes
 from waypoint_parity.harness.run.taps import Observation
 
 
@@ -66,5 +67,5 @@ def _same_bits(actual: Tensor, expected: Tensor) -> bool:
     """Whether every bit is the same; between dtypes every value. As with records: NaN is NaN, and 0 is not -0."""
     if actual.dtype != expected.dtype:
         return torch.equal(actual.double(), expected.double())
-    left, right = (side.contiguous().view(-1).view(torch.uint8) for side in (actual, expected))
+    left, right = map(flat_bytes, (actual, expected))
     return torch.equal(left, right)

@@ -3,7 +3,7 @@
 import enum
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,9 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
         if self.verdict.passes:
             return distance
+        if self.rel_l2 <= self.tolerance and self.norm_ratio is None:
+            # An input is compared bit for bit, and -0.0 is 0.0.
+            return f"{where}: other bits, within {self.rel_l2:.2e}"
         if self.rel_l2 <= self.tolerance:
             return f"{distance}; norm ratio {self.norm_ratio:.6f}, tolerance 1 +- {self.norm_tolerance:.1e}"
         return f"{distance}, would have passed at {rounded_up(self.rel_l2)}"
@@ -314,6 +317,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     slots: list[SlotFault] = []
     # What else must be known of how the two were compared.
     notes: list[str] = []
+    # Why parity does not hold whatever was compared: evidence that was changed or is not whole, state that outlives a
+    # session. A verdict that would pass is UNEXPLAINED then.
+    contradictions: list[str] = []
     # The family of the models that were compared.
     family: str = ""
     # What was asked besides the distance of values, where it could be.
@@ -344,6 +350,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.verdict} ({self.question})"
 
     @property
+    def headline(self) -> str:
+        """Why parity does not hold, in a sentence: a contradiction, the first divergence, or why nothing was scored."""
+        if self.contradictions:
+            return self.contradictions[0]
+        return str(self.first or self.reason or "nothing was compared")
+
+    @property
     def larger(self) -> str | None:
         """A sentence on the largest divergence, where the first one is small beside it; None elsewhere."""
         largest = max((rung for rung in self.sites if rung.failed), key=lambda rung: rung.excess, default=None)
@@ -364,6 +377,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         if self.verdict.passes:
             return None
         return next((at.unit for at in self.growth if at.rel_l2 is None or at.rel_l2 > at.tolerance), None)
+
+
+def contradicted(comparison: Comparison, contradictions: Sequence[str]) -> Comparison:
+    """`comparison`, which does not pass where there are `contradictions`."""
+    if not contradictions:
+        return comparison
+    verdict = Verdict.UNEXPLAINED if comparison else comparison.verdict
+    both = [*comparison.contradictions, *contradictions]
+    return msgspec.structs.replace(comparison, verdict=verdict, contradictions=both)
 
 
 # Of the reference and of the candidate, from an fp32 run of the reference.

@@ -13,7 +13,11 @@ _MOST_REASONS = 10
 def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list[str]:
     """A comparison in a few lines, the verdict first; with what is `unanswered` of its two questions."""
     rollout = f", {TEACHER_FORCED}" if comparison.rollout == TEACHER_FORCED else ""
-    lines = [f"{comparison.verdict}: {comparison.candidate} against {comparison.reference}{rollout}"]
+    unseen = "; no picture was compared" if _has_no_picture(comparison) else ""
+    lines = [f"{comparison.verdict}: {comparison.candidate} against {comparison.reference}{rollout}{unseen}"]
+    lines += [f"  contradiction:    {each}" for each in comparison.contradictions[:_MOST_REASONS]]
+    if (more := len(comparison.contradictions) - _MOST_REASONS) > 0:
+        lines.append(f"  contradiction:    and {more} more")
     if comparison.reason is not None:
         return [*lines, f"  {comparison.reason}", "  no score is given: the two runs were not asked the same question"]
     if comparison.first is not None:
@@ -26,6 +30,7 @@ def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list
         lines.append(f"  worst site:       {comparison.worst}")
     if comparison.horizon is not None:
         lines.append(f"  horizon:          unit {comparison.horizon}, the first with a latent off by more than noise")
+    lines += _pictures(comparison)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(comparison.counts.items()))
     lines.append(f"  observations:     {counts}; {_coverage(comparison)}")
     bounds = ", ".join(f"{name} {value}" for name, value in comparison.bounds.items() if name != "kind")
@@ -37,6 +42,28 @@ def comparison_lines(comparison: Comparison, *, unanswered: bool = True) -> list
     lines += [*_mathematics(comparison, unanswered=unanswered), *_precision(comparison, unanswered=unanswered)]
     lines += [*([] if exact else _sensitivity(comparison)), *_distances_from_truth(comparison)]
     return [*lines, *(f"  note:             {note}" for note in comparison.notes)]
+
+
+def _has_no_picture(comparison: Comparison) -> bool:
+    """Whether a session of a family that makes pictures was judged without any."""
+    if comparison.reason is not None or not comparison.family or comparison.pictures:
+        return False
+    return bool(family_named(comparison.family).sites.sites(Kind.PICTURE))
+
+
+def _pictures(comparison: Comparison) -> list[str]:
+    """How many pictures were compared, and the worst of them."""
+    if not comparison.pictures:
+        return []
+    worst = max(comparison.pictures, key=lambda metrics: metrics.mean_abs)
+    missing = sum(rung.failed for rung in comparison.sites if rung.rel_l2 is None and _is_picture(comparison, rung))
+    lacking = f", {missing} missing" if missing else ""
+    figures = f"SSIM {worst.ssim:.6f}, mean |d| {worst.mean_abs:.4g} of 255 in unit {worst.at}"
+    return [f"  pictures:         {len(comparison.pictures)} compared{lacking}; the worst: {figures}"]
+
+
+def _is_picture(comparison: Comparison, rung: WorstAtSite) -> bool:
+    return family_named(comparison.family).sites.kind(rung.site, rung.phase) is Kind.PICTURE
 
 
 def _questions(comparison: Comparison) -> str:

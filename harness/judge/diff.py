@@ -1,15 +1,16 @@
 """Diff: two dumps, compared offline from their records and frames alone, in one scan of both."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import count, groupby
+from itertools import count, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from waypoint_parity.harness.compare.contract import clock_shift, unlike_inputs, unlike_models
+from waypoint_parity.harness.compare.execution import Execution
 from waypoint_parity.harness.compare.join import (
     CANDIDATE,
     OTHER,
@@ -20,9 +21,14 @@ from waypoint_parity.harness.compare.join import (
     join_dumps,
     processes,
 )
-from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics, read_pixels
+from waypoint_parity.harness.compare.pictures import (
+    PictureMetrics,
+    picture_metrics,
+    read_pixels,
+    unlike_their_records,
+)
 from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
-from waypoint_parity.harness.judge.comparison import Comparison, Verdict
+from waypoint_parity.harness.judge.comparison import Comparison, Verdict, contradicted
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.judge.table import Expected, VerdictTable, incomparable
 from waypoint_parity.harness.record.records import (
@@ -36,6 +42,7 @@ from waypoint_parity.harness.record.records import (
     read_manifest,
     read_records,
 )
+from waypoint_parity.harness.record.seal import broken_seals, is_sealed
 from waypoint_parity.harness.record.selection import EVERYTHING
 from waypoint_parity.harness.run.family import Family, SlotFault, family_named
 from waypoint_parity.harness.run.keys import Key, Rung
@@ -46,7 +53,7 @@ UNLIKE_SELECTIONS = "the dumps recorded different selections; only what both rec
 
 
 class Dump(NamedTuple):
-    """A finished dump: its folder, and what its manifest says."""
+    """A dump: its folder, and what its manifest says."""
 
     folder: Path
     manifest: Manifest
@@ -58,15 +65,15 @@ class Dump(NamedTuple):
 
 
 def open_dump(folder: Path) -> Dump:
-    """The dump in `folder`. Raises UserError for a folder that is none, another schema, or an unfinished run."""
-    return Dump(folder, read_manifest(folder))
+    """The dump in `folder`, finished or not. Raises UserError for a folder that is none, and for another schema."""
+    return Dump(folder, read_manifest(folder, unfinished=True))
 
 
 def diff(reference: Path, candidate: Path, judgement: Judgement | None = None) -> Comparison:
     """Compare the dump `candidate` with the dump `reference`; without `judgement` by their dtype's fixed tolerance.
 
     Large dumps are read by several processes: a script of your own then needs `if __name__ == "__main__":`.
-    Raises UserError for a dump that is broken or incomplete.
+    Raises UserError for a dump that is broken.
     """
     opened = open_dump(reference)
     fixed = fixed_tolerance(family_named(opened.manifest.family), dtype_of(opened))
@@ -86,7 +93,15 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     if reason := unlike_models(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     tensors = TensorsOfDumps(candidate.folder, reference.folder)
-    table = VerdictTable(judgement, family_named(reference.manifest.family), tensors)
+    passes = reference.manifest.passes or candidate.manifest.passes
+    execution = None if passes is None else Execution(passes)
+    table = VerdictTable(
+        judgement,
+        family_named(reference.manifest.family),
+        tensors,
+        execution=execution,
+        named={REFERENCE: reference.manifest.sites or (), CANDIDATE: candidate.manifest.sites or ()},
+    )
     join = _joined(reference, candidate, table)
     if reason := _shifted(reference, candidate, join):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
@@ -102,12 +117,15 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
     notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
+    foreign = [str(dump.folder) for dump in (reference, candidate) if not is_sealed(dump.manifest)]
+    notes += [f"nothing vouches for the files of {folder}: the dump has no digests" for folder in foreign]
     family = family_named(reference.manifest.family)
     wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
     # Slot by slot only where a cache is wrong: it reads both dumps once more.
-    slots = slot_faults(reference, candidate, family) if wrong else []
+    slots = slot_faults(reference, candidate, family, execution) if wrong else []
+    contradictions = [each for dump in (reference, candidate) for each in _contradictions(dump)]
     return msgspec.structs.replace(
-        comparison,
+        contradicted(comparison, contradictions),
         slots=slots,
         notes=notes,
         mathematics=table.mathematics(unfollowed),
@@ -124,7 +142,7 @@ def _joined(reference: Dump, candidate: Dump, table: VerdictTable) -> DumpJoin:
     parts = processes(max(dump.manifest.observed for dump in dumps.values()))
     join = join_dumps({side: dumps[side].records for side in SIDES}, taken, table, parts)
     for side in SIDES:
-        check_promised(dumps[side].records, join.lines[side], dumps[side].manifest.observed)
+        check_promised(dumps[side].records, join.lines[side], dumps[side].manifest)
     enter_missing(join, table)
     _enter_missing_pictures(dumps, join, table)
     return join
@@ -189,12 +207,25 @@ def _pictures(candidate: Path, reference: Path) -> Iterator[PictureMetrics]:
                 yield picture_metrics(at, actual, expected)
 
 
-def slot_faults(reference: Dump, candidate: Dump, family: Family) -> list[SlotFault]:
-    """The first wrong slots of the dump `candidate`; both are read once, a unit of both at a time."""
+def _contradictions(dump: Dump) -> list[str]:
+    """Why a dump proves nothing by itself: it is not whole, it was changed, or its pictures are not what it records."""
+    manifest, found = dump.manifest, []
+    if not manifest.complete:
+        why = manifest.ended or "the run was interrupted, or goes on"
+        found.append(f"{dump.folder} is incomplete: {why}")
+    if is_sealed(manifest):
+        return [*found, *broken_seals(dump.folder, manifest)]
+    return [*found, *unlike_their_records(dump.folder, family_named(manifest.family))]
+
+
+def slot_faults(
+    reference: Dump, candidate: Dump, family: Family, execution: Execution | None = None
+) -> list[SlotFault]:
+    """The first wrong slots of the dump `candidate`; both are read a unit at a time, in the order of `execution`."""
     comparison = family.caches.comparison(reference.manifest.caches or [], teacher_forced=False)
-    order, candidates = count(), _telling(candidate, family)
+    order, candidates = count(), _telling(candidate, family, execution)
     ahead = next(candidates, None)
-    for unit, records in _telling(reference, family):
+    for unit, records in _telling(reference, family, execution):
         for record in records:
             comparison.reference(next(order), _sign(record, family))
         while ahead is not None and ahead[0] <= unit:
@@ -204,10 +235,23 @@ def slot_faults(reference: Dump, candidate: Dump, family: Family) -> list[SlotFa
     return comparison.faults
 
 
-def _telling(dump: Dump, family: Family) -> Iterator[tuple[int, Iterator[Record]]]:
-    """(unit, its records that tell of caches) of a dump."""
-    records = (record for record in read_records(dump.folder) if family.caches.tells(record.site))
-    return groupby(records, key=lambda record: record.unit)
+def _telling(dump: Dump, family: Family, execution: Execution | None) -> Iterator[tuple[int, Iterable[Record]]]:
+    """(unit, its records that tell of caches) of a dump, in the order of execution where that is known."""
+
+    def told() -> Iterator[Record]:
+        return (record for record in read_records(dump.folder) if family.caches.tells(record.site))
+
+    if execution is None:
+        yield from groupby(told(), key=_unit)
+        return
+    in_units = all(first <= second for first, second in pairwise(map(_unit, told())))
+    records = told() if in_units else iter(sorted(told(), key=_unit))
+    for unit, of in groupby(records, key=_unit):
+        yield unit, sorted(of, key=lambda record: execution.of(record.key))
+
+
+def _unit(record: Record) -> int:
+    return record.unit
 
 
 def _sign(record: Record, family: Family) -> Any:

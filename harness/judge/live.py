@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
-from waypoint_parity.harness.compare.join import REFERENCE, SideName
+from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
 from waypoint_parity.harness.compare.lockstep import Side, run_in_lockstep
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
 from waypoint_parity.harness.compare.tensor_error import exact_distance, rounded_off, tensor_error
@@ -57,7 +57,11 @@ def lockstep(
     `teacher_forced`: see harness.compare.lockstep.
     """
     third = Truth()
-    judging = _Judging(judgement, checkpoint, third, local, grows, teacher_forced=teacher_forced)
+    named: dict[SideName, Collection[str]] = {
+        REFERENCE: reference.adapter.sites().keys(),
+        CANDIDATE: candidate.adapter.sites().keys(),
+    }
+    judging = _Judging(judgement, checkpoint, third, named, local, grows, teacher_forced=teacher_forced)
     beside = None if truth is None else (truth, third.observe)
     common = run_in_lockstep(
         reference, candidate, checkpoint, scenario, judging, beside=beside, teacher_forced=teacher_forced
@@ -85,14 +89,15 @@ class _Judging:
         judgement: Judgement,
         checkpoint: Checkpoint,
         truth: Truth,
+        named: Mapping[SideName, Collection[str]],
         local: PrecisionRun | None,
         grows: Mapping[Key, float] | None,
         *,
         teacher_forced: bool,
     ) -> None:
-        """`truth` is told of every pair."""
+        """`truth` is told of every pair; `named` are the sites that each side says it has."""
         family = checkpoint.family
-        self.table = VerdictTable(judgement, family)
+        self.table = VerdictTable(judgement, family, named=named)
         self.pictures: list[PictureMetrics] = []
         self._family = family
         self._caches = family.caches.describe(checkpoint.geometry)

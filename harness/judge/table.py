@@ -3,7 +3,7 @@
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags, Indices, Numbers, Places, Seen
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
+from waypoint_parity.harness.compare.execution import Execution
 from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
@@ -66,8 +67,20 @@ class VerdictTable:
     into that of the whole.
     """
 
-    def __init__(self, judgement: Judgement, family: Family, tensors: TensorsOfDumps | None = None) -> None:
-        """`tensors`: those that both of two dumps keep. Raises UserError for an accepted input that does not exist."""
+    def __init__(
+        self,
+        judgement: Judgement,
+        family: Family,
+        tensors: TensorsOfDumps | None = None,
+        *,
+        execution: Execution | None = None,
+        named: Mapping[SideName, Collection[str]] | None = None,
+    ) -> None:
+        """Raise UserError for an accepted input that does not exist.
+
+        `tensors`: those that both of two dumps keep. `execution`: the order of their session, by which the first comes
+        first; else the order of the reference's lines. `named`: the sites that each side says it has, and may not lack.
+        """
         self.places = Places()
         self.counts: Counter[str] = Counter()
         self.failures: list[SiteResult] = []
@@ -79,6 +92,8 @@ class VerdictTable:
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
+        self._execution = execution
+        self._named = named or {}
         self._least = judgement.least
         self._family = family.name
         self._sites = family.sites
@@ -124,18 +139,24 @@ class VerdictTable:
         both = np.fmin.reduce(found.bound, initial=least), np.fmax.reduce(found.bound, initial=largest)
         self._caught = float(both[0]), float(both[1])
         known = errors._replace(exact=found.exact, local=found.local)
-        self._judge(expected.at, expected.codes, known, error_of, actual.at)
+        order = expected.at if self._execution is None else self._execution.orders(expected.codes, self.places)
+        self._judge(order, expected.codes, known, error_of, np.stack([actual.at, expected.at], 1) + 1)
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
         """Only one side showed `key`; `lacking` names the other. Never a pass, an input as little as a site.
 
-        `seen_elsewhere`: that side showed the site in other passes. Then it is not one that it may lack by name, nor
-        one of the optional sites, which it may lack altogether. `note` says what is missing, if not a record.
+        `seen_elsewhere`: that side showed the site in other passes, or it names it. Then it is not one that it may lack
+        by name, nor one of the optional sites, which it may lack altogether. `note` says what is missing, if not a
+        record.
         """
-        if self._sites.is_optional(key.site) and not seen_elsewhere:
+        is_named = key.site in self._named.get(lacking, ())
+        if self._sites.is_optional(key.site) and not (seen_elsewhere or is_named):
             return
-        self._enter(np.array([order]), self.places.codes([key]))
-        self._missing(order, key, 1, note or f"the {lacking} has no record of it", seen_elsewhere)
+        codes = self.places.codes([key])
+        order = order if self._execution is None else int(self._execution.orders(codes, self.places)[0])
+        self._enter(np.array([order]), codes)
+        has = "names the site, and has no record of it" if is_named else "has no record of it"
+        self._missing(order, key, 1, note or f"the {lacking} {has}", seen_elsewhere or is_named)
 
     def merge(self, part: "VerdictTable", lines: Mapping[SideName, int]) -> Indices:
         """Add the table of a later part of two dumps, before which there are so many lines.
@@ -143,7 +164,7 @@ class VerdictTable:
         Returns the numbers that the places of the part have here.
         """
         part._judge_pairs()
-        before = lines[REFERENCE]
+        before = lines[REFERENCE] if self._execution is None else 0
         numbers = np.array([self.places[place] for place in part.places.names], np.int64)
         ours, theirs = self._known(), part._known()
         self._raise(numbers, theirs["error"], theirs["unit"])
@@ -159,11 +180,11 @@ class VerdictTable:
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
         for failure in part.failures:
-            self._fail(failure.order + before, partial(_moved, failure, lines))
+            self._fail(failure.order + before, partial(_moved, failure, lines, before))
         if part.worst is not None:
-            self._exceed(part.worst.distance, partial(_moved, part.worst, lines))
+            self._exceed(part.worst.distance, partial(_moved, part.worst, lines, before))
         if part._differing_input is not None:
-            self._differ(part._differing_input.order + before, partial(_moved, part._differing_input, lines))
+            self._differ(part._differing_input.order + before, partial(_moved, part._differing_input, lines, before))
         return numbers
 
     def close(
@@ -248,14 +269,14 @@ class VerdictTable:
     ) -> None:
         """Judge pairs [n]. `error_of` tells all of one error.
 
-        In a diff `order` counts the reference's lines, and `lines` [n] the candidate's.
+        In a diff `lines` [n,2] are the candidate's and the reference's, counted from 1.
         """
         self._enter(order, codes)
         units, places = np.divmod(codes, MOST_PLACES)
         verdicts, kinds = self._verdicts(units, places, errors), self._rows["kind"][places]
 
         def result(index: int) -> SiteResult:
-            at = None if lines is None else (int(lines[index]) + 1, int(order[index]) + 1)
+            at = None if lines is None else (int(lines[index, 0]), int(lines[index, 1]))
             verdict, key = Verdict(_VERDICTS[verdicts[index]]), self.places.key(int(codes[index]))
             return self._result(int(order[index]), key, verdict, error_of(index), at)
 
@@ -394,7 +415,11 @@ class VerdictTable:
             if len(seen) < number:
                 unit = next(unit for unit in chain(shown, count()) if unit not in seen)
                 key, note = Key(unit, *rung), "neither side has a record of it"
-                self._missing(self.end, key, number - len(seen), note, key.site in compared)
+                order = self.end if self._execution is None else self._execution.of(key)
+                self._missing(order, key, number - len(seen), note, key.site in compared or self._is_named(key.site))
+
+    def _is_named(self, site: str) -> bool:
+        return any(site in names for names in self._named.values())
 
     # --- what it comes to
 
@@ -416,7 +441,9 @@ class VerdictTable:
         """The places that are on the ladder, in execution order."""
         rows = self._known()
         shown: list[int] = np.flatnonzero(rows["compared"] + rows["missing"]).tolist()
-        return shown
+        execution = self._execution
+        # Places are numbered as they come.
+        return shown if execution is None else sorted(shown, key=lambda at: execution.place(self.places.names[at]))
 
     def _ladder(self) -> list[WorstAtSite]:
         """The rungs of the ladder; the calls of one site are one rung."""
@@ -467,11 +494,11 @@ class VerdictTable:
         )
 
 
-def _moved(result: SiteResult, lines: Mapping[SideName, int]) -> SiteResult:
-    """`result` as counted from the beginning of the files, where its part comes after so many lines."""
+def _moved(result: SiteResult, lines: Mapping[SideName, int], before: int) -> SiteResult:
+    """`result` of a part of the files, as counted from their beginning: after so many lines, and so many orders."""
     here = result.lines
     moved = None if here is None else (here[0] + lines[CANDIDATE], here[1] + lines[REFERENCE])
-    return msgspec.structs.replace(result, order=result.order + lines[REFERENCE], lines=moved)
+    return msgspec.structs.replace(result, order=result.order + before, lines=moved)
 
 
 def finite(value: float) -> float | None:

@@ -1,5 +1,6 @@
 """Lines of a file that may be of any size and may be broken, in blocks of whole lines."""
 
+import codecs
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,10 +58,16 @@ def blocks(part: FilePart) -> Iterator[LineBlock]:
     """
     first = 0
     with opened(part.path) as file:
+        end = os.fstat(file.fileno()).st_size
         file.seek(part.start)
         while content := file.read(BLOCK if part.stop is None else min(BLOCK, part.stop - file.tell())):
             rest = b"" if content.endswith(b"\n") else file.readline(LONGEST_LINE)
             content += rest
+            if file.tell() == end and content.endswith(b"}"):
+                # Whether the record is whole is for whoever reads it to say.
+                content += b"\n"
+            if part.start == 0 and not first:
+                content = content.removeprefix(codecs.BOM_UTF8)
             lines = newlines(content)
             if not content.endswith(b"\n"):
                 too_long = len(rest) == LONGEST_LINE

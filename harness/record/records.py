@@ -44,6 +44,9 @@ SKETCH_SEED = 20260121  # part of the record schema: another seed is another sch
 # Five hours at 60 frames a second; what reads a dump sets a bit for every unit.
 MOST_UNITS = 1 << 20
 Unit = Annotated[int, msgspec.Meta(ge=0, lt=MOST_UNITS)]
+# Of elements, and along an axis: more are counted nowhere.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+_NO_NUMBER = re.compile(rb"\b(NaN|Infinity)\b")
 
 
 class Exact(msgspec.Struct, frozen=True):
@@ -68,11 +71,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     unit: Unit
     phase: str
-    step: int
+    step: Count
     site: str
-    call: int
+    call: Count
     sigma: float | None
-    shape: list[int]
+    shape: list[Count]
     dtype: str
     mean: float | None
     std: float | None
@@ -80,9 +83,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max: float | None
     absmean: float | None
     rms: float | None
-    nan: int
-    posinf: int
-    neginf: int
+    nan: Count
+    posinf: Count
+    neginf: Count
     sample: list[float | None]
     sketch: str
     branch: str = ""
@@ -170,6 +173,13 @@ class Manifest(msgspec.Struct, kw_only=True):
     observer: str | None = None
     # Of a run whose records have exact values beside them.
     followed: Followed | None = None
+    # The sites that the implementation says it has, whatever it showed and whatever was recorded.
+    sites: list[str] | None = None
+    # Why the run ended before its session did.
+    ended: str | None = None
+    # The digest of every other file of the dump, by its name; and that of this manifest (harness.record.seal).
+    files: dict[str, str] | None = None
+    seal: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -185,8 +195,11 @@ def is_dump(folder: Path) -> bool:
     return str(manifest.get("schema")).startswith(DUMP_SCHEMA.rpartition("/")[0])
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run."""
+def read_manifest(folder: Path, *, unfinished: bool = False) -> Manifest:
+    """The manifest of a dump. Raises UserError for a folder that is no dump, another schema, or an unfinished run.
+
+    `unfinished`: take one that ended before its session did, too.
+    """
     path = folder / MANIFEST_NAME
     manifest = _decoded_manifest(path)
     if "dtype" not in manifest.numerics:
@@ -196,12 +209,12 @@ def read_manifest(folder: Path) -> Manifest:
             expected="numerics with a dtype",
             do="correct what wrote the dump",
         )
-    if not manifest.complete:
+    if not (manifest.complete or unfinished):
         raise UserError(
             f"{folder}: the dump is incomplete",
-            found=f"{manifest.observed} records promised by an unfinished run",
+            found=manifest.ended or "an unfinished run",
             expected="complete: true in the manifest",
-            do="run the dump again; it was interrupted or failed",
+            do="run the dump again; `diff` compares what there is",
         )
     return manifest
 
@@ -234,17 +247,21 @@ def read_records(folder: Path) -> Iterator[Record]:
     A file that ends before or after the record that its manifest promises as the last raises UserError too.
     """
     part, number = FilePart(folder / RECORDS_NAME), 0
-    promised = read_manifest(folder).observed
+    manifest = read_manifest(folder, unfinished=True)
     for first, _, content in blocks(part):
         for index, line in enumerate(content.split(b"\n")[:-1], start=first):
             yield decode_record(part, index, line)
             number = index + 1
-    check_promised(part.path, number, promised)
+    check_promised(part.path, number, manifest)
 
 
-def check_promised(path: Path, number: int, promised: int) -> None:
-    """Raise UserError unless a file of `number` records has as many as its manifest promises."""
-    if number != promised:
+def check_promised(path: Path, number: int, manifest: Manifest) -> None:
+    """Raise UserError unless a file of `number` records has as many as its manifest promises.
+
+    What a process leaves that was killed promises nothing.
+    """
+    promised = manifest.observed
+    if number != promised and (manifest.complete or manifest.ended is not None):
         raise UserError(
             f"{path}, line {number}: the last one, too early or too late",
             found=f"{number} records",
@@ -261,6 +278,8 @@ def decode_record(part: FilePart, index: int, line: bytes) -> Record:
         problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         problem = str(error)
+        if _NO_NUMBER.search(line):
+            problem += "; JSON knows no NaN and no infinity: write null, and count them in nan, posinf and neginf"
     if problem is not None:
         raise not_a_record(part, index, problem, f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers")
     return record
@@ -341,10 +360,10 @@ def records_mentioning(folder: Path, words: Collection[str]) -> Iterator[Record]
     """
     sought = [word.encode() for word in words]
     part, number = FilePart(folder / RECORDS_NAME), 0
-    promised = read_manifest(folder).observed
+    manifest = read_manifest(folder, unfinished=True)
     for first, lines, content in blocks(part):
         for index, line in enumerate(content.split(b"\n")[:-1], start=first):
             if any(word in line for word in sought):
                 yield decode_record(part, index, line)
         number = first + lines
-    check_promised(part.path, number, promised)
+    check_promised(part.path, number, manifest)

@@ -19,9 +19,10 @@ from waypoint_parity.harness.record.records import (
     read_manifest,
     read_records,
 )
+from waypoint_parity.harness.record.seal import check_seals
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Shown, Site
 from waypoint_parity.harness.run.digest import values_digest
-from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -40,6 +41,7 @@ class Replay:
         """Raise UserError for a dump without tensors, of another checkpoint, and in another dtype."""
         self._folder = Path(self.argument)
         self._manifest = read_manifest(self._folder)
+        check_seals(self._folder, self._manifest)
         self._device = numerics.device
         self._check("checkpoint", self._manifest.checkpoint_digest, checkpoint.digest)
         self._check("dtype", self._manifest.numerics["dtype"], numerics.dtype_name)
@@ -86,9 +88,18 @@ class Replay:
                 self._check(f"scenario ({name})", (self._manifest.inputs or {}).get(name, digest), digest)
         tensors = open_tensors(self._folder, str(self._device))
         kept = (record for record in read_records(self._folder) if str(record.key) in tensors.names)
+        begun: set[At] = set()
         for at, records in groupby(kept, key=lambda record: record.key.at):
+            if at in begun:
+                raise UserError(
+                    f"{self._folder}: the records of a step lie apart",
+                    found=f"unit {at.unit}, {at.phase} step {at.step} begins a second time",
+                    expected="records in the order of execution",
+                    do="correct what wrote the dump",
+                )
+            begun.add(at)
             if at.unit >= scenario.units:
-                break
+                continue
             step = list(records)
             branches = tuple(dict.fromkeys(record.branch for record in step if record.branch))
             yield at.unit, Pass(at.phase, at.step, step[0].sigma, branches or ("",))

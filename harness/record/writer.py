@@ -8,6 +8,8 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from io import BytesIO, RawIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,6 +17,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,10 +43,12 @@ from waypoint_parity.harness.record.records import (
     picture_path,
     to_json,
 )
+from waypoint_parity.harness.record.seal import file_digest, sealed
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics, project
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest, values_digest
+from waypoint_parity.harness.run.engine import checked_description
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import At, Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
@@ -67,6 +72,8 @@ class _Header(NamedTuple):
 class DumpWriter:
     """The sink that writes a dump. Its manifest says complete only after its context was left without an error.
 
+    After an error it says why the run ended, and what was recorded before stays.
+
     Statistics stay on the observed tensor's device until the pass ends; then those of the whole pass are fetched in one
     transfer.
     """
@@ -80,12 +87,15 @@ class DumpWriter:
         self._tensors: dict[str, Tensor] = {}
         self._pending: list[_Header] = []
         self._exact_values = 0
+        self._digest = xxhash.xxh3_64()
+        self._files: dict[str, str] = {}
         self._measurements = Measurements()
         with writing(folder):
             _clear(folder)
             (folder / FRAMES).mkdir(parents=True, exist_ok=True)
-            self._write_manifest()
-            self._records = (folder / RECORDS_NAME).open("wb")
+            self._write_manifest(manifest)
+            # Unbuffered: a process that is killed leaves whole lines.
+            self._records = (folder / RECORDS_NAME).open("wb", buffering=0)
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()
@@ -94,10 +104,15 @@ class DumpWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing writes what is still buffered.
         with writing(self._folder), self._records:
             if error is None:
-                self._finish()
+                self.end_pass()
+                self._finish(None)
+            else:
+                # What the failing pass showed is told too, if its device still answers.
+                with suppress(Exception):
+                    self.end_pass()
+                self._finish(" ".join(str(error).split()) or type(error).__name__)
 
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
@@ -121,7 +136,7 @@ class DumpWriter:
         if self._family.sites.kind(seen.key.site, seen.key.phase) is Kind.PICTURE:
             _check_picture(seen.key, tensor)
             with writing(self._folder):
-                write_pictures(self._folder, seen.key, tensor)
+                self._files |= write_pictures(self._folder, seen.key, tensor)
 
     def end_pass(self) -> None:
         """Bring the pending statistics to the host and write their records."""
@@ -131,22 +146,24 @@ class DumpWriter:
         lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
         self._manifest.observed += len(lines)
+        written = b"".join(lines)
+        self._digest.update(written)
         with writing(self._folder):
-            self._records.writelines(lines)
+            _write_whole(self._records, written)
 
-    def _finish(self) -> None:
-        self.end_pass()
+    def _finish(self, ended: str | None) -> None:
+        manifest = self._manifest
         if self._tensors:
             save_file(self._tensors, self._folder / TENSORS_NAME)
-        self._records.flush()
+            self._files[TENSORS_NAME] = file_digest(self._folder / TENSORS_NAME)
         os.fsync(self._records.fileno())
-        self._manifest.seconds = time.perf_counter() - self._started
-        self._manifest.complete = True
-        self._write_manifest()
+        manifest.seconds = time.perf_counter() - self._started
+        manifest.complete, manifest.ended = ended is None, ended
+        self._write_manifest(sealed(manifest, {RECORDS_NAME: self._digest.hexdigest(), **self._files}))
 
-    def _write_manifest(self) -> None:
+    def _write_manifest(self, manifest: Manifest) -> None:
         with replacing(self._folder / MANIFEST_NAME) as partial:
-            partial.write_bytes(to_json(self._manifest))
+            partial.write_bytes(to_json(manifest))
 
 
 def describe_run(
@@ -171,7 +188,7 @@ def describe_run(
         family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
-        description=adapter.describe(),
+        description=checked_description(adapter),
         checkpoint_digest=checkpoint.digest,
         checkpoint_origin=checkpoint.origin,
         scenario_digest=scenario.digest,
@@ -193,6 +210,7 @@ def describe_run(
         selection=None if selection == EVERYTHING else selection,
         processor=processor(),
         observer=observer,
+        sites=sorted(sites),
     )
 
 
@@ -216,14 +234,19 @@ def processor() -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def write_pictures(folder: Path, key: Key, pixels: Tensor) -> None:
-    """Write the pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, losslessly.
+def write_pictures(folder: Path, key: Key, pixels: Tensor) -> dict[str, str]:
+    """Write the pictures [n,H,W,3] or [H,W,3] uint8 that a site showed, losslessly. Returns their files' digests.
 
     Pictures of several calls follow each other; a site shows as many in each.
     """
+    digests = {}
     for at, picture in pictures_shown(key, pixels).items():
+        path, png = picture_path(folder, at), BytesIO()
         # Level 1: pictures of random weights are noise, on which a higher level costs 3x the time for 1 % of the size.
-        Image.fromarray(picture).save(picture_path(folder, at), compress_level=1)
+        Image.fromarray(picture).save(png, "PNG", compress_level=1)
+        path.write_bytes(png.getbuffer())
+        digests[path.relative_to(folder).as_posix()] = xxhash.xxh3_64_hexdigest(png.getbuffer())
+    return digests
 
 
 def _check_picture(key: Key, pixels: Tensor) -> None:
@@ -311,6 +334,13 @@ def _clear(folder: Path) -> None:
     # The manifest last: until then it is seen that this is a dump.
     for name in (*names[:-1], *map(partial_name, names), MANIFEST_NAME):
         (folder / name).unlink(missing_ok=True)
+
+
+def _write_whole(file: RawIOBase, content: bytes) -> None:
+    """Write all of `content` to an unbuffered file."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def source_revision() -> str | None:

@@ -22,6 +22,12 @@ def fast_digest(tensor: Tensor) -> str:
     return xxhash.xxh3_64_hexdigest(_bytes(tensor))
 
 
+def flat_bytes(tensor: Tensor) -> Tensor:
+    """The values of `tensor` as bytes [n] uint8 in row-major order; a copy only where it lies otherwise."""
+    flat = tensor.contiguous().view(-1)
+    # One expanded element counts as contiguous, with a stride of 0.
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)
+
+
 def _bytes(tensor: Tensor) -> memoryview:
-    """The values of `tensor` as bytes in row-major order; a copy only where it lies otherwise."""
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol
+    return memoryview(flat_bytes(tensor).numpy())  # type: ignore[arg-type]  # numpy has the buffer protocol

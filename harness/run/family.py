@@ -337,6 +337,10 @@ class Family(Protocol):
         """The scenario's first units alone."""
         ...
 
+    def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """A session of the same shapes that is given other values throughout."""
+        ...
+
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
         """The schedule of a session, for a manifest; empty where there is none."""
         ...
@@ -353,8 +357,8 @@ class Family(Protocol):
         """What a report says of a checkpoint, of what its configs hold; by name. The folder may be gone."""
         ...
 
-    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
-        """Which positions of a site count, broadcastable to its tensor; None where all do."""
+    def counts(self, key: "Key", scenario: "Scenario", geometry: Any) -> "Tensor | None":
+        """Which positions of an observation count, broadcastable to its tensor; None where all do."""
         ...
 
     def words(self, first: "Key", faults: Collection["Key"], geometry: Any, scenario: "Scenario") -> list[str]:
@@ -431,6 +435,11 @@ class Plain:
         """The scenario as it is."""
         return scenario
 
+    def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
+        """One from another seed."""
+        make: Callable[..., Scenario] = getattr(self, "make")  # noqa: B009
+        return make(geometry, name="another session", seed=~(scenario.seed or 0) & 0xFFFF, units=scenario.units)
+
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
         """No schedule."""
         return []
@@ -439,7 +448,7 @@ class Plain:
         """Nothing besides the configs."""
         return {}
 
-    def counts(self, site: str, scenario: "Scenario") -> "Tensor | None":
+    def counts(self, key: "Key", scenario: "Scenario", geometry: Any) -> "Tensor | None":
         """Every position counts."""
         return None
 

@@ -107,7 +107,7 @@ def is_input(site: str) -> bool:
 
 def block_of(site: str) -> int | None:
     """The number in a site's name: that of its block, layer or stage."""
-    return next((int(part) for part in site.split(".") if part.isdigit()), None)
+    return next((int(part) for part in site.split(".") if part.isdecimal()), None)
 
 
 def last_name(site: str) -> str:

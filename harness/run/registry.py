@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.errors import EngineError, UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.engine import checked_description, checked_sites, engine_works, name_of
 from waypoint_parity.harness.run.neighbours import Neighbours, among, neighbours
 from waypoint_parity.harness.run.reads import listening
 
@@ -33,7 +34,8 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
 
     Of `numerics.options`, which hold for a whole run, it gets those that it knows.
 
-    Raises UserError where there is no such implementation, and for an option that it does not have.
+    Raises UserError where there is no such implementation, for an option that it does not have, and for sites that
+    cannot be watched; EngineError where it fails.
     """
     name, options = split_options(implementation)
     adapter = find(name)
@@ -46,8 +48,11 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
             do=f"leave it out, or correct it as in {name}+{available[0]}" if available else "leave it out",
         )
     options += [option for option in numerics.options if option in available and option not in options]
-    with listening():
-        return adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+    with engine_works(name_of(adapter), lambda: "while it was loaded"), listening():
+        loaded = adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+    checked_sites(loaded, checkpoint.family)
+    checked_description(loaded)
+    return loaded
 
 
 def split_options(implementation: str) -> tuple[str, list[str]]:
@@ -125,7 +130,7 @@ def _from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickling look a class's module up by name.
     sys.modules[name] = module
-    with beside(path).seen():
+    with engine_works(str(path), lambda: "while it was imported"), beside(path).seen():
         spec.loader.exec_module(module)
     return module
 
@@ -146,9 +151,12 @@ def _from_name(name: str) -> ModuleType:
     if not name or name.startswith("."):
         raise _unknown(name or "no module", "not a full module name")
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise _unknown(name, str(error)) from error
+        with engine_works(name, lambda: "while it was imported"):
+            return importlib.import_module(name)
+    except EngineError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise _unknown(name, str(error.__cause__)) from error
+        raise
 
 
 def _unknown(implementation: str, found: str) -> UserError:

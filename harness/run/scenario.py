@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.files import open_tensors, replacing
 from waypoint_parity.harness.run.digest import values_digest
 from waypoint_parity.harness.run.family import Family, family_named
 
 SCHEMA = "waypoint-parity/scenario/2"
 # Before families had names there was one.
 _FIRST_SCHEMA, _FIRST_FAMILY = "waypoint-parity/scenario/1", "waypoint"
+_WIDE = (torch.float32, torch.float64)
+WHOLE = "whole number of 64 bits"
 _OWN_KEYS = ("schema", "family", "name", "seed", "units", "numbers")
 
 
@@ -61,17 +63,17 @@ class Scenario:
 
 def read_scenario(path: Path) -> Scenario:
     """Read a scenario file. Raises UserError for a broken file, an unknown schema, and missing or unknown fields."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+    with open_tensors(path, called="a scenario") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
+        try:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a handle is no mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a scenario",
-            found=str(error) or type(error).__name__,
-            expected="a whole safetensors file",
-            do="make or copy the file again; it was probably cut short",
-        ) from error
+        except SafetensorError as error:
+            raise UserError(
+                f"{path}: cannot be read as a scenario",
+                found=str(error),
+                expected="tensors of types that torch has",
+                do="make the scenario again: waypoint-parity scenario --help",
+            ) from error
     if metadata.get("schema", _FIRST_SCHEMA) not in (SCHEMA, _FIRST_SCHEMA):
         raise UserError(
             f"{path}: unknown scenario schema",
@@ -82,6 +84,8 @@ def read_scenario(path: Path) -> Scenario:
     family = family_named(metadata.get("family", _FIRST_FAMILY))
     problems, numbers = _numbers(metadata)
     problems += [*_problems(tensors, family), *family.problems(tensors, metadata)]
+    if not problems and "units" in metadata and int(metadata["units"]) != (held := family.units(tensors)):
+        problems = [f"units {metadata['units']}, and tensors of {held}"]
     if problems:
         required = [name for name, known in family.fields.items() if known.required]
         optional = [name for name in family.fields if name not in required]
@@ -89,7 +93,9 @@ def read_scenario(path: Path) -> Scenario:
             f"{path}: is not a scenario",
             found=listed(problems),
             expected=f"{listed(required)}" + (f", and perhaps {listed(optional)}" if optional else ""),
-            do="make the scenario again: waypoint-parity scenario --help",
+            do="make the scenario again: waypoint-parity scenario --help"
+            if tensors.keys() & family.fields.keys()
+            else "name a file that `waypoint-parity scenario make` wrote; this one holds something else",
         )
     return Scenario(
         family=family.name,
@@ -105,14 +111,17 @@ def read_scenario(path: Path) -> Scenario:
 def _numbers(metadata: Mapping[str, str]) -> tuple[list[str], dict[str, float]]:
     """What is wrong with the numbers that a file's metadata hold as text; and those of the scenario."""
     whole = {name: metadata[name] for name in ("seed", "units") if name in metadata}
-    problems = [
-        f"{name} {text} is no whole number" for name, text in whole.items() if not text.removeprefix("-").isdecimal()
-    ]
+    problems = [f"{name} {text[:24]} is no {WHOLE}" for name, text in whole.items() if not is_whole(text)]
     try:
         numbers = {str(name): float(value) for name, value in json.loads(metadata.get("numbers", "{}")).items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return [*problems, "numbers are no JSON object of numbers"], {}
     return [*problems, *(f"{name} is not finite" for name, value in numbers.items() if not isfinite(value))], numbers
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number that a generator takes as its seed: one of 64 bits, with or without a sign."""
+    return len(text) <= 20 and text.removeprefix("-").isdecimal() and -(2**63) <= int(text) < 2**64
 
 
 def _problems(tensors: Mapping[str, Tensor], family: Family) -> list[str]:
@@ -129,7 +138,7 @@ def _problems(tensors: Mapping[str, Tensor], family: Family) -> list[str]:
     problems += [
         f"{name} holds values that are not finite"
         for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        if name in fields and tensor.dtype in _WIDE and not torch.isfinite(tensor).all()
     ]
     return problems
 

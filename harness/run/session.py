@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.run.adapter import Adapter, Pass
+from waypoint_parity.harness.run.engine import checked_pass, engine_works, name_of, no_session
 from waypoint_parity.harness.run.keys import At, Key, Order
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """What follows a session: a tap."""
+    """What follows a session: a tap. `last` is what was seen last."""
+
+    last: Key | None
 
     def begin(self, unit: int, at: Pass) -> None:
         """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
@@ -27,11 +30,39 @@ class Watcher(Protocol):
 def passes(
     adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint", watcher: Watcher | None
 ) -> Iterator[tuple[int, Pass]]:
-    """(unit, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`."""
-    for unit, at in adapter.session(checkpoint.family.prepared(scenario, checkpoint.geometry)):
+    """(unit, pass) of a session of `adapter`, each yielded just before it runs; advance under `exact_arithmetic`.
+
+    Raises EngineError where the implementation fails, and UserError where what it announces is no pass.
+    """
+    family, geometry = checkpoint.family, checkpoint.geometry
+    phases = {phase for row in family.sites.rows for phase in row.phases}
+    phases |= {at.phase for _, at in family.session(scenario, geometry)}
+    running: tuple[int, Pass] | None = None
+
+    def doing() -> str:
+        if running is None:
+            return "before its first pass"
+        unit, at = running
+        last = None if watcher is None else watcher.last
+        behind = f", behind {last}" if last is not None else ""
+        return f"in unit {unit}, {at.phase} step {at.step}{behind}"
+
+    name = name_of(adapter)
+    with engine_works(name, doing):
+        session: object = adapter.session(family.prepared(scenario, geometry))
+    if not isinstance(session, Iterator):
+        raise no_session(adapter, f"session() that returns {type(session).__name__}")
+    while True:
+        with engine_works(name, doing):
+            announced = next(session, None)
+        if announced is None:
+            break
+        running = checked_pass(adapter, announced, phases)
         if watcher is not None:
-            watcher.begin(unit, at)
-        yield unit, at
+            watcher.begin(*running)
+        yield running
+    if running is None:
+        raise no_session(adapter, "not one pass")
 
 
 @contextmanager
@@ -118,6 +149,6 @@ def expected_keys(scenario: Scenario, checkpoint: "Checkpoint", *, optional: Col
                 yield key
 
 
-def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[str], Tensor | None]:
-    """Which positions of a site count, in a session of the scenario."""
-    return lambda site: checkpoint.family.counts(site, scenario)
+def counting(scenario: Scenario, checkpoint: "Checkpoint") -> Callable[[Key], Tensor | None]:
+    """Which positions of an observation count, in a session of the scenario."""
+    return lambda key: checkpoint.family.counts(key, scenario, checkpoint.geometry)

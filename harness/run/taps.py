@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
+from waypoint_parity.harness.run.engine import looked_on
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.sites import Kind
@@ -82,8 +84,11 @@ class Taps:
     """Hands what the selected sites of one implementation show to `observe`, pass by pass, while its context is open.
 
     Taps opened before see the implementation's own values, those opened after see the replacements. Closed they cost
-    nothing; as long as `observe` returns nothing, the implementation computes what it computes without them. `refused`:
-    sites that did not show a value once it was put in their place, such as a ring that has no slot for it.
+    nothing; as long as `observe` returns nothing, the implementation computes what it computes without them. `last` was
+    shown last. `refused`: sites that did not show a value once it was put in their place, such as a ring that has no
+    slot for it.
+
+    A hook raises UserError where a site shows nothing that can be compared.
     """
 
     def __init__(
@@ -93,9 +98,9 @@ class Taps:
         *,
         ended: Callable[[], None] | None = None,
         selection: Selecting | None = None,
-        counts: Callable[[str], Tensor | None] | None = None,
+        counts: Callable[[Key], Tensor | None] | None = None,
     ) -> None:
-        """`ended` is called when a pass is over. `counts`: which positions of a site count; others are shown as 0."""
+        """`ended` is called when a pass is over. `counts`: which positions count; others are shown as 0."""
         # A module may be the site of several layers at once: all of them show what it returned.
         self._modules: dict[nn.Module, dict[str, Site]] = defaultdict(dict)
         for name, site in sites.items():
@@ -108,6 +113,7 @@ class Taps:
         self._attached = ExitStack()
         self._calls: Counter[tuple[str, str]] = Counter()
         self._unit, self._pass, self._at = 0, Pass(""), At(-1, "", 0)
+        self.last: Key | None = None
         self.refused: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -131,7 +137,7 @@ class Taps:
 
     def _hook(self, sites: Mapping[str, Site]) -> Callable[[nn.Module, Any, Any], Any]:
         def tap(module: nn.Module, inputs: Any, output: Any) -> Any:
-            shown = {name: site.shown(output, inputs) for name, site in sites.items()}
+            shown = {name: self._shown(name, site, output, inputs) for name, site in sites.items()}
             changed = None
             for name, value in shown.items():
                 given = self._handed_on(name, value)
@@ -140,6 +146,47 @@ class Taps:
             return changed
 
         return tap
+
+    def _shown(self, name: str, site: Site, output: Any, inputs: Any) -> Shown:
+        """What a site shows. Raises UserError where it shows no tensors."""
+        try:
+            shown: Any = site.shown(output, inputs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._unlike(name, f"a layout that fails of it: {type(error).__name__}: {error}", output) from error
+        many = site.layout is not None
+        if many and isinstance(shown, Mapping):
+            if unknown := [str(branch) for branch in shown if branch not in self._pass.branches]:
+                raise self._unlike(name, f"the branches {listed(unknown)} in a pass that evaluates none of them", shown)
+            return {branch: self._plain(name, each, shown) for branch, each in shown.items()}
+        if many and isinstance(shown, list | tuple) and shown and not hasattr(shown, "_fields"):
+            return [self._plain(name, each, shown) for each in shown]
+        return self._plain(name, shown, shown)
+
+    def _plain(self, name: str, value: Any, shown: Any) -> Tensor:
+        """A value as a dense tensor of numbers, which is `value` itself where it is one."""
+        if isinstance(value, np.ndarray | np.generic | bool | int | float | complex):
+            array = np.asarray(value)
+            if array.dtype.kind not in "biufc":
+                raise self._unlike(name, f"an array of {array.dtype}", shown)
+            return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
+        if not isinstance(value, Tensor):
+            raise self._unlike(name, "no tensor", shown)
+        if value.is_meta or value.is_nested:
+            raise self._unlike(name, "a tensor without values" if value.is_meta else "a nested tensor", shown)
+        if value.is_quantized:
+            return value.dequantize()
+        return value if value.layout is torch.strided else value.to_dense()
+
+    def _unlike(self, name: str, found: str, shown: Any) -> UserError:
+        where = f"unit {self._unit}, {self._pass.phase} step {self._pass.step}"
+        return UserError(
+            f"site {name} shows nothing that can be compared, in {where}",
+            found=f"{found} ({structure(shown)})",
+            expected="a dense tensor; of a layout also a dict of them by branch, or a list of them by call",
+            do="give the site a layout, such as layout=lambda output, inputs: output[0]",
+        )
 
     def _handed_on(self, name: str, value: Shown) -> Shown | None:
         """Hand on what a site shows. Returns what takes its place, in the same form; None where nothing does."""
@@ -159,10 +206,14 @@ class Taps:
         key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
         if self._selection is not None and not self._selection.takes(key):
             return None
-        seen = Observation(key, self._pass.sigma, _as_real(self._counted(name, tensor)))
+        seen = Observation(key, self._pass.sigma, _as_real(self._counted(key, tensor)))
+        self.last = key
         # What is done with what a site shows is not the implementation's: no shadow follows it.
         with _apart():
-            given = self._observe(seen)
+            given: Tensor | None = looked_on(self._observe, seen)
+        if given is not None and given.shape != seen.tensor.shape:
+            self.refused.add(name)
+            return None
         return torch.view_as_complex(given.contiguous()) if given is not None and tensor.is_complex() else given
 
     def _branches(self, value: Shown) -> Iterator[tuple[str, Tensor]]:
@@ -173,15 +224,19 @@ class Taps:
         branch = self._pass.branches[0] if len(self._pass.branches) == 1 else ""
         yield from ((branch, tensor) for tensor in ([value] if isinstance(value, Tensor) else value))
 
-    def _counted(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor if self._counts is None else counted(tensor, self._counts(name))
+    def _counted(self, key: Key, tensor: Tensor) -> Tensor:
+        return tensor if self._counts is None else counted(tensor, self._counts(key))
 
     def _replaced(self, name: str, site: Site, given: Shown, output: Any, inputs: Any) -> Any:
         """The output that goes on, `given` in its place where that is possible."""
-        if not site.is_patchable:
+        if not site.is_patchable or (site.layout is None and not isinstance(output, Tensor)):
             self.refused.add(name)
             return output
-        replaced = site.replacement(given, output)
+        try:
+            replaced = site.replacement(given, output)
+        except Exception:  # such as a ring of another size: what the site makes of a value is the implementation's
+            self.refused.add(name)
+            return output
         if site.layout is not None and not self._shows(site.layout(replaced, inputs), given):
             self.refused.add(name)
         return replaced
@@ -193,16 +248,42 @@ class Taps:
         return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
 
 
+def structure(value: Any) -> str:
+    """What a value is made of, in words: "tuple of Tensor, None"."""
+    if isinstance(value, Tensor):
+        return f"{type(value).__name__} {value.dtype} {'nested' if value.is_nested else list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of {listed([f'{key}: {_kind(each)}' for key, each in value.items()])}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {listed([_kind(each) for each in value])}"
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
 def counted(tensor: Tensor, which: Tensor | None) -> Tensor:
-    """The tensor with 0 at positions that do not count; `which` is None where all do."""
-    return tensor if which is None else torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+    """The tensor with 0 at positions that do not count; `which` is None where all do.
+
+    A tensor of another shape, such as a ring of another size, is left as it is.
+    """
+    if which is None or not _fits(which.shape, tensor.shape):
+        return tensor
+    return torch.where(which.to(tensor.device), tensor, torch.zeros_like(tensor))
+
+
+def _fits(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether a tensor of `shape` can be broadcast to `other`."""
+    axes = zip(reversed(shape), reversed(other), strict=False)
+    return len(shape) <= len(other) and all(size in (1, wanted) for size, wanted in axes)
 
 
 def recording(
     sites: Mapping[str, Site],
     sink: Sink,
     selection: Selecting | None = None,
-    counts: Callable[[str], Tensor | None] | None = None,
+    counts: Callable[[Key], Tensor | None] | None = None,
 ) -> Taps:
     """Taps that hand everything to a sink, and change nothing."""
     return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts)
@@ -227,7 +308,7 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
 
 
 def _as_real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
 
 
 def _equal(shown: Tensor, given: Tensor) -> bool:

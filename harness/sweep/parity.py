@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import FourPartError, UserError
 from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, read_comparison
 from waypoint_parity.harness.progress import silent
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.culprit import find_culprit
-from waypoint_parity.harness.sweep.dispatch import dispatched
+from waypoint_parity.harness.sweep.dispatch import WorkerDiedError, dispatched
 from waypoint_parity.harness.sweep.effects import effects
 from waypoint_parity.harness.sweep.executors import Opening, in_process
 from waypoint_parity.harness.sweep.identity import Rules, address, identity
@@ -151,17 +151,20 @@ def _summary(
         cells=runs,
         variants=variants,
         teacher_forced=forced,
-        failures=[_failure(tasks[name], error) for name, error in failed.items()],
+        failures=[_failure(store, tasks[name], error) for name, error in failed.items()],
     )
     failing = [name for name in runs if not summary.verdict_of(name).passes]
     return msgspec.structs.replace(summary, effects=effects(runs, variants, failing, run.checkpoint.family))
 
 
-def _failure(task: CellTask, error: Exception) -> CellFailure:
-    mistake = isinstance(error, UserError)
+def _failure(store: Store, task: CellTask, error: Exception) -> CellFailure:
+    told = isinstance(error, FourPartError | WorkerDiedError)
+    kept = store.failed(task.cell.name)
     return CellFailure(
         name=task.cell.name,
         factors=task.cell.factors,
         message=str(error) or type(error).__name__,
-        traceback=None if mistake else "".join(traceback.format_exception(error)),
+        mistake=isinstance(error, UserError),
+        traceback=None if told else "".join(traceback.format_exception(error)),
+        kept=kept.relative_to(store.out).as_posix() if kept.is_dir() else None,
     )

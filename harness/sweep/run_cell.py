@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
-from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, Verdict
+from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, Verdict, contradicted
 from waypoint_parity.harness.judge.growth import MOST_PARAMETERS, growth
 from waypoint_parity.harness.judge.judgement import AS_REFERENCE, SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.live import lockstep
@@ -28,6 +29,7 @@ from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
+from waypoint_parity.harness.run.carried import carried_over
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.reads import listening
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
@@ -72,6 +74,8 @@ class _Implementation:
     # Under which it was built and runs, where both sides are followed exactly; and whether that shows exact values.
     shadowed: Shadowed | None = None
     is_followed: bool = False
+    # What it carries from one session to the next, in words.
+    carried: str | None = None
 
     @property
     def shadow(self) -> Shadow | None:
@@ -170,7 +174,8 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         comparison = compared(local, growth(pair.disturbed, cell.scenario))
     if alone and not asked:
         comparison = replace_fields(comparison, notes=[*comparison.notes, GROWTH_NOT_ASKED])
-    comparison = _with_constants(comparison, task)
+    carried = [of.carried for of in (pair.reference, pair.candidate) if of.carried is not None]
+    comparison = contradicted(_with_constants(comparison, task), carried)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
 
@@ -254,7 +259,17 @@ def _load(task: CellTask) -> _Pair:
             allow = rules.allow_observer_effect
             observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
         followed = shadowed is not None and is_followed(shadowed, cell.scenario)
-        return _Implementation(name, adapter, numerics, observer, shadowed, followed)
+        return _Implementation(
+            name, adapter, numerics, observer, shadowed, followed, carried(name, adapter, numerics, shadowed)
+        )
+
+    def carried(name: str, adapter: Adapter, numerics: Numerics, shadowed: Shadowed | None) -> str | None:
+        # Of what is not deterministic nobody can tell, and what was recorded has one session.
+        if rules.allow_observer_effect or getattr(adapter, "RECORDED", False):
+            return None
+        # What a shadow follows runs no other session: nothing of that may be taken for exact.
+        load_again = partial(registry.load, name, checkpoint, numerics)
+        return carried_over(load_again, cell.scenario, checkpoint, fresh=adapter if shadowed is None else None)
 
     # One each, also where both have the same name. Under a shadow no code is compiled.
     expected, actual = each_side(cell.numerics, rules.compiled)

@@ -20,7 +20,7 @@ from waypoint_parity.harness.sweep.loaded import is_unchanged
 
 CELL_SCHEMA = "waypoint-parity/cell/2"
 CELL_NAME = "cell.json"
-CELLS = "cells"
+CELLS, FAILED = "cells", "failed"
 # Of a digest, in the name of a folder.
 _SHORT = 12
 _UNFINISHED = ".making-"
@@ -72,7 +72,10 @@ class Store:
 
     @contextmanager
     def making(self, name: str, digest: str) -> Iterator[Path]:
-        """A folder to make a cell in, which becomes the cell's when the context is left without an error."""
+        """A folder to make a cell in, which becomes the cell's when the context is left without an error.
+
+        After an error it lies where `failed` says, if there is anything in it: what was recorded up to there.
+        """
         place = self.out / CELLS / f"{_UNFINISHED}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with writing(place):
             place.mkdir(parents=True)
@@ -80,8 +83,23 @@ class Store:
             yield place
             with writing(place):
                 _move(place, self.out / CELLS / f"{name}-{digest[:_SHORT]}")
+            shutil.rmtree(self.failed(name), ignore_errors=True)
+        except Exception:
+            self._keep(place, self.failed(name))
+            raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+    def failed(self, name: str) -> Path:
+        """Where the dumps of a cell lie that failed, as far as they go."""
+        return self.out / FAILED / name
+
+    def _keep(self, place: Path, failed: Path) -> None:
+        if any(place.glob("*/")):
+            with writing(failed):
+                failed.parent.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(failed, ignore_errors=True)
+                place.rename(failed)
 
     def clear(self) -> None:
         """Remove what processes of this machine left unfinished that are no more."""

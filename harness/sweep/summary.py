@@ -27,12 +27,17 @@ class CellRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell that did not run: the message, and the traceback where it was no user's mistake."""
+    """A cell that did not run. `mistake`: it is the user's to mend; `traceback` of a fault of the harness.
+
+    `kept`: where its dumps lie as far as they go, below the folder of the sweep.
+    """
 
     name: str
     factors: dict[str, str]
     message: str
+    mistake: bool = False
     traceback: str | None = None
+    kept: str | None = None
 
 
 class LevelEffect(msgspec.Struct, frozen=True, kw_only=True):

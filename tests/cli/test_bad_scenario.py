@@ -1,11 +1,14 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import refused
 from waypoint_parity.harness.record.records import read_manifest
+from waypoint_parity.harness.run.scenario import Scenario, write_scenario
 
+PER_FRAME = ("noise", "button", "mouse", "scroll")
 Dump = Callable[..., tuple[object, ...]]
 
 
@@ -66,3 +69,57 @@ def test_a_noise_floor_over_what_there_is_not_is_refused_by_name(
     inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--out", tmp_path / "floor.json")
     assert refused("floor", *inputs, "--vary", pair)["found"] == pair.partition("=")[0]
     assert not (tmp_path / "floor.json").exists()
+
+
+LONG = ("dump", "parity", "blame", "floor", "play", "make")
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_session_longer_than_the_model_is_refused_before_it_begins(
+    tiny_folder: Path, tiny_scenario: Scenario, tmp_path: Path, command: str
+) -> None:
+    long = {name: tiny_scenario[name][:1].repeat(65, *[1] * (tiny_scenario[name].ndim - 1)) for name in PER_FRAME}
+    file, out = tmp_path / "long.safetensors", tmp_path / "out"
+    write_scenario(replace(tiny_scenario.with_tensors(**long), units=65), file)
+    given = ("--checkpoint", tiny_folder, *(("--frames", 65) if command == "make" else ("--scenario", file)))
+    to = () if command == "play" else ("--out", out)
+    verb = {"make": ("scenario", "make"), "dump": ("dump", "eager")}.get(command, (command,))
+    parts = refused(*verb, *given, *to)
+    assert "n_frames 64" in parts["expected"]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+@pytest.mark.parametrize("command", ["parity", "blame", "floor", "make"])
+def test_a_seed_beyond_64_bits_is_refused(
+    tiny_folder: Path, scenario_file: Path, tmp_path: Path, command: str, seed: int
+) -> None:
+    verb = ("scenario", "make") if command == "make" else (command,)
+    given = () if command == "make" else ("--scenario", scenario_file)
+    flag = {"parity": "--seeds", "floor": "--first-seed"}.get(command, "--seed")
+    inputs = ("--checkpoint", tiny_folder, *given, "--out", tmp_path / "out")
+    assert "64 bits" in refused(*verb, *inputs, f"{flag}={seed}")["expected"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "found"),
+    [("1.0,nan,0.0", "nan"), ("inf,0.0", "inf"), ("1.0,1.0,0.0", "1.0, 1.0"), ("1.0,0.5", "0.5"), ("1e39,0", "inf")],
+)
+def test_a_schedule_that_does_not_fall_to_zero_is_refused(
+    tiny_folder: Path, scenario_file: Path, tmp_path: Path, sigmas: str, found: str
+) -> None:
+    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--out", tmp_path / "out")
+    assert found in refused("parity", *inputs, "--schedules", sigmas)["found"]
+
+
+@pytest.mark.parametrize("command", ["parity", "floor", "blame"])
+def test_a_scenario_without_frames_is_refused_whatever_would_be_drawn_for_it(
+    tiny_folder: Path, tiny_scenario: Scenario, tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "none.safetensors"
+    write_scenario(
+        replace(tiny_scenario.with_tensors(**{name: tiny_scenario[name][:0] for name in PER_FRAME}), units=0), file
+    )
+    inputs = ("--checkpoint", tiny_folder, "--scenario", file, "--out", tmp_path / "out")
+    assert refused(command, *inputs)["found"] == "noise has no frames"

@@ -14,7 +14,10 @@ from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
-COMMANDS = [["dump"], ["diff"], ["parity"], ["floor"], ["ring"], ["info"], ["scenario", "make"], ["scenario", "show"]]
+COMMANDS = [
+    *(["dump"], ["diff"], ["frames"], ["parity"], ["floor"], ["ring"], ["info"]),
+    *(["scenario", "make"], ["scenario", "show"]),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -5,12 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.judge.judgement import Judgement, Tolerance
-from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, read_records
+from waypoint_parity.harness.record.records import (
+    DUMP_SCHEMA,
+    MANIFEST_NAME,
+    Manifest,
+    Record,
+    read_records,
+    to_json,
+)
 from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import Key
@@ -23,6 +31,13 @@ LATENT = Key(0, "denoise", 0, "latent")
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def foreign(dump: Path) -> Path:
+    """The dump as another engine would have written it, which knows no seals."""
+    given = msgspec.json.decode((dump / MANIFEST_NAME).read_bytes())
+    (dump / MANIFEST_NAME).write_bytes(to_json({name: given[name] for name in given.keys() - {"files", "seal"}}))
+    return dump
 
 
 def key(site: str, unit: int = 0, step: int = 0, call: int = 0) -> Key:

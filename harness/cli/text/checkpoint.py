@@ -18,11 +18,17 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
     """
     lines = [
         f"checkpoint   {inspection.origin}",
+        f"layout       {_layout(checkpoint)}",
         f"digest       {inspection.digest}",
         *checkpoint.family.geometry_lines(checkpoint.geometry),
     ]
     for part in inspection.parts:
-        lines += ["", _total(part), *(_entry_lines(part.tensors) if all_keys else _module_lines(part.tensors))]
+        lines += [
+            "",
+            _total(part),
+            *_notes(part),
+            *(_entry_lines(part.tensors) if all_keys else _module_lines(part.tensors)),
+        ]
     configs = [*inspection.compared, *(inspection.loading.configs if inspection.loading else [])]
     for side_by_side in configs:
         lines += ["", *_config_lines(side_by_side)]
@@ -36,6 +42,20 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
 
 def _total(part: ComponentReport) -> str:
     return f"{part.name:12} {_sizes(part.tensors)}"
+
+
+def _layout(checkpoint: Checkpoint) -> str:
+    return (checkpoint.folder and checkpoint.family.layout_of(checkpoint.folder)) or "none: it is in memory"
+
+
+def _notes(part: ComponentReport) -> Iterator[str]:
+    """What is no fault, and worth knowing: which files are read, what they leave out, what is zero."""
+    beside = f"; not read: {listed(part.unread)}" if part.unread else ""
+    yield f"  read from {listed(part.files)}{beside}"
+    if part.ties:
+        yield f"  {len(part.ties)} keys left out, which share the tensor of another: {listed(list(part.ties))}"
+    if part.zero:
+        yield f"  {len(part.zero)} tensors are all zero: {listed(part.zero)}"
 
 
 def _sizes(entries: Sequence[StoredTensor]) -> str:
@@ -85,6 +105,8 @@ def _faults(inspection: Inspection) -> Iterator[str]:
         for kind, keys in (kinds | {"not finite": part.not_finite}).items():
             if keys:
                 yield f"{part.name}: {len(keys)} {kind}: {listed(keys)}"
+        if part.codes:
+            yield f"{part.name}: not stored as plain numbers: {part.codes}"
         for expected, found, count in rules(part.renamed):
             example = next(rename for rename in part.renamed if rename.rule == (expected, found))
             yield f"{part.name}: {count} probably renamed, {expected} -> {found}: {example.expected} -> {example.found}"

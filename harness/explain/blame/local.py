@@ -81,7 +81,7 @@ class _Run:
         *,
         reverse: bool,
         feeding: Callable[[Key], bool],
-        counts: Callable[[str], Tensor | None],
+        counts: Callable[[Key], Tensor | None],
     ) -> None:
         self._feeding = feeding
         self._counts = counts
@@ -114,7 +114,7 @@ class _Run:
         given = self._kept.pop(key, None)
         if given is not None:
             # All of a value is handed on, and what counts of it is compared.
-            which = self._counts(key.site)
+            which = self._counts(key)
             pair = (given, value) if self._reverse else (value, given)
             self._found.errors[key] = tensor_error(*(counted(tensor, which) for tensor in pair))
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))

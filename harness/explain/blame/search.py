@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 
 from waypoint_parity.harness.compare.pictures import Pixels
+from waypoint_parity.harness.errors import FourPartError
 from waypoint_parity.harness.explain.blame.arrival import Sealed
 from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.causes import Measured, annotated, cause, ranked
@@ -233,12 +234,14 @@ class Search:
         return [wrong_there if any(other.part == finding.part for other in run.findings) else right_there]
 
     def _attempt(self, name: str, kind: type[Result], run: Callable[[], Result]) -> Result | None:
-        """The result of a run that the budget may do without."""
+        """The result of a run that the search can do without: where the budget is spent, and where the run fails."""
         try:
             return self._journal.once(name, kind, run)
         except OutOfBudgetError:
             self._unmeasured.append(name)
-            return None
+        except FourPartError as error:
+            self._unmeasured.append(f"{name}: {error.what}, {error.found}")
+        return None
 
 
 def _contradictions(searched: _Searched, free: FreeRun) -> list[str]:

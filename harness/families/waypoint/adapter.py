@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Inputs, Prompt
 from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.run.adapter import Pass, Site
+from waypoint_parity.harness.run.engine import no_session
 from waypoint_parity.harness.run.scenario import Scenario
 
 
@@ -34,11 +36,18 @@ class FrameByFrame(ABC):
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
         """Run a session, frame by frame."""
         given = Inputs(scenario)
-        yield from ((0, at) for at in self.start(given.prompt, given.sigmas))
+        yield from ((0, at) for at in self._passes("start", given.prompt, given.sigmas))
         if given.image is not None:
-            yield from ((0, at) for at in self.append_image(given.image))
+            yield from ((0, at) for at in self._passes("append_image", given.image))
         for frame in range(scenario.units):
-            yield from ((frame, at) for at in self.generate(given.noise[frame], given.controls(frame)))
+            yield from ((frame, at) for at in self._passes("generate", given.noise[frame], given.controls(frame)))
+
+    def _passes(self, method: str, *given: Any) -> Iterator[Pass]:
+        """What a method of the class yields. Raises UserError where it is no generator."""
+        passes: object = getattr(self, method)(*given)
+        if not isinstance(passes, Iterator):
+            raise no_session(self, f"{method}() that returns {type(passes).__name__}")
+        return passes
 
 
 def matching_sites(root: nn.Module, geometry: WaypointGeometry) -> dict[str, Site]:

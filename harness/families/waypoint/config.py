@@ -5,9 +5,43 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from waypoint_parity.harness.errors import UserError, listed
+
+# The largest number in fp32.
+_MOST_FLOAT = 3.4028234663852886e38
+_SIZE, _FRAMES = (1, 2**20), (1, 2**31 - 1)
+_TRANSFORMER_RANGES = {
+    "d_model": _SIZE,
+    "n_heads": _SIZE,
+    "n_kv_heads": _SIZE,
+    "n_layers": (1, 1000),
+    "mlp_ratio": _SIZE,
+    "channels": _SIZE,
+    "height": _SIZE,
+    "width": _SIZE,
+    "patch": _SIZE,
+    "n_frames": _FRAMES,
+    "local_window": _SIZE,
+    "global_window": _SIZE,
+    "global_attn_period": _SIZE,
+    "global_pinned_dilation": _SIZE,
+    "n_buttons": (0, 2**20),
+    "base_fps": _SIZE,
+}
+_AUTOENCODER_RANGES = {
+    "channels": (3, 3),
+    "latent_channels": _SIZE,
+    "encoder_ch_0": _SIZE,
+    "encoder_ch_max": _SIZE,
+    "encoder_blocks_per_stage": (0, 1000),
+    "decoder_ch_0": _SIZE,
+    "decoder_ch_max": _SIZE,
+    "decoder_blocks_per_stage": (0, 1000),
+    "sample_size": _SIZE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +57,22 @@ class _Config:
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         given = {key: value for key, value in values.items() if not key.startswith("_")}
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        absent = sorted(required - given.keys())
         if unknown := sorted(given.keys() - fields.keys()):
+            if any("quant" in key for key in unknown):
+                do = "take the checkpoint that is not quantised; without the key its weights would be misread"
+            elif absent:
+                do = "take the config of this model, saved with these weights; this one is of another"
+            else:
+                do = "remove the keys, or use a release of waypoint-parity that knows them"
             raise UserError(
                 f"{source}: the config has unknown keys",
                 found=listed(unknown),
                 expected=f"only {listed(sorted(fields), most=len(fields))}",
-                do="remove the keys, or use a release of waypoint-parity that knows them",
+                do=do,
             )
-        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-        if absent := sorted(required - given.keys()):
+        if absent:
             raise UserError(
                 f"{source}: the config lacks required keys",
                 found=listed(sorted(given), most=len(given)) or "an empty config",
@@ -39,7 +80,12 @@ class _Config:
                 do="take the config.json that was saved with these weights",
             )
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _typed(value, hints[name], f"{source}: {name}") for name, value in given.items()})
+        typed = {name: _typed(value, hints[name], f"{source}: {name}") for name, value in given.items()}
+        try:
+            return cls(**typed)
+        except UserError as error:
+            what = f"{source}: {error.what}"
+            raise UserError(what, found=error.found, expected=error.expected, do=error.do) from None
 
     def to_json(self) -> dict[str, Any]:
         """The config as plain values, in field order."""
@@ -57,7 +103,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if element[1] is not Ellipsis and len(value) != len(element):
             raise _mistyped(value, f"{len(element)} values", where)
         return tuple(_typed(item, element[0], where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) <= _MOST_FLOAT:
+            raise _mistyped(value, "a finite number", where)
         return float(value)
     if not isinstance(value, hint if isinstance(hint, type) else object) or (hint is int and isinstance(value, bool)):
         raise _mistyped(value, getattr(hint, "__name__", str(hint)), where)
@@ -66,8 +114,25 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 def _mistyped(value: Any, expected: str, where: str) -> UserError:
     return UserError(
-        f"{where} has a value of the wrong type", found=repr(value), expected=expected, do="correct the config file"
+        f"{where} has a value of the wrong type",
+        found=repr(value)[:80],
+        expected=expected,
+        do="correct the config file",
     )
+
+
+def _check_ranges(values: Mapping[str, Any], ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raise UserError, naming the key, for a number that no model has: none, or more than any machine holds."""
+    for name, (least, most) in ranges.items():
+        value = values[name]
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number <= most:
+                raise UserError(
+                    f"{name} is out of range",
+                    found=str(number)[:80],
+                    expected=f"from {least} to {most}",
+                    do="correct the config, or take the one that was saved with these weights",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +178,11 @@ class TransformerConfig(_Config):
     def __post_init__(self) -> None:
         if self.n_kv_heads == 0:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
+        _check_ranges(vars(self), _TRANSFORMER_RANGES)
         for holds, rule, found in self._rules():
             if not holds:
                 raise UserError(
-                    f"transformer config: {rule} does not hold",
+                    f"{rule} does not hold",
                     found=found,
                     expected=rule,
                     do="correct the config; these keys describe one geometry and must agree",
@@ -125,6 +191,7 @@ class TransformerConfig(_Config):
     def _rules(self) -> list[tuple[bool, str, str]]:
         """(holds, rule, found) of every relation between keys that the weights and the caches rely on."""
         head_dim, remainder = divmod(self.d_model, self.n_heads)
+        sigmas = self.scheduler_sigmas
         return [
             (remainder == 0, "d_model divisible by n_heads", f"{self.d_model} and {self.n_heads}"),
             (head_dim % 16 == 0 and head_dim >= 32, "head width a multiple of 16, at least 32", str(head_dim)),
@@ -155,8 +222,9 @@ class TransformerConfig(_Config):
                 repr(self.prompt_conditioning),
             ),
             (
-                self.prompt_conditioning is None or bool(self.prompt_conditioning_period and self.prompt_embedding_dim),
-                "prompt_conditioning_period and prompt_embedding_dim given where there is a prompt",
+                self.prompt_conditioning is None
+                or ((self.prompt_conditioning_period or 0) > 0 and (self.prompt_embedding_dim or 0) > 0),
+                "prompt_conditioning_period and prompt_embedding_dim above 0 where there is a prompt",
                 f"{self.prompt_conditioning_period} and {self.prompt_embedding_dim}",
             ),
             (
@@ -165,11 +233,15 @@ class TransformerConfig(_Config):
                 f"{self.prompt_embedding_dim} and {head_dim}",
             ),
             (
-                self.ctrl_conditioning is None or bool(self.ctrl_conditioning_period),
-                "ctrl_conditioning_period given where there is control conditioning",
+                self.ctrl_conditioning is None or (self.ctrl_conditioning_period or 0) > 0,
+                "ctrl_conditioning_period above 0 where there is control conditioning",
                 repr(self.ctrl_conditioning_period),
             ),
-            (len(self.scheduler_sigmas) >= 2, "scheduler_sigmas of at least 2 values", str(self.scheduler_sigmas)),
+            (
+                len(sigmas) >= 2 and all(one > other for one, other in pairwise(sigmas)) and sigmas[-1] == 0.0,
+                "scheduler_sigmas of at least 2 values that fall to 0",
+                str(sigmas)[:80],
+            ),
         ]
 
     @property
@@ -223,9 +295,10 @@ class AutoencoderConfig(_Config):
     shift_factor: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_ranges(vars(self), _AUTOENCODER_RANGES)
         if (self.scale_factor, self.shift_factor) != (1.0, 0.0):
             raise UserError(
-                "autoencoder config: latents are neither scaled nor shifted",
+                "latents are neither scaled nor shifted",
                 found=f"scale_factor {self.scale_factor}, shift_factor {self.shift_factor}",
                 expected="scale_factor 1.0, shift_factor 0.0",
                 do="correct the config; 0.18215 belongs to another model's autoencoder",
@@ -238,6 +311,16 @@ class WaypointGeometry:
 
     transformer: TransformerConfig
     autoencoder: AutoencoderConfig
+
+    def __post_init__(self) -> None:
+        here, there = self.transformer.channels, self.autoencoder.latent_channels
+        if here != there:
+            raise UserError(
+                "the configs of transformer and autoencoder do not belong together",
+                found=f"latents of {here} channels, and an autoencoder for {there}",
+                expected="channels of the one as latent_channels of the other",
+                do="take both from one checkpoint",
+            )
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """The config of every component as plain values."""

@@ -47,7 +47,7 @@ def with_seed(scenario: Scenario, geometry: WaypointGeometry, level: str) -> Sce
     try:
         seed = int(level)
     except ValueError:
-        raise UserError("no noise seed", found=level, expected="a whole number", do="correct the seed") from None
+        raise UserError("no noise seed", found=level[:80], expected="a whole number", do="correct the seed") from None
     policy = scenario.labels.get("noise_policy")
     known = policy in get_args(NoisePolicy)
     return _drawn(scenario, geometry, seed, cast(NoisePolicy, policy) if known else "per-frame")

@@ -158,6 +158,12 @@ class Waypoint(Plain):
 
         return of_frames(scenario, range(units))
 
+    def other(self, scenario: "Scenario", geometry: WaypointGeometry) -> "Scenario":
+        """One with another prompt, with other noise and controls, and after another image where there is one."""
+        from waypoint_parity.harness.families.waypoint.draws import other_session
+
+        return other_session(scenario, geometry)
+
     def sigmas(self, scenario: "Scenario", geometry: WaypointGeometry) -> list[float]:
         """The schedule of a session."""
         from waypoint_parity.harness.families.waypoint.scenario import schedule
@@ -173,6 +179,13 @@ class Waypoint(Plain):
     def table(self, geometry: WaypointGeometry, scenario: "Scenario") -> SiteTable:
         """All that is known of the sites of a session."""
         return site_table(geometry, image=scenario.get("image") is not None)
+
+    def counts(self, key: "Key", scenario: "Scenario", geometry: WaypointGeometry) -> "Tensor | None":
+        """Of a ring's keys and values what was written by then: whatever else it has in memory is never attended."""
+        from waypoint_parity.harness.families.waypoint.rings.slots import written_tokens
+
+        clock = key.unit + (key.phase == "cache" and scenario.get("image") is not None)
+        return written_tokens(key.site, clock, geometry.transformer)
 
     def facts(self, checkpoint: Path) -> Mapping[str, str]:
         """How latents are scaled and shifted."""

@@ -5,6 +5,7 @@ package's own has config.yaml + model.safetensors, encoder and decoder beside it
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.hub import PINNED
-from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Weights
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Index, Weights
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.files import mistaken_for
 from waypoint_parity.harness.run.family import Opened
 
 _CLASSES = {"transformer": "WorldModel", "vae": "WorldEngineVAE"}
@@ -27,7 +29,14 @@ _DIFFUSERS_WEIGHTS = tuple(
     for part in ("transformer", "vae")
     for ending in (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
 )
-_PACKAGE_WEIGHTS = ("model.safetensors", "encoder.safetensors", "decoder.safetensors")
+_PACKAGE_NAME = "model.safetensors"
+_PACKAGE_WEIGHTS = (
+    _PACKAGE_NAME,
+    f"{_PACKAGE_NAME}.index.json",
+    "model-*-of-*.safetensors",
+    "encoder.safetensors",
+    "decoder.safetensors",
+)
 _PACKAGE_ONLY_KEYS = ("ae_uri", "prompt_encoder_uri")
 
 
@@ -57,23 +66,36 @@ def _open_diffusers(folder: Path) -> Opened:
         TransformerConfig.read(geometry, source="transformer/config.json"),
         AutoencoderConfig.read(_mapping(folder / "vae" / "config.json"), source="vae/config.json"),
     )
-    return Opened(configs, {name: _sharded(folder / name) for name in ("transformer", "vae")})
+    return Opened(configs, {name: _sharded(folder / name / WEIGHTS_NAME) for name in ("transformer", "vae")})
 
 
-def _sharded(folder: Path) -> Weights:
-    """The one weights file of `folder`, or the shards that its index names."""
-    index = folder / f"{WEIGHTS_NAME}.index.json"
+def _sharded(whole: Path) -> Weights:
+    """The one weights file, or the shards that an index beside it names. Raises UserError where both are there."""
+    index = whole.with_name(f"{whole.name}.index.json")
     if not index.is_file():
-        return Weights({folder / WEIGHTS_NAME: ""})
-    homes = _mapping(index).get("weight_map")
-    if not isinstance(homes, dict):
+        return Weights({whole: ""})
+    if whole.exists():
         raise UserError(
-            f"{index}: names no files",
-            found=f"weight_map: {homes!r}",
-            expected="weight_map, from key to file name",
-            do="fetch the index again",
+            f"{whole.parent}: holds the weights twice",
+            found=f"{whole.name}, and {index.name} with its shards",
+            expected="one of the two",
+            do="move away the one that is not meant",
         )
-    return Weights({folder / name: "" for name in sorted(set(homes.values()))})
+    homes = _mapping(index).get("weight_map")
+    names = set(homes.values()) if isinstance(homes, dict) and all(map(_inside, homes.values())) else set()
+    if not isinstance(homes, dict) or not names:
+        raise UserError(
+            f"{index}: does not tell which file holds which key",
+            found=f"weight_map: {homes!r}"[:200],
+            expected="weight_map, from key to the name of a file beside the index",
+            do="fetch or save the index again",
+        )
+    return Weights({whole.with_name(name): "" for name in sorted(names)}, Index(index, homes))
+
+
+def _inside(name: object) -> bool:
+    """Whether it names a file beside the index, and nothing elsewhere."""
+    return isinstance(name, str) and name not in ("", "..") and "\0" not in name and Path(name).name == name
 
 
 def _open_package(folder: Path, find: Callable[[str], Path]) -> Opened:
@@ -96,13 +118,20 @@ def _open_package(folder: Path, find: Callable[[str], Path]) -> Opened:
         TransformerConfig.read(geometry, source="config.yaml"), _package_autoencoder(autoencoder)
     )
     halves = {autoencoder / f"{coder}.safetensors": f"{coder}." for coder in ("encoder", "decoder")}
-    return Opened(configs, {"transformer": Weights({folder / "model.safetensors": ""}), "vae": Weights(halves)})
+    return Opened(configs, {"transformer": _sharded(folder / _PACKAGE_NAME), "vae": Weights(halves)})
 
 
 def _package_autoencoder(folder: Path) -> AutoencoderConfig:
     """The two training configs as one; only the keys that give the geometry are read from them."""
-    encoder = _mapping(folder / "encoder_conf.yml").get("model", {})
-    decoder = _mapping(folder / "decoder_conf.yml").get("model", {})
+    encoder, decoder = (_coder(folder / f"{coder}_conf.yml") for coder in ("encoder", "decoder"))
+    for key in ("channels", "latent_channels"):
+        if decoder.get(key, encoder.get(key)) != encoder.get(key):
+            raise UserError(
+                f"{folder}: encoder and decoder do not belong together",
+                found=f"{key} {encoder.get(key)} in encoder_conf.yml, {decoder[key]} in decoder_conf.yml",
+                expected="one autoencoder",
+                do="take both halves from one checkpoint",
+            )
     found = {
         "channels": encoder.get("channels"),
         "latent_channels": encoder.get("latent_channels"),
@@ -118,19 +147,51 @@ def _package_autoencoder(folder: Path) -> AutoencoderConfig:
     return AutoencoderConfig.read(values | {"skip_logvar": skip_logvar}, source=str(folder / "encoder_conf.yml"))
 
 
+def _coder(path: Path) -> dict[str, Any]:
+    """What a training config says of the model."""
+    model = _mapping(path).get("model")
+    if not isinstance(model, dict):
+        raise UserError(
+            f"{path}: does not describe a model",
+            found=f"model: {model!r}"[:200],
+            expected="keys and values below `model`",
+            do="take the file that was saved with these weights",
+        )
+    return model
+
+
 def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a JSON or YAML file holds."""
+    """The mapping that a JSON or YAML file holds. Raises UserError for none, and for a key that it has twice."""
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) if path.suffix != ".json" else json.loads(path.read_bytes())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        if path.suffix == ".json":
+            values = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        else:
+            values = yaml.load(path.read_text("utf-8"), Loader=_OnceLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        found, do = mistaken_for(path) or (str(error), "repair the file")
+        raise UserError(f"{path}: cannot be read", found=found, expected="a JSON or YAML mapping", do=do) from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(
-            f"{path}: cannot be read", found=str(error), expected="a JSON or YAML mapping", do="repair the file"
-        ) from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: is not a mapping", found=type(values).__name__, expected="keys and values", do="repair the file"
+            f"{path}: is not a mapping",
+            found=type(values).__name__ if not isinstance(values, dict) else "keys that are no text",
+            expected="keys and values",
+            do="repair the file",
         )
     return values
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Raises ValueError for a key that a mapping has twice: which value counts, readers decide differently."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]} is there twice")
+    return values
+
+
+class _OnceLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _once([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
 
 
 def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:

@@ -11,9 +11,10 @@ from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.record.statistics import summarise
 from waypoint_parity.harness.run.adapter import Pass
-from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.scenario import WHOLE, Scenario, is_whole
 
 IMAGE_SHAPE = (360, 640, 3)
+_HELD = {"noise": "frames", "prompt_emb": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Inputs:
 def schedule(scenario: Scenario, config: TransformerConfig) -> Tensor:
     """Sigmas [S+1] fp32 of a session: the scenario's own, else the checkpoint's."""
     own = scenario.get("sigmas")
-    return torch.tensor(config.scheduler_sigmas) if own is None else own
+    # A last -0.0 becomes the 0.0 that implementations end at.
+    return torch.tensor(config.scheduler_sigmas) if own is None else own + 0.0
 
 
 def session_passes(steps: int, frames: int, *, prompt: bool, image: bool) -> Iterator[tuple[int, Pass]]:
@@ -113,8 +115,13 @@ def problems(tensors: Mapping[str, Tensor], labels: Mapping[str, str]) -> list[s
     if ("prompt_emb" in tensors) != ("prompt_pad_mask" in tensors):
         found.append("prompt_emb and prompt_pad_mask come together or not at all")
     world_seed = labels.get("world_seed", "0")
-    if not world_seed.removeprefix("-").isdecimal():
-        found.append(f"world_seed {world_seed} is no whole number")
+    if not is_whole(world_seed):
+        found.append(f"world_seed {world_seed[:24]} is no {WHOLE}")
+    # A session without frames would agree with every other.
+    found += [f"{name} has no {what}" for name, what in _HELD.items() if name in tensors and not tensors[name].numel()]
+    button = tensors.get("button")
+    if button is not None and button.is_floating_point() and bool((button.float().clamp(0, 1) != button.float()).any()):
+        found.append("button holds values that are not from 0 (up) to 1 (down)")
     return found
 
 
@@ -151,13 +158,31 @@ def check(scenario: Scenario, geometry: WaypointGeometry) -> None:
             expected="a prompt" if config.prompt_conditioning else "no prompt",
             do="use a scenario made for this checkpoint: waypoint-parity scenario --help",
         )
+    check_length(scenario.units, config, image="image" in found)
     sigmas = schedule(scenario, config)
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas.diff() < 0).all()) or float(sigmas[-1]) != 0.0:
+    if (
+        not bool(torch.isfinite(sigmas).all())
+        or sigmas.ndim != 1
+        or len(sigmas) < 2
+        or not bool((sigmas.diff() < 0).all())
+        or float(sigmas[-1]) != 0.0
+    ):
         raise UserError(
             f"scenario {scenario.name}: not a sigma schedule",
-            found=str(sigmas.tolist()),
-            expected="at least two values, strictly falling, the last one 0",
+            found=str(sigmas.tolist())[:200],
+            expected="at least two finite values, strictly falling, the last one 0",
             do="correct the schedule",
+        )
+
+
+def check_length(frames: int, config: TransformerConfig, *, image: bool) -> None:
+    """Raise UserError for a session with more frames than the model has times for; an `image` takes the first."""
+    if frames + image > config.n_frames:
+        raise UserError(
+            "the session is longer than the model can run",
+            found=f"{frames} frames" + (" after an image" if image else ""),
+            expected=f"at most {config.n_frames - image} (n_frames {config.n_frames})",
+            do="take a scenario of fewer frames",
         )
 
 

@@ -99,7 +99,7 @@ def open_baseline(folder: Path) -> OpenedBaseline:
 
 
 def kept_files(dump: Path) -> list[Path]:
-    """What a baseline keeps of a dump: all but its full tensors, which no comparison of dumps reads."""
+    """What a baseline keeps of a dump: all but its full tensors."""
     return [dump / MANIFEST_NAME, dump / RECORDS_NAME, *(picture_path(dump, at) for at in kept_pictures(dump))]
 
 

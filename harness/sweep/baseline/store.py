@@ -9,8 +9,16 @@ from tempfile import TemporaryDirectory
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import writing
+from waypoint_parity.harness.judge.diff import Dump
 from waypoint_parity.harness.record.blocks import FilePart, blocks
-from waypoint_parity.harness.record.records import check_promised, to_json
+from waypoint_parity.harness.record.records import (
+    MANIFEST_NAME,
+    TENSORS_NAME,
+    check_promised,
+    read_manifest,
+    to_json,
+)
+from waypoint_parity.harness.record.seal import check_seals, sealed
 from waypoint_parity.harness.sweep.baseline.document import (
     BASELINE_NAME,
     BASELINE_SCHEMA,
@@ -32,14 +40,18 @@ def accept(run: Path, name: str, store: Path, *, side: SideName = "candidate", f
     """
     dumps, failed = open_run(run, side)
     for of in dumps.values():
-        lines = sum(block.lines for block in blocks(FilePart(of.dump.records)))
-        check_promised(of.dump.records, lines, of.dump.manifest.observed)
+        _check_whole(of.dump)
     with adding(store, name, force=force) as folder:
         for entry, of in dumps.items():
             for path in kept_files(of.dump.folder):
                 kept = folder / named(entry) / path.relative_to(of.dump.folder)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, kept)
+            manifest = of.dump.manifest
+            if manifest.files is not None:
+                # Full tensors are not kept.
+                files = {name: digest for name, digest in manifest.files.items() if name != TENSORS_NAME}
+                (folder / named(entry) / MANIFEST_NAME).write_bytes(to_json(sealed(manifest, files)))
         baseline = Baseline(
             schema=BASELINE_SCHEMA,
             name=name,
@@ -57,6 +69,14 @@ def accept(run: Path, name: str, store: Path, *, side: SideName = "candidate", f
         )
         (folder / BASELINE_NAME).write_bytes(to_json(baseline))
     return baseline
+
+
+def _check_whole(dump: Dump) -> None:
+    """Raise UserError for a dump of an unfinished run, for records that were cut, and for files that were changed."""
+    read_manifest(dump.folder)
+    lines = sum(block.lines for block in blocks(FilePart(dump.records)))
+    check_promised(dump.records, lines, dump.manifest)
+    check_seals(dump.folder, dump.manifest)
 
 
 def add_copy(folder: Path, name: str, store: Path, *, force: bool = False) -> Baseline:

@@ -86,3 +86,11 @@ def test_an_image_that_was_cut_short_is_refused_by_name(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(UserError, match=r"000000\.png: cannot be read as an image"):
         read_pixels(file)
+
+
+def test_a_picture_smaller_than_the_window_of_ssim_is_one_window() -> None:
+    small = EXPECTED[:6, :6]
+    assert picture_metrics(AT, small + np.uint8(1), small).ssim == pytest.approx(1.0, abs=1e-3)
+    assert abs(picture_metrics(AT, small[::-1].copy(), small).ssim) < 0.6
+    black, white = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)
+    assert picture_metrics(AT, black, white).ssim == pytest.approx(0.0, abs=1e-3)

@@ -241,3 +241,12 @@ def test_a_real_run_says_which_question_it_fails_and_what_is_wrong_by_itself(lou
     assert sum(line.startswith("  precision:") for line in lines) == 1
     short = comparison_lines(louder, unanswered=False)
     assert [line for line in lines if not line.startswith("    ")] == short
+
+
+def test_an_input_of_equal_values_and_other_bits_is_told() -> None:
+    """-0.0 is 0.0, and no input: bits are what inputs are compared by."""
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("input.sigma"), Error(identical=False, rel_l2=0.0, max_abs=0.0))
+    comparison = table.close("eager", "candidate", evidence="tensors", expected=1, pictures=[])
+    assert comparison.verdict is Verdict.INCOMPARABLE
+    assert "other bits" in str(comparison.first)

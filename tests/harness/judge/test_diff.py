@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.harness.observations import JUDGEMENT, key, normal, write_dump
+from tests.harness.observations import JUDGEMENT, foreign, key, normal, write_dump
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.diff import UNLIKE_SELECTIONS, diff
@@ -199,7 +199,7 @@ def test_a_picture_that_one_dump_does_not_keep_is_missing(tmp_path: Path, side: 
 
 
 def test_pictures_of_which_a_dump_keeps_none_may_be_missing_by_name(reference: Path, tmp_path: Path) -> None:
-    candidate = write_dump(tmp_path / "candidate", session())
+    candidate = foreign(write_dump(tmp_path / "candidate", session()))
     picture_path(candidate, PictureAt(0)).unlink()
     assert diff(reference, candidate).verdict is Verdict.MISSING
     assert diff(reference, candidate, Judgement(JUDGEMENT.bounds, allowed_missing=("frame",)))
@@ -299,7 +299,7 @@ class TestInputsWithoutDigests:
         del lines[0]["digest"]
         lines[0] |= changes
         (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return dump
+        return foreign(dump)
 
     def test_they_are_equal_up_to_the_rounding_of_sums(self, reference: Path, tmp_path: Path) -> None:
         mean = next(read_records(reference)).mean or 0.0

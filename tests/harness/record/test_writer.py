@@ -164,13 +164,13 @@ with DumpWriter(Path(sys.argv[1]), manifest(expected=100)) as writer:
 """
 
 
-def test_a_process_that_is_killed_leaves_an_incomplete_dump(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_an_incomplete_dump_of_whole_records(tmp_path: Path) -> None:
     folder = tmp_path / "dump"
     ended = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, folder], cwd=Path(__file__).parents[3], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert (folder / RECORDS_NAME).stat().st_size > 0
+    assert list(read_records(folder))
     with pytest.raises(UserError, match="incomplete"):
-        list(read_records(folder))
+        read_manifest(folder)
 
 
 def test_a_tensor_that_is_reused_after_it_was_observed_leaves_the_record_right(tmp_path: Path) -> None:

@@ -47,13 +47,12 @@ def test_numbers_labels_and_units_travel_with_it(tiny_scenario: Scenario, tmp_pa
     told = dataclasses.replace(
         tiny_scenario,
         seed=-4,
-        units=7,
         numbers={"guidance": 7.5, "shift": -1e-7},
         labels={"world_seed": "2000120", "made by": "hand"},
     )
     write_scenario(told, tmp_path / "told.safetensors")
     found = read_scenario(tmp_path / "told.safetensors")
-    assert (found.seed, found.units, found.numbers, found.labels) == (-4, 7, told.numbers, told.labels)
+    assert (found.seed, found.units, found.numbers, found.labels) == (-4, 2, told.numbers, told.labels)
     assert found.digest == told.digest
 
 
@@ -123,6 +122,34 @@ def test_a_file_that_was_cut_short_is_refused_by_name(file: Path, kept: int) -> 
     assert caught.value.what == f"{file}: cannot be read as a scenario"
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a git-lfs pointer"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_scenario_is_told(file: Path, content: bytes, found: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_scenario(file)
+    assert caught.value.found.startswith(found)
+
+
+def test_a_folder_is_no_scenario(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_scenario(tmp_path)
+    assert caught.value.do == "name the file itself"
+
+
+def test_the_weights_of_a_checkpoint_are_no_scenario(tiny_folder: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_scenario(tiny_folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert caught.value.found.startswith("lacks noise, lacks button")
+    assert "something else" in caught.value.do
+
+
 def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.safetensors: cannot be read as a scenario"):
         read_scenario(tmp_path / "absent.safetensors")
@@ -142,14 +169,24 @@ def test_an_unknown_family_is_refused(file: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"seed": "eleven"}, "seed eleven is no whole number"),
-        ({"units": "2.5"}, "units 2.5 is no whole number"),
+        ({"seed": "eleven"}, "seed eleven is no whole number of 64 bits"),
+        ({"seed": str(2**64)}, f"seed {2**64} is no whole number of 64 bits"),
+        ({"seed": str(-(2**63) - 1)}, f"seed {-(2**63) - 1} is no whole number of 64 bits"),
+        ({"seed": "9" * 5000}, f"seed {'9' * 24} is no whole number of 64 bits"),
+        ({"seed": "\u00b2"}, "seed \u00b2 is no whole number of 64 bits"),
+        ({"units": "2.5"}, "units 2.5 is no whole number of 64 bits"),
+        ({"units": "5"}, "units 5, and tensors of 2"),
+        ({"units": "1"}, "units 1, and tensors of 2"),
+        ({"units": "-2"}, "units -2, and tensors of 2"),
+        ({"units": "0"}, "units 0, and tensors of 2"),
+        ({"numbers": "[" * 100_000}, "numbers are no JSON object of numbers"),
+        ({"numbers": '{"a": ' + "9" * 400 + "}"}, "numbers are no JSON object of numbers"),
         ({"numbers": "7.5"}, "numbers are no JSON object of numbers"),
         ({"numbers": "{"}, "numbers are no JSON object of numbers"),
         ({"numbers": json.dumps({"cfg": "high"})}, "numbers are no JSON object of numbers"),
         ({"numbers": json.dumps({"cfg": None})}, "numbers are no JSON object of numbers"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_a_file_whose_numbers_are_none_is_refused_with_what_is_wrong(
     file: Path, changes: dict[str, str], found: str
@@ -174,6 +211,11 @@ def test_a_number_that_is_not_finite_is_refused(file: Path, text: str) -> None:
         ({"noise": torch.zeros(2, 1, 1, 4, 2, 2, dtype=torch.float64)}, "noise is torch.float64, not torch.float32"),
         ({"mouse": torch.tensor([[0.0, torch.nan], [0.0, 0.0]])}, "mouse holds values that are not finite"),
         ({"noise": torch.tensor(0.0)}, "noise is a single number"),
+        (
+            {"noise": torch.zeros(2, 1, 1, 4, 2, 2).to(torch.float8_e4m3fn)},
+            "noise is torch.float8_e4m3fn, not torch.float32",
+        ),
+        ({"noise": torch.zeros(2, dtype=torch.complex64)}, "noise is torch.complex64, not torch.float32"),
         ({"prompt_pad_mask": torch.tensor(False)}, "prompt_pad_mask is a single number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

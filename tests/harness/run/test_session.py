@@ -210,7 +210,7 @@ def test_the_steps_of_a_right_session_are_those_of_its_family_in_order(
 
 
 def test_every_position_of_our_own_sites_counts(tiny: Checkpoint, tiny_scenario: Scenario) -> None:
-    assert counting(tiny_scenario, tiny)("input.prompt_emb") is None
+    assert counting(tiny_scenario, tiny)(Key(0, "prompt", 0, "input.prompt_emb")) is None
 
 
 def test_a_session_is_given_what_it_leaves_to_the_checkpoint(

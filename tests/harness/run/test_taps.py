@@ -396,9 +396,9 @@ def test_a_layout_may_ask_for_what_the_module_was_given() -> None:
 
 def test_positions_that_do_not_count_are_shown_as_zero_and_stay_what_they_are() -> None:
     seen, module = Seen(), nn.Identity()
-    real = {"prompt": torch.tensor([[True], [False]])}
+    real = torch.tensor([[True], [False]])
     sites = {"prompt": Site(module), "latent": Site(module)}
-    with recording(sites, seen, counts=real.get):
+    with recording(sites, seen, counts=lambda key: real if key.site == "prompt" else None):
         passed = module(torch.ones(2, 3))
     shown = {observation.key.site: observation.tensor.tolist() for observation in seen.observations}
     assert shown == {"prompt": [[1.0] * 3, [0.0] * 3], "latent": [[1.0] * 3] * 2}

@@ -129,7 +129,7 @@ def _outcome(role: Role, work: Callable[[], T]) -> T | UserError | PlayerError:
         return work()
     except UserError as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return PlayerError(f"{role.name} failed: {error!r}\n{traceback.format_exc()}")
 
 

@@ -13,9 +13,10 @@ from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.run.keys import Key, block_of
 
 # The marks of a slot (harness/families/waypoint/rings/slots.py), where they are not the digest of its keys.
-ALL, NONE, MIXED, EMPTY = "1", "0", "mixed", "empty"
+ALL, NONE, MIXED, EMPTY, NOT_A_NUMBER = "1", "0", "mixed", "empty", "nan"
 
 NOTHING = "nothing"
+NO_NUMBER = "nothing but NaN"
 UNKNOWN = "unknown content"
 
 
@@ -120,6 +121,8 @@ class RingSide:
 
     def name_of(self, layer: int, mark: str) -> str | None:
         """What a slot holds whose keys have the digest `mark`; None where no pass is known to have rotated them."""
+        if mark == NOT_A_NUMBER:
+            return NO_NUMBER
         rotated = self._rotated[layer].get(mark)
         if rotated is not None:
             return rotated.name

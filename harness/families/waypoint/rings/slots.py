@@ -6,8 +6,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.families.waypoint.rings.side import ALL, EMPTY, MIXED, NONE, ring_part
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
+from waypoint_parity.harness.families.waypoint.rings.side import (
+    ALL,
+    EMPTY,
+    MIXED,
+    NONE,
+    NOT_A_NUMBER,
+    ring_part,
+)
 from waypoint_parity.harness.run.digest import fast_digest
+from waypoint_parity.harness.run.keys import block_of
 
 
 def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:
@@ -29,7 +38,27 @@ def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:
     return [_flag(tensor[first:end].bool()) for first, end in bounds]
 
 
+def written_tokens(site: str, clock: int, config: TransformerConfig) -> Tensor | None:
+    """Which tokens [L+T,1] bool of a ring's `kv` were written once the frame at `clock` was kept; None where all were.
+
+    A layer keeps every frame whose clock its dilation divides, in the slots of its ring in turn.
+    """
+    layer = block_of(site)
+    if layer is None or ring_part(site) != "kv":
+        return None
+    frames, dilation = config.ring_frames(layer), config.dilation(layer)
+    written = min(clock // dilation + 1, frames // dilation)
+    if written == frames:
+        return None
+    slots = torch.arange(frames + 1)
+    # The tail, behind the ring, is always there.
+    return ((slots < written) | (slots == frames)).repeat_interleave(config.tokens_per_frame)[:, None]
+
+
 def _content(keys: Tensor) -> str:
+    # One digest for all slots that hold nothing else would take them for each other.
+    if keys.numel() and bool(keys[(0,) * keys.dim()].isnan()) and bool(keys.isnan().all()):
+        return NOT_A_NUMBER
     digest = fast_digest(keys)
     return EMPTY if digest == _digest_of_zeros(keys.shape, keys.dtype) else digest
 

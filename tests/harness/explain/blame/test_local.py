@@ -159,7 +159,7 @@ def test_positions_that_do_not_count_are_not_compared(
     measure: Measured, candidate: Callable[..., CandidateAdapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     none = torch.zeros(1, dtype=torch.bool)
-    monkeypatch.setattr(type(FAMILY), "counts", lambda self, site, scenario: none if site == LOUD else None)
+    monkeypatch.setattr(type(FAMILY), "counts", lambda self, key, *_: none if key.site == LOUD else None)
     assert wrong(measure(candidate(candidates.louder, candidates.faster))) == {"velocity"}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from waypoint_parity.fixtures.tiny import TRANSFORMER, transformer_config
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
 
 VALUES: dict[str, Any] = {**TRANSFORMER, "tokens_per_frame": 4}
 
@@ -101,13 +101,67 @@ def test_a_whole_number_is_a_float_where_one_belongs() -> None:
         {"prompt_embedding_dim": None},
         {"prompt_embedding_dim": 48},  # not a number of heads of 32
         {"ctrl_conditioning_period": None},
+        {"ctrl_conditioning_period": -2},
+        {"prompt_conditioning_period": -3},
+        {"prompt_embedding_dim": -32},
         {"scheduler_sigmas": [1.0]},
+        {"scheduler_sigmas": []},
+        {"scheduler_sigmas": [0.0, 0.5, 1.0]},
+        {"scheduler_sigmas": [1.0, 0.5, 0.5, 0.0]},
+        {"scheduler_sigmas": [1.0, 0.5]},
+        {"scheduler_sigmas": [1.0, -0.5]},
     ],
     ids=str,
 )
 def test_keys_that_contradict_each_other_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="does not hold"):
+    with pytest.raises(UserError, match=r"transformer/config\.json: .* does not hold"):
         read(**changes)
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**12, 10**400], ids=["0", "-1", "huge", "of 400 digits"])
+@pytest.mark.parametrize(
+    "key",
+    ["d_model", "n_heads", "n_layers", "local_window", "global_attn_period", "global_pinned_dilation", "n_frames"],
+)
+def test_a_number_that_no_model_has_is_refused_by_key(key: str, value: int) -> None:
+    with pytest.raises(UserError, match=rf"transformer/config\.json: {key} is out of range"):
+        read(**{key: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, 10**400])
+def test_a_float_is_finite_in_fp32(value: float) -> None:
+    with pytest.raises(UserError, match="scheduler_sigmas has a value of the wrong type"):
+        read(scheduler_sigmas=[value, 0.0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"encoder_ch_0": 0}, {"decoder_ch_max": -4}, {"decoder_blocks_per_stage": [10**9]}, {"sample_size": [0, 0]}],
+    ids=str,
+)
+def test_an_autoencoder_that_none_is_is_refused_by_key(golden: Path, changes: dict[str, Any]) -> None:
+    values = json.loads((golden / "base" / "vae" / "config.json").read_bytes())
+    with pytest.raises(UserError, match=rf"vae/config\.json: {next(iter(changes))} is out of range"):
+        AutoencoderConfig.read({**values, **changes}, source="vae/config.json")
+
+
+def test_an_autoencoder_for_latents_of_another_width_is_refused(golden: Path) -> None:
+    values = json.loads((golden / "base" / "vae" / "config.json").read_bytes())
+    wider = AutoencoderConfig.read({**values, "latent_channels": 8}, source="vae/config.json")
+    with pytest.raises(UserError) as caught:
+        WaypointGeometry(transformer_config(), wider)
+    assert caught.value.found == "latents of 4 channels, and an autoencoder for 8"
+
+
+def test_the_hint_for_unknown_keys_is_one_that_helps() -> None:
+    """Without its quantization_config a quantised checkpoint would be misread; a config of another model stays one."""
+    hints = []
+    for values in ({**VALUES, "quantization_config": {}}, {"num_layers": 19, "in_channels": 64}, {**VALUES, "moe": 1}):
+        with pytest.raises(UserError) as caught:
+            TransformerConfig.read(values, source="config.json")
+        hints.append(caught.value.do)
+    assert len(set(hints)) == 3
+    assert [hint.startswith("remove the keys") for hint in hints] == [False, False, True]
 
 
 def test_a_model_without_prompt_or_controls_needs_none_of_their_keys() -> None:

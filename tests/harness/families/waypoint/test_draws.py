@@ -1,5 +1,7 @@
+import struct
+import zlib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -115,3 +117,71 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, content: b
     (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.png: cannot be read as a picture"):
         read_image(tmp_path / "broken.png")
+
+
+@pytest.mark.parametrize("policy", get_args(NoisePolicy))
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**400])
+def test_a_seed_beyond_64_bits_is_refused(policy: NoisePolicy, seed: int) -> None:
+    with pytest.raises(UserError, match="nothing can be drawn"):
+        draw_noise(SHAPE, 2, seed=seed, policy=policy)
+
+
+def test_the_seed_of_the_last_frame_counts_too() -> None:
+    assert draw_noise(SHAPE, 1, seed=2**64 - 1, policy="per-frame").shape[0] == 1
+    with pytest.raises(UserError):
+        draw_noise(SHAPE, 2, seed=2**64 - 1, policy="per-frame")
+    assert draw_noise(SHAPE, 2, seed=-(2**63), policy="per-frame").shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"units": 65}, {"units": 10**12}, {"units": 64, "image": torch.zeros(IMAGE_SHAPE, dtype=torch.uint8)}],
+    ids=["a frame too many", "far too many", "an image too many"],
+)
+def test_a_session_longer_than_the_model_is_not_drawn(wanted: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        make_scenario(geometry(), name="long", seed=1, **wanted)
+    assert "n_frames 64" in caught.value.expected
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 10**13])
+def test_a_prompt_that_cannot_be_drawn_is_refused(tokens: int) -> None:
+    with pytest.raises(UserError, match="cannot be made"):
+        make_scenario(geometry(), name="p", seed=1, units=1, prompt_tokens=tokens, prompt_padding=min(tokens, 0))
+
+
+def test_a_picture_is_taken_upright_and_without_what_it_does_not_need(tmp_path: Path) -> None:
+    drawn = torch.randint(0, 256, IMAGE_SHAPE, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    picture = Image.fromarray(drawn)
+    opaque = picture.copy()
+    opaque.putalpha(255)
+    turned, turn = picture.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    turn[0x0112] = 6
+    opaque.save(tmp_path / "opaque.png")
+    turned.save(tmp_path / "turned.png", exif=turn)
+    for name in ("opaque.png", "turned.png"):
+        assert read_image(tmp_path / name).numpy().tolist() == drawn.tolist(), name
+
+
+def test_a_picture_that_holds_no_seed_image_is_refused(tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 36), (9, 9, 9, 100)).save(tmp_path / "transparent.png")
+    Image.new("I;16", (64, 36)).save(tmp_path / "sixteen bits.png")
+    Image.new("F", (64, 36)).save(tmp_path / "floats.tiff")
+    whole = tmp_path / "cut.png"
+    Image.effect_noise((64, 36), 90).save(whole)
+    whole.write_bytes(whole.read_bytes()[:300])
+    _bomb(tmp_path / "bomb.png")
+    for path in tmp_path.iterdir():
+        with pytest.raises(UserError):
+            read_image(path)
+
+
+def _bomb(path: Path) -> None:
+    """A PNG that says it has more pixels than anybody would unpack."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)

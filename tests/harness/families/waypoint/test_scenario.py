@@ -66,6 +66,8 @@ def test_the_schedule_is_the_scenarios_own_else_the_checkpoints(tiny_scenario: S
     assert schedule(tiny_scenario, CONFIG).tolist() == FAMILY.sigmas(tiny_scenario, GEOMETRY) == [1.0, 0.5, 0.0]
     own = tiny_scenario.with_tensors(sigmas=torch.tensor([1.0, 0.0]))
     assert schedule(own, CONFIG).tolist() == FAMILY.sigmas(own, GEOMETRY) == [1.0, 0.0]
+    signed = tiny_scenario.with_tensors(sigmas=torch.tensor([1.0, -0.0]))
+    assert str(FAMILY.sigmas(signed, GEOMETRY)) == "[1.0, 0.0]"
 
 
 def test_a_session_may_be_cut_to_some_of_its_frames(tiny_scenario: Scenario) -> None:
@@ -87,7 +89,36 @@ def test_a_prompt_and_its_mask_come_together_or_not_at_all(tiny_scenario: Scenar
 
 def test_a_world_seed_that_is_no_number_is_refused(tiny_scenario: Scenario, tmp_path: Path) -> None:
     found = refusal_of_a_file(tmp_path / "rendered.safetensors", tiny_scenario, world_seed="eleven").found
-    assert found == "world_seed eleven is no whole number"
+    assert found == "world_seed eleven is no whole number of 64 bits"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"button": torch.full((2, 4), 2.0)}, "button holds values that are not from 0 (up) to 1 (down)"),
+        ({"button": torch.full((2, 4), -1.0)}, "button holds values that are not from 0 (up) to 1 (down)"),
+        ({"noise": torch.zeros(0, 1, 1, 4, 2, 2)}, "noise has no frames"),
+        (
+            {"prompt_emb": torch.zeros(1, 0, 32), "prompt_pad_mask": torch.zeros(1, 0, dtype=torch.bool)},
+            "prompt_emb has no tokens",
+        ),
+    ],
+    ids=["pressed twice", "pressed less than not", "no frames", "no tokens"],
+)
+def test_what_no_session_can_be_given_is_refused(
+    tiny_scenario: Scenario, tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    assert refusal_of_a_file(tmp_path / "odd.safetensors", tiny_scenario.with_tensors(**changes)).found == found
+
+
+@pytest.mark.parametrize(("image", "most"), [(False, 64), (True, 63)], ids=["frames alone", "after an image"])
+def test_a_session_longer_than_the_model_is_refused(tiny_scenario: Scenario, image: bool, most: int) -> None:
+    picture = torch.zeros(IMAGE_SHAPE, dtype=torch.uint8) if image else None
+    longest = of_frames(tiny_scenario, [0] * most).with_tensors(image=picture)
+    check(longest, GEOMETRY)
+    error = refusal(of_frames(longest, [0] * (most + 1)))
+    assert error.found.startswith(f"{most + 1} frames")
+    assert error.expected == f"at most {most} (n_frames 64)"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +159,8 @@ def test_a_prompt_where_the_checkpoint_takes_none_is_refused_and_the_other_way_r
 
 
 @pytest.mark.parametrize(
-    "sigmas", [[0.0], [1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [[1.0, 0.0]]]
+    "sigmas",
+    [[0.0], [1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [torch.inf, 0.0], [[1.0, 0.0]]],
 )
 def test_sigmas_must_fall_to_zero(tiny_scenario: Scenario, sigmas: list[float]) -> None:
     assert "not a sigma schedule" in refusal(tiny_scenario.with_tensors(sigmas=torch.tensor(sigmas))).what

@@ -1,0 +1,71 @@
+"""The seal of a dump: digests of its files, and of its manifest, by which a change is seen that came later.
+
+They are no proof against malice.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.record.records import MANIFEST_NAME, Manifest, encode, kept_pictures, picture_path
+
+_BLOCK = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """xxh3-64 of the bytes of a file."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """xxh3-64 of what a manifest says, its seal apart."""
+    return xxhash.xxh3_64_hexdigest(encode(msgspec.structs.replace(manifest, seal=None)))
+
+
+def sealed(manifest: Manifest, files: Mapping[str, str]) -> Manifest:
+    """A manifest that vouches for these files, by their digests, and for itself."""
+    vouching = msgspec.structs.replace(manifest, files=dict(files))
+    return msgspec.structs.replace(vouching, seal=manifest_digest(vouching))
+
+
+def is_sealed(manifest: Manifest) -> bool:
+    """Whether a manifest has digests at all: other engines may write none."""
+    return manifest.files is not None or manifest.seal is not None
+
+
+def broken_seals(folder: Path, manifest: Manifest) -> list[str]:
+    """What was changed in a sealed dump after it was written, in words."""
+    if not is_sealed(manifest):
+        return []
+    broken = []
+    if manifest.seal != manifest_digest(manifest):
+        broken.append(f"{folder / MANIFEST_NAME} is not as it was written: its digest differs")
+    files = manifest.files or {}
+    for name, digest in files.items():
+        path = folder / name
+        # A name that leads out of the folder is none that a dump has.
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            broken.append(f"{path} is gone")
+        elif file_digest(path) != digest:
+            broken.append(f"{path} is not as it was written: its digest differs")
+    kept = (picture_path(folder, at) for at in kept_pictures(folder))
+    added = (path for path in kept if path.relative_to(folder).as_posix() not in files)
+    return [*broken, *(f"{path} was added later" for path in added)]
+
+
+def check_seals(folder: Path, manifest: Manifest) -> None:
+    """Raise UserError for a sealed dump that was changed after it was written."""
+    if broken := broken_seals(folder, manifest):
+        raise UserError(
+            f"{folder}: the dump is not as it was written",
+            found=broken[0],
+            expected="files with the digests that their manifest has",
+            do="dump again",
+        )
