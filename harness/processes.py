@@ -84,7 +84,7 @@ def _let_interrupts(how: int) -> None:
         signal.pthread_sigmask(how, {signal.SIGINT})
 
 
-class _Worker(SpawnProcess):
+class _Known(SpawnProcess):
     """A process that takes no SIGINT before end_with_the_parent, and that is known as soon as it runs."""
 
     def start(self) -> None:
@@ -96,15 +96,15 @@ class _Worker(SpawnProcess):
                 _let_interrupts(signal.SIG_UNBLOCK)
 
 
-class _Workers(SpawnContext):
+class _Spawning(SpawnContext):
     """Spawns: a fork would inherit the threads of torch, without those that run them. Knows what it has spawned."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._spawned: list[_Worker] = []
+        self._spawned: list[_Known] = []
 
-    def Process(self, *args: Any, **kwargs: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
-        process = _Worker(*args, **kwargs)
+    def Process(self, *args: Any, **kwargs: Any) -> _Known:  # type: ignore[override]  # noqa: N802
+        process = _Known(*args, **kwargs)
         self._spawned.append(process)
         return process
 
@@ -123,7 +123,7 @@ def worker_pool(workers: int, begin: Callable[..., None], *arguments: object) ->
 
     Where the context is left by an error, they are killed: nobody wants any more what they would do for minutes.
     """
-    spawning = _Workers()
+    spawning = _Spawning()
     pool = ProcessPoolExecutor(workers, spawning, initializer=begin, initargs=arguments)
     try:
         yield pool

@@ -183,7 +183,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Record)
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 
 
 def is_dump(folder: Path) -> bool:
@@ -323,6 +323,28 @@ def kept_pictures(folder: Path) -> list[PictureAt]:
         if at is not None and picture_path(folder, at) == path:
             kept.append(at)
     return sorted(kept)
+
+
+def encode(value: Any) -> bytes:
+    """JSON of a struct or plain values. NaN and infinity become null."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _encode(_spelt(msgspec.to_builtins(value)))
+
+
+def _spelt(value: Any) -> Any:
+    """The same with names of files as their bytes spell them: not every locale has their characters."""
+    if isinstance(value, str):
+        return spelt(value)
+    if isinstance(value, dict):
+        return {_spelt(key): _spelt(item) for key, item in value.items()}
+    return [_spelt(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def spelt(name: str) -> str:
+    """A name, perhaps of a file, with nothing in it that UTF-8 cannot hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def to_json(value: Any) -> bytes:

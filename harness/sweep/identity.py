@@ -7,6 +7,7 @@ import msgspec
 import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.record.records import spelt
 from waypoint_parity.harness.record.writer import processor
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.source import implementation_digest, module_digest
@@ -59,4 +60,5 @@ def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]
 
 def address(identity: dict[str, str]) -> str:
     """SHA-256 of an identity."""
-    return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
+    told = {name: spelt(value) for name, value in identity.items()}
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()

@@ -158,8 +158,9 @@ def is_unchanged(files: Mapping[str, str]) -> bool:
 def _mapped(*, executable: bool) -> Iterator[str]:
     """The files that are mapped into this process's memory: libraries, or what is mapped as data."""
     try:
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            lines = [line.rstrip("\n").split(maxsplit=5) for line in maps if "/" in line]
+        # Names of files, as this system decodes them.
+        with open("/proc/self/maps", "rb") as maps:
+            lines = [os.fsdecode(line).rstrip("\n").split(maxsplit=5) for line in maps if b"/" in line]
     except OSError:
         return
     for line in lines:

@@ -30,6 +30,7 @@ from waypoint_parity.harness.sweep.summary import (
     CellFailure,
     CellRun,
     Summary,
+    read_summary,
 )
 
 
@@ -74,7 +75,8 @@ def run_parity(run: ParityRun, cells: Sequence[Cell], announce: Callable[[str], 
     summary = msgspec.structs.replace(summary, seconds=time.perf_counter() - started)
     with replacing(store.out / SUMMARY_NAME) as partial:
         partial.write_bytes(to_json(summary))
-    return summary
+    # As it is on disk, where names of files are spelt so that any document can hold them.
+    return read_summary(store.out / SUMMARY_NAME)
 
 
 def _task(run: ParityRun, store: Store, cell: Cell) -> CellTask:

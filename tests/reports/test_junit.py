@@ -95,7 +95,8 @@ def test_a_cell_that_passes_has_a_case_for_every_part_and_frame_and_says_where_n
     assert list(found) == ["verdict", *(part.name for part in FAMILY.parts), "frame 0", "frame 1"]
     seen = {"verdict", "patchify", "residual", "frame 0", "frame 1"}
     assert found == {name: "passed" if name in seen else "skipped" for name in found}
-    assert [of.attrib for of in suite.iter("property")] == [{"name": "seed", "value": "11"}]
+    told = {of.attrib["name"]: of.attrib["value"] for of in suite.iter("property")}
+    assert told == {"seed": "11", "reused": "false"}
 
 
 def test_a_part_that_fails_says_where_first_and_where_the_cell_did() -> None:

@@ -106,3 +106,42 @@ def test_what_is_no_implementation_is_refused() -> None:
 def test_a_cell_depends_on_the_code_of_its_family(tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics) -> None:
     (cell,) = tiny_cells(tiny, short, fp32_on_cpu)
     assert identity(Rules("eager"), tiny, cell)["family source"] == module_digest(Waypoint.__module__)
+
+
+def test_packages_in_a_folder_of_another_name_count_by_what_their_distribution_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a .pth file may add one: that they would be read whole took minutes, and failed where one cannot be."""
+    package, listed = tmp_path / "deps" / "vendored", tmp_path / "deps" / "vendored-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from vendored import broken\n")
+    (package / "broken.py").write_text("assert False, 'not for this system'\nthis is no Python\n")
+    listed.mkdir()
+    (listed / "METADATA").write_text("Metadata-Version: 2.1\nName: vendored\nVersion: 1.0\n")
+    (listed / "RECORD").write_text("vendored/__init__.py,,\nvendored/broken.py,,\n")
+    (tmp_path / "port.py").write_text(ADAPTER.format(body="import vendored"))
+    monkeypatch.syspath_prepend(tmp_path / "deps")
+    source._distributions.cache_clear()
+
+    def digest() -> str:
+        forget()
+        source._contents.cache_clear()
+        return implementation_digest(f"{tmp_path / 'port.py'}:Port")
+
+    before = digest()
+    assert source._is_installed("vendored")
+    (package / "broken.py").write_text("edited in place: of a distribution what it lists counts\n")
+    assert digest() == before
+    # Installed anew under the same version.
+    (listed / "RECORD").write_text("vendored/__init__.py,sha256=a,1\nvendored/broken.py,sha256=b,1\n")
+    assert digest() != before
+    source._distributions.cache_clear()
+    source._files.cache_clear()
+
+
+def test_source_that_is_none_is_read_as_far_as_it_goes(engine: Path) -> None:
+    (engine / "kernel.py").write_text("from ....beyond import everything\n")
+    before = implementation_digest("engine.port:Port")
+    (engine / "kernel.py").write_text("this is no Python\n")
+    forget()
+    assert implementation_digest("engine.port:Port") != before
