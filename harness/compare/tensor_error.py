@@ -36,9 +36,9 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
 
 def _is_hollow(tensor: Tensor) -> bool:
     """Whether a tensor has values, and none of them is finite."""
-    if not tensor.is_floating_point() or not tensor.numel() or bool(tensor[(0,) * tensor.dim()].isfinite()):
+    if not tensor.is_floating_point() or not tensor.numel() or bool(tensor[(0,) * tensor.dim()].double().isfinite()):
         return False
-    return not bool(tensor.isfinite().any())
+    return not bool(tensor.double().isfinite().any())
 
 
 def exact_distance(actual: Observation, expected: Observation) -> float | None:

@@ -298,8 +298,15 @@ def odd(name: str, made: Callable[[Tensor], Any], place: str = PLACE) -> type[Od
 
 
 def nested(x: Tensor) -> Tensor:
-    warnings.simplefilter("ignore")
-    return torch.nested.nested_tensor([x.reshape(-1)[:3], x.reshape(-1)[:2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([x.reshape(-1)[:3], x.reshape(-1)[:2]])
+
+
+def quantised(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(x.float(), 0.01, 0, torch.qint8)
 
 
 def tiny_part(x: Tensor) -> Tensor:
@@ -321,7 +328,7 @@ Failing = odd("Failing", lambda x: x.hidden)
 Number = odd("Number", lambda x: float(x.double().mean()))
 NumPy = odd("NumPy", lambda x: x.numpy())
 Reversed = odd("Reversed", lambda x: x.numpy()[..., ::-1])
-Quantised = odd("Quantised", lambda x: torch.quantize_per_tensor(x.float(), 0.01, 0, torch.qint8))
+Quantised = odd("Quantised", quantised)
 Sparse = odd("Sparse", lambda x: x.to_sparse())
 Complex = odd("Complex", lambda x: torch.complex(x, x.flip(-1)))
 Conjugate = odd("Conjugate", lambda x: torch.complex(x, x.flip(-1)).conj())
@@ -343,7 +350,7 @@ ComplexTwin = odd("ComplexTwin", lambda x: torch.complex(x, -x.flip(-1)))
 NumberTwin = odd("NumberTwin", lambda x: float(x.double().mean()) * 1.01)
 NumPyTwin = odd("NumPyTwin", lambda x: 1.01 * x.numpy())
 SparseTwin = odd("SparseTwin", lambda x: (1.01 * x).to_sparse())
-QuantisedTwin = odd("QuantisedTwin", lambda x: torch.quantize_per_tensor(1.5 * x.float(), 0.01, 0, torch.qint8))
+QuantisedTwin = odd("QuantisedTwin", lambda x: quantised(1.5 * x))
 Float8Twin = odd("Float8Twin", lambda x: (1.5 * x).to(torch.float8_e4m3fn))
 ExpandedTwin = odd("ExpandedTwin", lambda x: (1.01 * x[..., :1]).expand_as(x))
 NaNsTwin = odd("NaNsTwin", lambda x: 1.01 * tiny_part(x))

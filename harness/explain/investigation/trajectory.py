@@ -68,13 +68,15 @@ class _Schedule:
 
 
 def high_share(latent: Tensor) -> float | None:
-    """The share of the energy of `latent` [...,H,W] in its high band; None of one that is 0 or not finite.
+    """The share of the energy of `latent` [...,H,W] in its high band; None of one that is empty, 0 or not finite.
 
     The band: every coefficient of the 2-D Fourier transform, taken channel by channel and frame by frame, whose radial
     frequency is above HIGH cycles per pixel, half of Nyquist; the corners, up to sqrt(2) of Nyquist, included. The
     energy is that of all coefficients, the mean's among them. White noise has about 0.8 of it there, what is smooth
     next to nothing.
     """
+    if latent.dim() < 2 or not latent.numel():
+        return None
     energy = torch.fft.fft2(latent.double()).abs().square().reshape(-1, *latent.shape[-2:]).sum(0)
     down, right = (torch.fft.fftfreq(length, dtype=torch.float64) for length in energy.shape)
     high = torch.hypot(down[:, None], right) > HIGH
