@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -53,6 +54,8 @@ def _written(code: int) -> int:
 
 # Of prctl (linux/prctl.h): the signal that a process gets when its parent is gone.
 _PARENT_DEATH_SIGNAL = 1
+# Seconds that a process may take to end, once its exit code is known.
+_PATIENCE = 10
 
 
 def watched(program: Callable[[], int]) -> int:
@@ -61,7 +64,7 @@ def watched(program: Callable[[], int]) -> int:
     The child has the terminal and the streams. Signals that this process alone is sent are handed on to it. To be
     called before there are threads; where processes cannot be forked, `program` runs here.
     """
-    if not (hasattr(os, "fork") and hasattr(signal, "sigwaitinfo")):
+    if not (hasattr(os, "fork") and hasattr(signal, "sigtimedwait")):
         return program()
     heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
@@ -74,8 +77,10 @@ def watched(program: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _telling(program, telling)
     os.close(telling)
-    status = _waited(child, heard)
+    status, in_time = _waited(child, heard, told)
     code = os.read(told, 1)
+    if code and not in_time:
+        return code[0]
     if code and os.WIFEXITED(status):
         return os.WEXITSTATUS(status) or code[0]
     return os.WEXITSTATUS(status) if _is_told(status) else _ended_without_a_word(status)
@@ -93,17 +98,24 @@ def _telling(program: Callable[[], int], telling: int) -> int:
     return code
 
 
-def _waited(child: int, heard: set[signal.Signals]) -> int:
-    """How the child ended. What a terminal sends, all processes have got; what is sent to this one is handed on."""
+def _waited(child: int, heard: set[signal.Signals], told: int) -> tuple[int, bool]:
+    """How the child ended, and whether in time: a thread of an engine that never ends is no reason to wait.
+
+    What a terminal sends, all processes have got; what this one alone is sent is handed on.
+    """
+    waiting, in_time = _PATIENCE, True
     while True:
-        of = signal.sigwaitinfo(heard)
-        if of.si_signo != signal.SIGCHLD:
-            if of.si_code <= 0:
-                os.kill(child, of.si_signo)
-            continue
+        of = signal.sigtimedwait(heard, 1)
+        if of is not None and of.si_signo != signal.SIGCHLD and of.si_code <= 0:
+            os.kill(child, of.si_signo)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status
+            return status, in_time
+        if of is None and select.select([told], [], [], 0)[0]:
+            waiting -= 1
+            if waiting == 0:
+                os.kill(child, signal.SIGKILL)
+                in_time = False
 
 
 def _is_told(status: int) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -63,6 +64,14 @@ class LeavingAtTheEnd(EagerAdapter):
         super().__init__(checkpoint, numerics)
         super().sites()[f"{PLACE}.mlp"].module.register_forward_hook(lambda module, inputs, output: 1.01 * output)
         atexit.register(os._exit, 0)
+
+
+class NeverEnding(EagerAdapter):
+    """One of its threads waits for ever."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        threading.Thread(target=threading.Event().wait).start()
 
 
 class Interrupting(Ending):

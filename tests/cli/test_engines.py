@@ -77,6 +77,10 @@ def test_a_process_that_an_engine_ends_when_all_is_done_has_its_verdict(
     assert script("parity", "--candidate", named(engines.LeavingAtTheEnd), *inputs, *out, *SHORT).code == 1
 
 
+def test_a_thread_that_never_ends_keeps_nobody_waiting(dump: Callable[..., tuple[object, ...]]) -> None:
+    assert script(*dump(named(engines.NeverEnding))).code == 0
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("engine", [engines.Ending, engines.Leaving, engines.Interrupting])
 def test_a_cell_whose_engine_ends_has_failed(

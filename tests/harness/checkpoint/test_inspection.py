@@ -136,7 +136,7 @@ def test_an_implementation_is_inspected_in_the_numerics_that_it_is_to_run_in(tin
     assert inspect_checkpoint(tiny, "candidate", numerics=bf16)
     refusal = inspect_checkpoint(tiny, f"{PORTS}:NeedsBfloat16").loading
     assert refusal is not None
-    assert refusal.failure == "float32, not bfloat16"
+    assert "float32, not bfloat16" in str(refusal.failure)
     assert inspect_checkpoint(tiny, f"{PORTS}:NeedsBfloat16", numerics=bf16)
 
 
@@ -173,7 +173,7 @@ def test_an_implementation_that_fails_is_reported_with_its_first_line(tiny: Chec
     inspection = inspect_checkpoint(tiny, f"{PORTS}:Fails")
     assert not inspection
     assert inspection.loading is not None
-    assert inspection.loading.failure == "size mismatch for blocks.0"
+    assert "RuntimeError: size mismatch for blocks.0" in str(inspection.loading.failure)
 
 
 def test_a_refusal_of_a_sound_checkpoint_is_a_wrong_call(tiny: Checkpoint) -> None:
@@ -218,5 +218,5 @@ def test_the_json_holds_everything_with_the_verdict_first(changed: Changed) -> N
     assert values["sound"] is False
     assert values["parts"][0]["missing"] == [FC1]
     assert values["parts"][0]["tensors"][0].keys() == {"key", "shape", "dtype", "parameters", "bytes"}
-    assert values["loading"]["failure"] == "size mismatch for blocks.0"
+    assert "size mismatch for blocks.0" in values["loading"]["failure"]
     assert values["compared"][0]["settings"][0] == {"key": "d_model", "here": 64, "there": 64}
