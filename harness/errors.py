@@ -14,7 +14,7 @@ class FourPartError(Exception):
     """
 
     def __init__(self, what: str, *, found: str, expected: str, do: str) -> None:
-        what, found, expected, do = (_UNPRINTABLE.sub(" ", part).strip() for part in (what, found, expected, do))
+        what, found, expected, do = (_printable(part) for part in (what, found, expected, do))
         super().__init__(f"{what}\n  found:    {found or 'nothing'}\n  expected: {expected}\n  do:       {do}")
         self.what = what
         self.found = found
@@ -24,6 +24,11 @@ class FourPartError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Its parts, for another process."""
         return partial(type(self), found=self.found, expected=self.expected, do=self.do), (self.what,)
+
+
+def _printable(text: str) -> str:
+    """A text in one line that can be written anywhere."""
+    return _UNPRINTABLE.sub(" ", text).strip().encode(errors="backslashreplace").decode()
 
 
 class UserError(FourPartError, ValueError):

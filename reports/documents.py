@@ -2,16 +2,25 @@
 
 from pathlib import Path
 
-from waypoint_parity.harness.files import replacing
+from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.junit import junit_xml
 from waypoint_parity.reports.report import write_report
 from waypoint_parity.reports.summary import summary_markdown
 
+_SUMMARY, _JUNIT = "summary.md", "junit.xml"
+
+
+def remove_documents(out: Path) -> None:
+    """Remove what an earlier run wrote into a folder: where the next one ends midway, nothing is to speak for it."""
+    for name in (_SUMMARY, _JUNIT, "report.html", "report.md"):
+        with writing(out / name):
+            (out / name).unlink(missing_ok=True)
+
 
 def write_documents(summary: Summary, out: Path) -> None:
     """Write summary.md, junit.xml, report.html and report.md into the folder of the run that `summary` is of."""
-    for name, text in (("summary.md", summary_markdown(summary)), ("junit.xml", junit_xml(summary))):
+    for name, text in ((_SUMMARY, summary_markdown(summary)), (_JUNIT, junit_xml(summary))):
         with replacing(out / name) as partial:
             partial.write_text(text, "utf-8")
     write_report(out)

@@ -1,5 +1,6 @@
 """Options that several commands share, and the values that they stand for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,6 +183,13 @@ class JudgingOptions:
         """What judges runs in `dtype` of the checkpoint in `folder`. Raises UserError for what cannot be used."""
         from waypoint_parity.harness.judge.standards import standards
 
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise UserError(
+                "--tolerance is no bound",
+                found=str(self.tolerance),
+                expected="a number from 0 on",
+                do="correct it",
+            )
         return standards(
             family,
             dtype,

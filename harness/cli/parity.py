@@ -80,10 +80,11 @@ class ParityCommand:
         """Run the sweep, write its documents and print the summary."""
         from waypoint_parity.harness.progress import counter
         from waypoint_parity.harness.sweep.parity import run_parity
-        from waypoint_parity.reports.documents import write_documents
+        from waypoint_parity.reports.documents import remove_documents, write_documents
         from waypoint_parity.reports.terminal import summary_lines
 
         run, cells = self.prepare()
+        remove_documents(self.out)
         with counter(len(cells)) as announce:
             summary = run_parity(run, cells, announce)
         write_documents(summary, self.out)

@@ -50,10 +50,15 @@ def broken_seals(folder: Path, manifest: Manifest) -> list[str]:
     files = manifest.files or {}
     for name, digest in files.items():
         path = folder / name
-        # A name that leads out of the folder is none that a dump has.
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            broken.append(f"{path} is gone")
-        elif file_digest(path) != digest:
+        try:
+            # A name that leads out of the folder is none that a dump has.
+            is_there = path.resolve().is_relative_to(folder.resolve()) and path.is_file()
+            is_same = is_there and file_digest(path) == digest
+        except (OSError, RuntimeError):  # such as a link to itself
+            is_there = False
+        if not is_there:
+            broken.append(f"{path} is gone, or lies elsewhere")
+        elif not is_same:
             broken.append(f"{path} is not as it was written: its digest differs")
     kept = (picture_path(folder, at) for at in kept_pictures(folder))
     added = (path for path in kept if path.relative_to(folder).as_posix() not in files)

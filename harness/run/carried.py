@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _UNITS = 2
 
 
+Digests = list[tuple[Key, str]]
+
+
 def carried_over(
     load: Callable[[], Adapter], scenario: Scenario, checkpoint: "Checkpoint", *, fresh: Adapter | None = None
 ) -> str | None:
@@ -29,35 +32,42 @@ def carried_over(
     one loading. The other session has another prompt, other noise and other controls. An implementation that fails by
     itself has nothing to compare: whoever runs it next meets that too.
     """
-    family = checkpoint.family
-    first = family.first_units(scenario, min(_UNITS, scenario.units))
     try:
-        expected = _shown(load() if fresh is None else fresh, first, checkpoint)
+        expected = digests_shown(load() if fresh is None else fresh, scenario, checkpoint)
     except EngineError:
         return None
     adapter = load()
     try:
-        run(adapter, family.other(first, checkpoint.geometry), checkpoint)
-        actual = _shown(adapter, first, checkpoint)
+        run(adapter, checkpoint.family.other(_first(scenario, checkpoint), checkpoint.geometry), checkpoint)
+        actual = digests_shown(adapter, scenario, checkpoint)
     except EngineError as error:
         return f"{name_of(adapter)} fails where another session came before: {error.what}, {error.found}"
-    unlike = next((pair for pair in zip_longest(actual, expected) if pair[0] != pair[1]), None)
-    if unlike is None:
+    if (key := first_unlike(actual, expected)) is None:
         return None
-    key, _ = unlike[0] or unlike[1]
     return (
         f"{name_of(adapter)} shows other values where another session came before, first at {key}: something outlives"
         " a session, such as a clock, a cache or a prompt; or it is not deterministic"
     )
 
 
-def _shown(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint") -> list[tuple[Key, str]]:
-    """The digest of everything that a session shows, in order."""
-    shown: list[tuple[Key, str]] = []
+def digests_shown(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint") -> Digests:
+    """The digest of everything that the first units of a session show, in order."""
+    shown: Digests = []
 
     def see(seen: Observation) -> None:
         shown.append((seen.key, fast_digest(seen.tensor.detach().cpu())))
 
-    with Taps(adapter.sites(), see, counts=counting(scenario, checkpoint)) as taps:
-        run(adapter, scenario, checkpoint, taps)
+    first = _first(scenario, checkpoint)
+    with Taps(adapter.sites(), see, counts=counting(first, checkpoint)) as taps:
+        run(adapter, first, checkpoint, taps)
     return shown
+
+
+def first_unlike(actual: Digests, expected: Digests) -> Key | None:
+    """Where two sessions differ first; None where not a bit."""
+    unlike = next((pair for pair in zip_longest(actual, expected) if pair[0] != pair[1]), None)
+    return None if unlike is None else (unlike[0] or unlike[1])[0]
+
+
+def _first(scenario: Scenario, checkpoint: "Checkpoint") -> Scenario:
+    return checkpoint.family.first_units(scenario, min(_UNITS, scenario.units))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from greenlet import GreenletExit
 from torch import nn
 
 from waypoint_parity.harness.errors import EngineError, FourPartError, UserError, listed
@@ -43,9 +44,9 @@ def engine_works(name: str, doing: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (FourPartError, Interrupted):
+    except (FourPartError, Interrupted, GreenletExit):
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         if _was_looking_on(error):
             raise
         place = _place(error)
@@ -70,7 +71,10 @@ def _was_looking_on(error: BaseException) -> bool:
 def _words(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it left the process: SystemExit({'' if error.code is None else repr(error.code)})"
-    text = str(error).strip()
+    try:
+        text = str(error).strip()
+    except Exception:  # the words of an engine may fail as well
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -338,7 +338,7 @@ class Family(Protocol):
         ...
 
     def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
-        """A session of the same shapes that is given other values throughout."""
+        """A session that is given other values throughout, long enough to leave something in every cache."""
         ...
 
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:

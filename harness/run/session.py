@@ -48,8 +48,11 @@ def passes(
         return f"in unit {unit}, {at.phase} step {at.step}{behind}"
 
     name = name_of(adapter)
+    given = family.prepared(scenario, geometry)
+    # Of its own: what one side writes into its inputs, the other one must not see.
+    given = given.with_tensors(**{field: tensor.clone() for field, tensor in given.tensors.items()})
     with engine_works(name, doing):
-        session: object = adapter.session(family.prepared(scenario, geometry))
+        session: object = adapter.session(given)
     if not isinstance(session, Iterator):
         raise no_session(adapter, f"session() that returns {type(session).__name__}")
     while True:

@@ -177,7 +177,7 @@ def _is_others(path: str) -> bool:
     """Whether it is the system's, the standard library's, a distribution's or the instrument's: not an engine's."""
     if not path.startswith("/") or path.endswith(_METADATA):
         return True
-    if path.startswith(_SYSTEM) and not path.startswith("/usr/local/"):
+    if path.startswith(_SYSTEM) and not path.startswith(("/usr/local/", "/dev/shm/")):
         return True
     caches = [os.environ[name] + os.sep for name in _COMPILED if os.environ.get(name)]
     if path.startswith(tuple(caches)) or f"{os.sep}torchinductor_" in path:

@@ -29,7 +29,7 @@ from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
-from waypoint_parity.harness.run.carried import carried_over
+from waypoint_parity.harness.run.carried import Digests, carried_over, digests_shown, first_unlike
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.reads import listening
 from waypoint_parity.harness.run.scenario import Scenario, write_scenario
@@ -74,7 +74,7 @@ class _Implementation:
     # Under which it was built and runs, where both sides are followed exactly; and whether that shows exact values.
     shadowed: Shadowed | None = None
     is_followed: bool = False
-    # What it carries from one session to the next, in words.
+    # What it carries from one session to the next, or gets from the other one, in words.
     carried: str | None = None
 
     @property
@@ -271,10 +271,20 @@ def _load(task: CellTask) -> _Pair:
         load_again = partial(registry.load, name, checkpoint, numerics)
         return carried_over(load_again, cell.scenario, checkpoint, fresh=adapter if shadowed is None else None)
 
+    def first_shown() -> Digests:
+        """What the reference shows by itself: where code is patched that both sides run, both would be wrong alike."""
+        if rules.allow_observer_effect:
+            return []
+        return digests_shown(registry.load(rules.reference, checkpoint, expected), cell.scenario, checkpoint)
+
     # One each, also where both have the same name. Under a shadow no code is compiled.
     expected, actual = each_side(cell.numerics, rules.compiled)
     reference = load(rules.reference, expected, exact=rules.exact)
+    before = first_shown()
     candidate = load(cell.candidate, actual, exact=rules.exact and not actual.compiled)
+    if (key := first_unlike(first_shown(), before)) is not None:
+        touched = f"{cell.candidate} changes what {rules.reference} computes in the same process, first at {key}"
+        reference = replace(reference, carried=touched)
     disturbed = load_shadowed(rules.reference, checkpoint, expected, lanes=LANES) if rules.exact else None
     if rules.teacher_forced:
         check_teachable(candidate.adapter.sites(), checkpoint.family.table(checkpoint.geometry, cell.scenario))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
+from waypoint_parity.reference.eager import session
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 PLACE = "transformer.blocks.1"
@@ -270,6 +271,48 @@ class KeepsTheLatent(EagerAdapter):
         (latent,) = inputs
         before, self.latent = self.latent, latent
         return inputs if before is None or self._session.clock != 1 else (0.99 * latent + 0.01 * before,)
+
+
+class KeepsDilatedRings(EagerAdapter):
+    """Rings that keep only some of the frames keep them for the next session too."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        for ring in self._session.kv_cache.rings():
+            if ring.dilation > 1:
+                ring.reset(numerics.device, numerics.dtype)
+                ring.reset = lambda device, dtype: None  # type: ignore[method-assign]
+
+
+class WritesIntoItsInputs(EagerAdapter):
+    """Start noise is cut off in place: a second time changes nothing."""
+
+    def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
+        yield from super().generate(noise.clamp_(-0.5, 0.5), controls)
+
+
+class PatchesTheReference(EagerAdapter):
+    """It changes code that the reference runs too."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        predict = session.Session._predict
+        session.Session._predict = lambda *given: 1.5 * predict(*given)  # type: ignore[method-assign]
+
+
+class OwnEnd(BaseException):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class EndsInItsOwnWay(Ending):
+    def end(self) -> None:
+        raise OwnEnd
+
+
+class UnprintableWords(Ending):
+    def end(self) -> None:
+        raise RuntimeError("\udcff")
 
 
 class FailsTheSecondTime(EagerAdapter):

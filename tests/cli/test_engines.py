@@ -50,6 +50,8 @@ def failed(outcome: Outcome) -> dict[str, str]:
         (engines.Leaving, "SystemExit"),
         (engines.Interrupting, "KeyboardInterrupt"),
         (engines.Stopping, "StopIteration"),
+        (engines.EndsInItsOwnWay, "OwnEnd"),
+        (engines.UnprintableWords, "udcff"),
     ],
 )
 def test_an_engine_that_ends_is_told_with_its_words_and_its_place(
@@ -82,7 +84,7 @@ def test_a_thread_that_never_ends_keeps_nobody_waiting(dump: Callable[..., tuple
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("engine", [engines.Ending, engines.Leaving, engines.Interrupting])
+@pytest.mark.parametrize("engine", [engines.Ending, engines.Leaving, engines.EndsInItsOwnWay, engines.UnprintableWords])
 def test_a_cell_whose_engine_ends_has_failed(
     parity: Callable[..., Outcome], tmp_path: Path, engine: type, jobs: int
 ) -> None:
@@ -128,7 +130,14 @@ def test_blame_tells_of_an_engine_that_ends(inputs: tuple[object, ...], tmp_path
 
 @pytest.mark.parametrize("exact", ["--exact", "--no-exact"])
 @pytest.mark.parametrize(
-    "engine", [engines.KeepsThePrompt, engines.KeepsTheClock, engines.KeepsTheLatent, engines.FailsTheSecondTime]
+    "engine",
+    [
+        engines.KeepsDilatedRings,
+        engines.KeepsThePrompt,
+        engines.KeepsTheClock,
+        engines.KeepsTheLatent,
+        engines.FailsTheSecondTime,
+    ],
 )
 def test_what_outlives_a_session_is_named_by_parity(
     inputs: tuple[object, ...], tmp_path: Path, engine: type, exact: str
@@ -143,6 +152,25 @@ def test_what_outlives_a_session_is_named_by_parity(
     assert any(engine.__name__ in each for each in comparison.contradictions)
     assert engine.__name__ in (tmp_path / "out" / "report.html").read_text()
     assert summary.verdict.name in (tmp_path / "out" / "junit.xml").read_text()
+
+
+def test_what_a_side_writes_into_its_inputs_the_other_one_does_not_see(parity: Callable[..., Outcome]) -> None:
+    assert parity(engines.WritesIntoItsInputs).code == 2
+
+
+def test_a_candidate_that_changes_the_reference_is_named(parity: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert parity(engines.PatchesTheReference).code == 1
+    (comparison,) = read_summary(tmp_path / "out" / "summary.json").variants.values()
+    assert "PatchesTheReference" in comparison.contradictions[0]
+
+
+def test_a_run_that_ends_midway_leaves_no_document_of_an_earlier_one(
+    parity: Callable[..., Outcome], inputs: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "out", "--jobs", 1)
+    assert run("parity", "--candidate", "eager", *inputs, *out, *SHORT).code == 0
+    assert script("parity", "--candidate", named(engines.LeavingWithoutAWord), *inputs, *out, *SHORT).code == 70
+    assert not any((tmp_path / "out" / name).exists() for name in ("summary.json", "junit.xml", "report.html"))
 
 
 # --- what an adapter says

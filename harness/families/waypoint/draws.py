@@ -162,17 +162,20 @@ def make_scenario(
 
 
 def other_session(scenario: Scenario, geometry: WaypointGeometry) -> Scenario:
-    """A session of the same shapes with other noise, controls and prompt; its image is upside down, in other colours.
+    """A session with other noise, controls and prompt; its image is upside down, in other colours.
 
-    The prompt has one token of padding fewer, where that can be.
+    The prompt has one token of padding fewer, where that can be. It is so long that every ring has two slots written.
     """
+    config = geometry.transformer
+    dilation = max(config.dilation(layer) for layer in range(config.n_layers))
+    most = config.n_frames - (scenario.get("image") is not None)
     prompt, image = scenario.get("prompt_emb"), scenario.get("image")
     padded = 0 if prompt is None else int(scenario["prompt_pad_mask"].sum())
     return make_scenario(
         geometry,
         name="another session",
         seed=_OTHER_SEED if scenario.seed != _OTHER_SEED else _OTHER_SEED + 1,
-        units=scenario.units,
+        units=max(scenario.units, min(dilation + 1, most)),
         prompt_tokens=DRAWN_TOKENS if prompt is None else prompt.shape[1],
         prompt_padding=max(0, padded - 1),
         image=None if image is None else 255 - image.flip(0),
