@@ -227,8 +227,8 @@ def _worst(comparison: Comparison) -> dict[str, str]:
 
 def _first(comparison: Comparison) -> str:
     """Where a comparison diverged first, or why there is none."""
-    contradiction = escaped(comparison.contradictions[0]) if comparison.contradictions and not comparison.first else ""
-    return escaped(comparison.reason or "") or _where(comparison.first) or contradiction or "none"
+    contradiction = "contradiction" if comparison.contradictions else "none"
+    return escaped(comparison.reason or "") or _where(comparison.first) or contradiction
 
 
 def _horizon(comparison: Comparison, unit_name: str) -> str:

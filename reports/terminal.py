@@ -5,8 +5,10 @@ from waypoint_parity.reports.summary import reused_text, summary_table
 
 
 def summary_lines(summary: Summary) -> list[str]:
-    """The table of cells, what failed to run, what the factors decide, and the verdict last."""
+    """The table of cells, contradictions, what failed to run, what the factors decide, and the verdict last."""
     lines = [summary_table(summary)] if summary.variants else []
+    for name, comparison in summary.variants.items():
+        lines += [f"CONTRADICTION: {name}: {each}" for each in comparison.contradictions]
     for failure in summary.failures:
         lines.append(f"FAILED TO RUN: {failure.name}: {failure.message}")
         lines += [] if failure.kept is None else [f"  kept:     what it recorded up to there, in {failure.kept}"]

@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import resource
 import shutil
 import signal
@@ -218,3 +219,46 @@ def test_a_dtype_without_a_documented_tolerance_is_judged_by_the_one_given(dumps
     for side in sides:
         change_manifest(side, numerics={"dtype": "fp8"})
     assert run("diff", *sides, "--tolerance", 0.5).code == 0
+
+
+@pytest.mark.parametrize("how", ["a mark of the byte order", "no last newline", "lines of Windows", "more fields"])
+def test_what_another_engine_writes_differently_is_read_where_it_does_no_harm(
+    dumps: Path, candidate: Path, how: str
+) -> None:
+    file = candidate / RECORDS_NAME
+    content = file.read_bytes()
+    changed = {
+        "a mark of the byte order": b"\xef\xbb\xbf" + content,
+        "no last newline": content.rstrip(b"\n"),
+        "lines of Windows": content.replace(b"\n", b"\r\n"),
+        "more fields": content.replace(b'"call":', b'"engine":"mlx","took":[3.5],"call":'),
+    }
+    assert changed[how] != content
+    file.write_bytes(changed[how])
+    outcome = run("diff", dumps / "reference", foreign(candidate))
+    assert outcome.code == 0, outcome
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", "NaN"),
+        ("max", "Infinity"),
+        ("nan", "9" * 400),
+        ("shape", f"[{10**30}]"),
+        ("shape", "[-1]"),
+        ("call", "1e9"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_line_and_the_way_to_write_it(
+    dumps: Path, candidate: Path, field: str, value: str
+) -> None:
+    file = candidate / RECORDS_NAME
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[3] = re.sub(
+        rb'"%s":(\[[^\]]*\]|[^,]*)' % field.encode(), b'"%s":%s' % (field.encode(), value.encode()), lines[3]
+    )
+    file.write_bytes(b"".join(lines))
+    parts = refused("diff", dumps / "reference", foreign(candidate))
+    assert parts["what"] == f"{file}, line 4: not a record"
+    assert ("null" in parts["found"]) is (value in ("NaN", "Infinity"))

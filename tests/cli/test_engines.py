@@ -150,6 +150,7 @@ def test_what_outlives_a_session_is_named_by_parity(
     (comparison,) = summary.variants.values()
     assert not comparison
     assert any(engine.__name__ in each for each in comparison.contradictions)
+    assert comparison.contradictions[0] in outcome.out
     assert engine.__name__ in (tmp_path / "out" / "report.html").read_text()
     assert summary.verdict.name in (tmp_path / "out" / "junit.xml").read_text()
 
