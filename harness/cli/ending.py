@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import NamedTuple, ParamSpec
 
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.errors import EngineError, UserError
@@ -74,15 +74,20 @@ def watched(program: Callable[[], int]) -> int:
         os.close(told)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # Asked to end before the program heeds it, it ends without a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _telling(program, telling)
     os.close(telling)
-    status, in_time = _waited(child, heard, told)
-    code = os.read(told, 1)
-    if code and not in_time:
+    child_ended = _waited(child, heard, told)
+    status, code = child_ended.status, os.read(told, 1)
+    if code and child_ended.late:
         return code[0]
     if code and os.WIFEXITED(status):
         return os.WEXITSTATUS(status) or code[0]
+    if child_ended.asked is not None and os.WIFSIGNALED(status):
+        return 128 + child_ended.asked
     return os.WEXITSTATUS(status) if _is_told(status) else _ended_without_a_word(status)
 
 
@@ -98,24 +103,33 @@ def _telling(program: Callable[[], int], telling: int) -> int:
     return code
 
 
-def _waited(child: int, heard: set[signal.Signals], told: int) -> tuple[int, bool]:
-    """How the child ended, and whether in time: a thread of an engine that never ends is no reason to wait.
+class _Ended(NamedTuple):
+    """How the child ended. `asked`: by which signal it was asked to. `late`: it was killed, its exit code known."""
+
+    status: int
+    asked: int | None
+    late: bool
+
+
+def _waited(child: int, heard: set[signal.Signals], told: int) -> _Ended:
+    """Wait for the child, but not for threads of an engine that never end.
 
     What a terminal sends, all processes have got; what this one alone is sent is handed on.
     """
-    waiting, in_time = _PATIENCE, True
+    waiting, asked = _PATIENCE, None
     while True:
         of = signal.sigtimedwait(heard, 1)
-        if of is not None and of.si_signo != signal.SIGCHLD and of.si_code <= 0:
-            os.kill(child, of.si_signo)
+        if of is not None and of.si_signo != signal.SIGCHLD:
+            asked = of.si_signo
+            if of.si_code <= 0:
+                os.kill(child, asked)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status, in_time
+            return _Ended(status, asked, late=waiting <= 0)
         if of is None and select.select([told], [], [], 0)[0]:
             waiting -= 1
             if waiting == 0:
                 os.kill(child, signal.SIGKILL)
-                in_time = False
 
 
 def _is_told(status: int) -> bool:

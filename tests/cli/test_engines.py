@@ -14,7 +14,7 @@ SHORT = ("--as-recorded", "--no-blame", "--no-exact")
 
 
 def named(engine: type) -> str:
-    return f"{engines.__name__}:{engine.__name__}"
+    return f"{engines.__file__}:{engine.__name__}"
 
 
 @pytest.fixture
