@@ -108,7 +108,7 @@ def test_processes_of_their_own_find_the_same(reference: Path, tmp_path: Path) -
 
 def test_an_error_in_a_process_of_its_own_arrives_whole(reference: Path, tmp_path: Path) -> None:
     candidate = written(tmp_path, KEYS)
-    candidate.write_bytes(candidate.read_bytes()[:-1])
+    candidate.write_bytes(candidate.read_bytes()[:-2])
     with pytest.raises(UserError, match="line 100: not a record") as caught:
         compared(reference, candidate, 2)
     assert caught.value.found == "the line is cut short"
