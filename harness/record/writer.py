@@ -108,10 +108,11 @@ class DumpWriter:
             if error is None:
                 self.end_pass()
                 self._finish(None)
-            else:
-                # What the failing pass showed is told too, if its device still answers.
-                with suppress(Exception):
-                    self.end_pass()
+                return
+            # What the failing pass showed is told too, if its device still answers; and why, if there is room.
+            with suppress(Exception):
+                self.end_pass()
+            with suppress(Exception):
                 self._finish(" ".join(str(error).split()) or type(error).__name__)
 
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
@@ -145,11 +146,11 @@ class DumpWriter:
         summaries = self._measurements.fetch()
         lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
-        self._manifest.observed += len(lines)
         written = b"".join(lines)
-        self._digest.update(written)
         with writing(self._folder):
             _write_whole(self._records, written)
+        self._digest.update(written)
+        self._manifest.observed += len(lines)
 
     def _finish(self, ended: str | None) -> None:
         manifest = self._manifest
@@ -337,10 +338,14 @@ def _clear(folder: Path) -> None:
 
 
 def _write_whole(file: RawIOBase, content: bytes) -> None:
-    """Write all of `content` to an unbuffered file."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) or 0 :]
+    """Write all of `content` to an unbuffered file, or nothing of it where that fails."""
+    before, rest = file.tell(), memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+    except OSError:
+        file.truncate(before)
+        raise
 
 
 def source_revision() -> str | None:
