@@ -69,18 +69,8 @@ def test_a_disk_that_fills_up_within_the_full_tensors_leaves_an_incomplete_dump(
 
 def test_a_disk_without_room_for_a_scenario_holds_none(tiny_folder: Path, small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(8 * KIB)
-    made = (
-        "scenario",
-        "make",
-        "--checkpoint",
-        tiny_folder,
-        "--out",
-        disk / "made.safetensors",
-        "--frames",
-        64,
-        "--prompt-tokens",
-        99,
-    )
+    size = ("--frames", 64, "--prompt-tokens", 99)
+    made = ("scenario", "make", "--checkpoint", tiny_folder, "--out", disk / "made.safetensors", *size)
     assert NO_SPACE in refused(*made)["found"]
     assert not list(disk.iterdir())
 
