@@ -20,11 +20,11 @@ class Execution:
         for kind in passes:
             for site in kind.sites:
                 self._positions.setdefault((kind.phase, kind.step, site), len(self._positions))
-        # What a right implementation does not show comes last in its unit.
+        # Of the places that were asked for so far, by their numbers.
         self._known = np.zeros(0, np.int64)
 
     def place(self, place: Place) -> int:
-        """Where a place comes in its unit."""
+        """Where a place comes in its unit; last, where a right implementation does not show it."""
         phase, step, site, branch, call = place
         position = self._positions.get((phase, step, site_name(site, branch)), len(self._positions))
         return position * _CALLS + min(call, _CALLS - 1)

@@ -30,7 +30,8 @@ def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
     max_abs = float(difference.abs().max()) if difference.numel() else 0.0
     error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
-    error = replace(error, hollow=bool(special.all())) if special.numel() else error
+    if special.numel() and bool(special.all()):
+        error = replace(error, hollow=True)
     return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
 
 

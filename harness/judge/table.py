@@ -156,9 +156,8 @@ class VerdictTable:
         is_named = key.site in self._named.get(lacking, ())
         if self._sites.is_optional(key.site) and not (seen_elsewhere or is_named):
             return
-        codes = self.places.codes([key])
-        order = order if self._execution is None else int(self._execution.orders(codes, self.places)[0])
-        self._enter(np.array([order]), codes)
+        order = order if self._execution is None else self._execution.of(key)
+        self._enter(np.array([order]), self.places.codes([key]))
         has = "names the site, and has no record of it" if is_named else "has no record of it"
         self._missing(order, key, 1, note or f"the {lacking} {has}", seen_elsewhere or is_named)
 

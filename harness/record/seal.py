@@ -3,6 +3,7 @@
 They are no proof against malice.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,16 +13,11 @@ import xxhash
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import MANIFEST_NAME, Manifest, encode, kept_pictures, picture_path
 
-_BLOCK = 1 << 20
-
 
 def file_digest(path: Path) -> str:
     """xxh3-64 of the bytes of a file."""
-    digest = xxhash.xxh3_64()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
 
 def manifest_digest(manifest: Manifest) -> str:

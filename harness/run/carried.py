@@ -1,6 +1,5 @@
 """What an implementation carries from one session to the next: a session is run fresh, and after another one."""
 
-from collections.abc import Callable
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -16,27 +15,18 @@ from waypoint_parity.harness.run.taps import Observation, Taps
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
-# A ring, a clock and a decoder's memory show what they kept in the second unit at the latest.
+# What another session left in a ring, a clock or a decoder's memory shows in the second unit at the latest.
 _UNITS = 2
-
 
 Digests = list[tuple[Key, str]]
 
 
-def carried_over(
-    load: Callable[[], Adapter], scenario: Scenario, checkpoint: "Checkpoint", *, fresh: Adapter | None = None
-) -> str | None:
+def carried_over(adapter: Adapter, expected: Digests, scenario: Scenario, checkpoint: "Checkpoint") -> str | None:
     """What the first units of `scenario` show differently where another session came before, in words; None if nothing.
 
-    `load` loads the implementation, which has then run nothing; `fresh` has run nothing but this scenario, and saves
-    one loading. The other session has another prompt, other noise and other controls. An implementation that fails by
-    itself has nothing to compare: whoever runs it next meets that too.
+    `adapter` has run nothing yet; `expected` is what another one like it showed by itself. The other session has
+    another prompt, other noise and other controls.
     """
-    try:
-        expected = digests_shown(load() if fresh is None else fresh, scenario, checkpoint)
-    except EngineError:
-        return None
-    adapter = load()
     try:
         run(adapter, checkpoint.family.other(_first(scenario, checkpoint), checkpoint.geometry), checkpoint)
         actual = digests_shown(adapter, scenario, checkpoint)

@@ -92,31 +92,16 @@ def _place(error: BaseException) -> str:
 
 def checked_description(adapter: Adapter) -> dict[str, str]:
     """What an adapter says of itself, as text. Raises UserError for what is no description, EngineError if it fails."""
-    name = name_of(adapter)
-    with engine_works(name, lambda: "in describe()"):
-        described: object = adapter.describe()
-    if not isinstance(described, Mapping):
-        raise UserError(
-            f"{name}: describe() gives no description",
-            found=type(described).__name__,
-            expected="a dict of texts by name",
-            do="return one; an empty dict will do",
-        )
+    described = _said(adapter, "describe", "a dict of texts by name", "return one; an empty dict will do")
     return {str(key): str(value) for key, value in described.items()}
 
 
 def checked_sites(adapter: Adapter, family: Family) -> Mapping[str, Site]:
     """The sites of an adapter. Raises UserError for one that is none, or that is misspelt, EngineError if it fails."""
     name = name_of(adapter)
-    with engine_works(name, lambda: "in sites()"):
-        sites: Any = adapter.sites()
-    if not isinstance(sites, Mapping):
-        raise UserError(
-            f"{name}: sites() names no site",
-            found=type(sites).__name__,
-            expected="a dict of harness.run.adapter.Site by the names of the family",
-            do="return one; `waypoint-parity info CHECKPOINT` tells of the model's layers",
-        )
+    expected = "a dict of harness.run.adapter.Site by the names of the family"
+    do = "return one; `waypoint-parity info CHECKPOINT` tells of the model's layers"
+    sites = _said(adapter, "sites", expected, do)
     for site, place in sites.items():
         if problem := _no_site(site, place):
             raise UserError(
@@ -133,6 +118,16 @@ def checked_sites(adapter: Adapter, family: Family) -> Mapping[str, Site]:
                 do="correct the name in sites()",
             )
     return sites
+
+
+def _said(adapter: Adapter, method: str, expected: str, do: str) -> Mapping[Any, Any]:
+    """The mapping that a method of an adapter returns. Raises UserError where it returns something else."""
+    name = name_of(adapter)
+    with engine_works(name, lambda: f"in {method}()"):
+        said: object = getattr(adapter, method)()
+    if not isinstance(said, Mapping):
+        raise UserError(f"{name}: {method}() returns no dict", found=type(said).__name__, expected=expected, do=do)
+    return said
 
 
 def _no_site(name: Any, site: Any) -> str | None:

@@ -407,6 +407,9 @@ class Plain:
     checkpoint is laid out, opened and keyed, how a scenario is made and checked, and how a session runs.
     """
 
+    # What a family says for itself, as `other` uses it.
+    make: Callable[..., "Scenario"]
+
     unit_name = "unit"
     tied: ClassVar[Mapping[str, str]] = {}
     kinds: ClassVar[Sequence[FaultKind]] = ()
@@ -437,8 +440,7 @@ class Plain:
 
     def other(self, scenario: "Scenario", geometry: Any) -> "Scenario":
         """One from another seed."""
-        make: Callable[..., Scenario] = getattr(self, "make")  # noqa: B009
-        return make(geometry, name="another session", seed=~(scenario.seed or 0) & 0xFFFF, units=scenario.units)
+        return self.make(geometry, name="another session", seed=~(scenario.seed or 0) & 0xFFFF, units=scenario.units)
 
     def sigmas(self, scenario: "Scenario", geometry: Any) -> list[float]:
         """No schedule."""

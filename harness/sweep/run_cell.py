@@ -5,7 +5,6 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed, load_shadowed
 from waypoint_parity.harness.compare.lockstep import Side
+from waypoint_parity.harness.errors import EngineError
 from waypoint_parity.harness.explain.investigation.investigate import investigate
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME
 from waypoint_parity.harness.judge.comparison import COMPARISON_NAME, Comparison, Verdict, contradicted
@@ -74,8 +74,6 @@ class _Implementation:
     # Under which it was built and runs, where both sides are followed exactly; and whether that shows exact values.
     shadowed: Shadowed | None = None
     is_followed: bool = False
-    # What it carries from one session to the next, or gets from the other one, in words.
-    carried: str | None = None
 
     @property
     def shadow(self) -> Shadow | None:
@@ -94,6 +92,8 @@ class _Pair:
     candidate: _Implementation
     truth: Adapter | None
     disturbed: Shadowed | None
+    # What outlives a session of either, and what the candidate changes of the reference, in words.
+    contradictions: list[str]
 
 
 def run_cell(task: CellTask) -> None:
@@ -174,8 +174,7 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
         comparison = compared(local, growth(pair.disturbed, cell.scenario))
     if alone and not asked:
         comparison = replace_fields(comparison, notes=[*comparison.notes, GROWTH_NOT_ASKED])
-    carried = [of.carried for of in (pair.reference, pair.candidate) if of.carried is not None]
-    comparison = contradicted(_with_constants(comparison, task), carried)
+    comparison = contradicted(_with_constants(comparison, task), pair.contradictions)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison
 
@@ -259,36 +258,55 @@ def _load(task: CellTask) -> _Pair:
             allow = rules.allow_observer_effect
             observer = check_observer(adapter, cell.scenario, checkpoint, adapter.sites(), allow=allow)
         followed = shadowed is not None and is_followed(shadowed, cell.scenario)
-        return _Implementation(
-            name, adapter, numerics, observer, shadowed, followed, carried(name, adapter, numerics, shadowed)
-        )
-
-    def carried(name: str, adapter: Adapter, numerics: Numerics, shadowed: Shadowed | None) -> str | None:
-        # Of what is not deterministic nobody can tell, and what was recorded has one session.
-        if rules.allow_observer_effect or getattr(adapter, "RECORDED", False):
-            return None
-        # What a shadow follows runs no other session: nothing of that may be taken for exact.
-        load_again = partial(registry.load, name, checkpoint, numerics)
-        return carried_over(load_again, cell.scenario, checkpoint, fresh=adapter if shadowed is None else None)
-
-    def first_shown() -> Digests:
-        """What the reference shows by itself: where code is patched that both sides run, both would be wrong alike."""
-        if rules.allow_observer_effect:
-            return []
-        return digests_shown(registry.load(rules.reference, checkpoint, expected), cell.scenario, checkpoint)
+        return _Implementation(name, adapter, numerics, observer, shadowed, followed)
 
     # One each, also where both have the same name. Under a shadow no code is compiled.
     expected, actual = each_side(cell.numerics, rules.compiled)
     reference = load(rules.reference, expected, exact=rules.exact)
-    before = first_shown()
+    before = _shown_by_itself(task, reference)
+    contradictions = _carried(task, reference, before)
     candidate = load(cell.candidate, actual, exact=rules.exact and not actual.compiled)
-    if (key := first_unlike(first_shown(), before)) is not None:
+    contradictions += _carried(task, candidate, _shown_by_itself(task, candidate))
+    # Where code is patched that both sides run, both would be wrong alike.
+    if before is not None and (key := first_unlike(_shown_again(task, reference), before)) is not None:
         touched = f"{cell.candidate} changes what {rules.reference} computes in the same process, first at {key}"
-        reference = replace(reference, carried=touched)
+        contradictions.append(touched)
     disturbed = load_shadowed(rules.reference, checkpoint, expected, lanes=LANES) if rules.exact else None
     if rules.teacher_forced:
         check_teachable(candidate.adapter.sites(), checkpoint.family.table(checkpoint.geometry, cell.scenario))
     truth = None
     if rules.three_way and cell.numerics.dtype != torch.float32:
         truth = registry.load(rules.reference, checkpoint, replace(expected, dtype=torch.float32))
-    return _Pair(reference, candidate, truth, disturbed)
+    return _Pair(reference, candidate, truth, disturbed, contradictions)
+
+
+def _shown_by_itself(task: CellTask, of: _Implementation) -> Digests | None:
+    """What the first units show without another session; None where that cannot be held against anything."""
+    # Of what is not deterministic nobody can tell, and what was recorded has one session.
+    if task.rules.allow_observer_effect or getattr(of.adapter, "RECORDED", False):
+        return None
+    try:
+        # What a shadow follows runs no other session: nothing of that may be taken for exact.
+        if of.shadowed is not None:
+            return _shown_again(task, of)
+        return digests_shown(of.adapter, task.cell.scenario, task.checkpoint)
+    except EngineError:
+        # Whoever runs it next meets that too.
+        return None
+
+
+def _shown_again(task: CellTask, of: _Implementation) -> Digests:
+    """What the first units of an implementation show that is loaded once more."""
+    return digests_shown(_again(task, of), task.cell.scenario, task.checkpoint)
+
+
+def _carried(task: CellTask, of: _Implementation, shown: Digests | None) -> list[str]:
+    """What outlives a session of an implementation, in words."""
+    if shown is None:
+        return []
+    found = carried_over(_again(task, of), shown, task.cell.scenario, task.checkpoint)
+    return [] if found is None else [found]
+
+
+def _again(task: CellTask, of: _Implementation) -> Adapter:
+    return registry.load(of.name, task.checkpoint, of.numerics)
