@@ -19,6 +19,10 @@ from types import FrameType
 from typing import Any, ClassVar, TextIO, cast
 
 
+# Seconds that an implementation in a process of its own may be silent.
+SIDE_TIMEOUT = 600.0
+
+
 def available_cores() -> int:
     """The cores that this process may use, where the system tells; else all that the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.options import JudgingOptions, PairNumericsOptions
+from waypoint_parity.harness.cli.options import InterpreterOptions, JudgingOptions, PairNumericsOptions
 from waypoint_parity.harness.cli.outcome import exit_code, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class BlameCommand:
     """The implementation that is right. It is loaded twice."""
     candidate: str = "candidate"
     """The implementation to search."""
+    interpreters: tyro.conf.OmitArgPrefixes[InterpreterOptions] = field(default_factory=InterpreterOptions)
     checkpoint: str | None = None
     """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
@@ -93,4 +94,5 @@ class BlameCommand:
         )
         judgement = standards.judgement_of(scenario, checkpoint)
         compiled = self.numerics.compiled_sides
-        return load_case(self.reference, self.candidate, checkpoint, numerics, scenario, judgement, compiled=compiled)
+        names = self.interpreters.reference(self.reference), self.interpreters.candidate(self.candidate)
+        return load_case(*names, checkpoint, numerics, scenario, judgement, compiled=compiled)

@@ -26,6 +26,7 @@ from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
 from waypoint_parity.harness.cli.scenario import ScenarioCommand
 from waypoint_parity.harness.cli.scorecard import ScorecardCommand
+from waypoint_parity.harness.cli.worker import WorkerCommand
 from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.processes import keep_memory
 
@@ -44,6 +45,7 @@ Command = (
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
     | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ScenarioCommand, tyro.conf.subcommand("scenario")]
+    | Annotated[WorkerCommand, tyro.conf.subcommand("worker")]
 )
 _DESCRIPTION = "Compare two implementations of a world or video model, site by site."
 

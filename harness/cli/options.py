@@ -1,6 +1,8 @@
 """Options that several commands share, and the values that they stand for."""
 
 import math
+import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.processes import SIDE_TIMEOUT
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -30,6 +33,8 @@ class _NumericsOptions:
     play, and the machine's choice in other commands."""
     trust_remote_code: bool = False
     """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
+    side_timeout: float = SIDE_TIMEOUT
+    """Seconds that an implementation in a process of its own may be silent."""
 
     def applied(self) -> "Numerics":
         """These numerics, uncompiled, after setting the thread count of this process.
@@ -53,7 +58,7 @@ class _NumericsOptions:
                 do="give another --device, or install a torch build for it",
             ) from error
         options = ("trust-remote-code",) if self.trust_remote_code else ()
-        return Numerics(DTYPES[self.dtype], device, options=options)
+        return Numerics(DTYPES[self.dtype], device, options=options, side_timeout=self.side_timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,53 @@ class PairNumericsOptions(_NumericsOptions):
             return ()
         both = not self.compiled or "both" in self.compiled
         return tuple(side for side in ("reference", "candidate") if both or side in self.compiled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpreterOptions:
+    """Interpreters of the two sides, where an engine needs packages of its own."""
+
+    reference_python: Path | None = None
+    """Run the reference in this Python, as in /path/venv/bin/python, and not in this process."""
+    candidate_python: Path | None = None
+    """Run the candidates in this Python, and not in this process. Where waypoint-parity is not installed there, a
+    candidate is path/to/file.py:ClassName as harness/run/worker.py describes it."""
+
+    def reference(self, implementation: str) -> str:
+        """The reference of this name, in its own Python where one is given."""
+        return implementation if self.reference_python is None else _in_python(self.reference_python, implementation)
+
+    def candidate(self, implementation: str) -> str:
+        """The candidate of this name, in its own Python where one is given."""
+        return implementation if self.candidate_python is None else _in_python(self.candidate_python, implementation)
+
+
+def _in_python(python: Path, implementation: str) -> str:
+    """The implementation as what a command line of another interpreter drives. Raises UserError for no interpreter."""
+    from waypoint_parity.harness.run import worker
+
+    # Not resolved: the link of a virtual environment is what tells it from the interpreter behind it.
+    program = str(python.absolute())
+    asked = "import importlib.util as i; print(i.find_spec('numpy') is not None, i.find_spec('waypoint_parity') is not None)"
+    try:
+        told = subprocess.run([program, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+        has_numpy, has_ours = (word == "True" for word in told)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"{python}: cannot be used to run {implementation}",
+            found=str(error),
+            expected="a Python interpreter",
+            do="give bin/python of an environment in which the engine is installed",
+        ) from error
+    if not has_numpy:
+        raise UserError(
+            f"{python}: has no NumPy",
+            found="an environment without it",
+            expected="NumPy, which carries tensors between processes",
+            do=f"install it: {python} -m pip install numpy",
+        )
+    serving = ["-m", "waypoint_parity", "worker"] if has_ours else [str(Path(worker.__file__))]
+    return f"command: {shlex.join([program, *serving, implementation])}"
 
 
 @dataclass(frozen=True, kw_only=True)

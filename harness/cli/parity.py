@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from waypoint_parity.harness.cli.options import JudgingOptions, ObservingOptions, PairNumericsOptions, SweepOptions
+from waypoint_parity.harness.cli.options import (
+    InterpreterOptions,
+    JudgingOptions,
+    ObservingOptions,
+    PairNumericsOptions,
+    SweepOptions,
+)
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.processes import available_cores
@@ -39,6 +45,7 @@ class ParityCommand:
     """The implementation that is right."""
     candidate: tuple[str, ...] = ("candidate",)
     """The implementations to judge, one or several."""
+    interpreters: tyro.conf.OmitArgPrefixes[InterpreterOptions] = field(default_factory=InterpreterOptions)
     swept: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
     seeds: tuple[int, ...] = ()
     """Noise seeds; if not given, those that the family names."""
@@ -103,6 +110,8 @@ class ParityCommand:
 
         plan = PlanFile() if self.plan is None else read_plan(self.plan)
         asked = _with_plan(self, plan)
+        candidates = tuple(asked.interpreters.candidate(name) for name in asked.candidate)
+        asked = replace(asked, reference=asked.interpreters.reference(asked.reference), candidate=candidates)
         numerics, inputs = asked.numerics.applied(), asked.swept.opened()
         checkpoint = inputs.checkpoint
         if not asked.as_recorded:

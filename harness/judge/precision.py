@@ -225,7 +225,7 @@ def fed_run(
     loose = {name for name in table.sites(Kind.PICTURE) if not common.issuperset(table.reads(name))}
     measuring = _Measuring(reference, units, least, loose)
     counts = counting(scenario, checkpoint)
-    watch = Taps({name: shown[name] for name in common}, measuring.keep, counts=counts)
+    watch = Taps({name: shown[name] for name in common}, measuring.keep, counts=counts, replaces=False)
     feed = Taps({name: sites[name] for name in common}, measuring.measure, counts=counts)
     reference.expect(scenario)
     with watch, feed:

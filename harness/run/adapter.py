@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from waypoint_parity.harness.processes import SIDE_TIMEOUT
 from waypoint_parity.harness.run.keys import At
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -49,6 +50,8 @@ class Numerics:
     device: torch.device
     compiled: bool = False
     options: tuple[str, ...] = ()
+    # Seconds that an implementation in another process may be silent. It is no part of the identity.
+    side_timeout: float = SIDE_TIMEOUT
 
     @property
     def dtype_name(self) -> str:

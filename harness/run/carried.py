@@ -48,7 +48,7 @@ def digests_shown(adapter: Adapter, scenario: Scenario, checkpoint: "Checkpoint"
         shown.append((seen.key, fast_digest(seen.tensor.detach().cpu())))
 
     first = _first(scenario, checkpoint)
-    with Taps(adapter.sites(), see, counts=counting(first, checkpoint)) as taps:
+    with Taps(adapter.sites(), see, counts=counting(first, checkpoint), replaces=False) as taps:
         run(adapter, first, checkpoint, taps)
     return shown
 

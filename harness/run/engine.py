@@ -29,9 +29,23 @@ _NOT_THE_ENGINE = (
 _ALIKE = 0.8
 
 
+class SideError(RuntimeError):
+    """An implementation in another process failed: its own words, and the place in its code where it tells one.
+
+    `mistake`: what it shows or announces cannot be compared.
+    """
+
+    def __init__(self, words: str, place: str, *, mistake: bool = False) -> None:
+        super().__init__(words)
+        self.place = place
+        self.mistake = mistake
+
+
 def name_of(adapter: object) -> str:
-    """An adapter as the registry finds it: module or file, and class."""
+    """An adapter as the registry finds it: module or file, and class; or `name:argument`."""
     kind = adapter if isinstance(adapter, type) else type(adapter)
+    if called := getattr(kind, "CALLED", ""):
+        return str(called)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -50,6 +64,13 @@ def engine_works(name: str, doing: Callable[[], str]) -> Iterator[None]:
         if _was_looking_on(error):
             raise
         place = _place(error)
+        if isinstance(error, SideError) and error.mistake:
+            raise UserError(
+                f"{name}: what it says cannot be used, {doing()}",
+                found=_words(error) + (f" ({place})" if place else ""),
+                expected="passes and tensors as harness.run.adapter.Adapter has them",
+                do="mend the adapter at this place",
+            ) from error
         raise EngineError(
             f"{name} failed {doing()}",
             found=_words(error) + (f" ({place})" if place else ""),
@@ -69,6 +90,8 @@ def _was_looking_on(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, SideError):
+        return str(error)
     if isinstance(error, SystemExit):
         return f"it left the process: SystemExit({'' if error.code is None else repr(error.code)})"
     try:
@@ -80,6 +103,8 @@ def _words(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """Where it happened: the innermost line that is the engine's own."""
+    if isinstance(error, SideError):
+        return error.place
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from waypoint_parity.harness.errors import EngineError, UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
@@ -29,10 +29,10 @@ def registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> Adapter:
+def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics, **given: Any) -> Adapter:
     """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
 
-    Of `numerics.options`, which hold for a whole run, it gets those that it knows.
+    Of `numerics.options`, which hold for a whole run, it gets those that it knows. What else is `given` its class takes.
 
     Raises UserError where there is no such implementation, for an option that it does not have, and for sites that
     cannot be watched; EngineError where it fails.
@@ -49,7 +49,7 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics) -> A
         )
     options += [option for option in numerics.options if option in available and option not in options]
     with engine_works(name_of(adapter), lambda: "while it was loaded"), listening():
-        loaded = adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)))
+        loaded = adapter(checkpoint, dataclasses.replace(numerics, options=tuple(options)), **given)
     checked_sites(loaded, checkpoint.family)
     checked_description(loaded)
     return loaded
@@ -112,7 +112,7 @@ def find(implementation: str) -> type[Adapter]:
         )
     if argued is None and location.endswith(".py"):
         return among(cast(type[Adapter], found), beside(Path(location)))
-    bound = {"argument": argument, "__module__": found.__module__}
+    bound = {"argument": argument, "CALLED": implementation, "__module__": found.__module__}
     return cast(type[Adapter], found if wanted is None else type(found.__name__, (found,), bound))
 
 

@@ -68,7 +68,7 @@ class Selecting(Protocol):
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Outside all modes that see operations and calls: what is done here is not the implementation's."""
     # Its state belongs to the thread: a session that is left in the middle, as an exchange does, would take it along.
     seen = torch._C._len_torch_function_stack() > 0
@@ -99,8 +99,12 @@ class Taps:
         ended: Callable[[], None] | None = None,
         selection: Selecting | None = None,
         counts: Callable[[Key], Tensor | None] | None = None,
+        replaces: bool = True,
     ) -> None:
-        """`ended` is called when a pass is over. `counts`: which positions count; others are shown as 0."""
+        """`ended` is called when a pass is over. `counts`: which positions count; others are shown as 0.
+
+        What `replaces` nothing need not be waited for: its hooks say so to an implementation in another process.
+        """
         # A module may be the site of several layers at once: all of them show what it returned.
         self._modules: dict[nn.Module, dict[str, Site]] = defaultdict(dict)
         for name, site in sites.items():
@@ -110,6 +114,7 @@ class Taps:
         self._ended = ended
         self._selection = selection
         self._counts = counts
+        self._replaces = replaces
         self._attached = ExitStack()
         self._calls: Counter[tuple[str, str]] = Counter()
         self._unit, self._pass, self._at = 0, Pass(""), At(-1, "", 0)
@@ -129,7 +134,7 @@ class Taps:
     def begin(self, unit: int, at: Pass) -> None:
         """Everything shown from now on belongs to pass `at` of `unit`; the pass before is over."""
         if self._ended is not None:
-            with _apart():
+            with apart():
                 self._ended()
         if at.at(unit) != self._at:
             self._calls.clear()
@@ -145,6 +150,7 @@ class Taps:
                     changed = self._replaced(name, sites[name], given, output if changed is None else changed, inputs)
             return changed
 
+        tap.replaces = self._replaces  # type: ignore[attr-defined]
         return tap
 
     def _shown(self, name: str, site: Site, output: Any, inputs: Any) -> Shown:
@@ -209,7 +215,7 @@ class Taps:
         seen = Observation(key, self._pass.sigma, _as_real(self._counted(key, tensor)))
         self.last = key
         # What is done with what a site shows is not the implementation's: no shadow follows it.
-        with _apart():
+        with apart():
             given: Tensor | None = looked_on(self._observe, seen)
         if given is not None and given.shape != seen.tensor.shape:
             self.refused.add(name)
@@ -286,7 +292,7 @@ def recording(
     counts: Callable[[Key], Tensor | None] | None = None,
 ) -> Taps:
     """Taps that hand everything to a sink, and change nothing."""
-    return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts)
+    return Taps(sites, sink.observe, ended=sink.end_pass, selection=selection, counts=counts, replaces=False)
 
 
 def one_by_one(pixels: Tensor) -> npt.NDArray[np.uint8]:
@@ -303,7 +309,7 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
     def keep(seen: Observation) -> None:
         pictures.extend(picture.copy() for picture in one_by_one(seen.tensor))
 
-    with Taps(sites, keep):
+    with Taps(sites, keep, replaces=False):
         yield pictures
 
 

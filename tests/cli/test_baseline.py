@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import refused, run, script
+from tests.harness.observations import foreign
 from waypoint_parity.harness.sweep.baseline.check import Outcome, read_check
 
 
@@ -50,7 +51,7 @@ def test_a_regression_ends_with_1(store: Path, dumps: Path) -> None:
 
 
 def test_a_stale_baseline_ends_with_2_and_can_be_accepted(store: Path, candidate: Path) -> None:
-    manifest = candidate / "manifest.json"
+    manifest = foreign(candidate) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"threads": 1', '"threads": 64'))
     check = ("baseline", "check", "nightly", candidate, "--store", store)
     stale = run(*check)

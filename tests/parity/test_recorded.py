@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.observations import foreign
 from tests.parity.test_exact import BLOCK, disturbed, session, wrong
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -187,4 +188,4 @@ class TestReplay:
         dump = dumped(tmp_path / "dump", CandidateAdapter(here.checkpoint, here.numerics))
         (dump / TENSORS_NAME).unlink()
         with pytest.raises(UserError, match="keeps no tensors"):
-            in_place(dump)
+            in_place(foreign(dump))

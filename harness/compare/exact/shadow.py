@@ -31,8 +31,9 @@ from torch.utils._python_dispatch import (
     _get_current_dispatch_mode_stack,
 )
 
-from waypoint_parity.harness.compare.exact.forms import FORMS
-from waypoint_parity.harness.compare.exact.rounding import either_neighbour, one_unit_off
+# Relative: these files are also sent to other processes, which have nothing else of ours (harness.run.worker).
+from .forms import FORMS
+from .rounding import either_neighbour, one_unit_off
 
 
 def _named(operations: str) -> frozenset[str]:
@@ -199,6 +200,10 @@ class Shadow(TorchDispatchMode):
     def put(self, x: Tensor) -> None:
         """Take `x` for exact, and for computed: a value that is put in the place of another one."""
         self._remember(x, _Origin.COMPUTED)
+
+    def know(self, x: Tensor, lanes: Sequence[Tensor], lost: str | None) -> None:
+        """Take `lanes` for the exact value of `x` and the disturbed ones, as found in another process."""
+        self._keep(x, self._remember(x, _Origin.COMPUTED, lost), lanes)
 
     def give(self, tensors: Iterable[Tensor]) -> None:
         """Take the storages of `tensors` for exact inputs."""

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +17,14 @@ from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import At, is_input
+from waypoint_parity.harness.run.remote import Exactly, Remote
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Within, run
 from waypoint_parity.harness.run.taps import Observation, Sink, Taps
+from waypoint_parity.harness.run.worker import Raw
+
+# The files of a shadow, each before those that import it.
+_SENT = ("rounding", "forms", "shadow")
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Shadowed:
     def watched(self, scenario: Scenario, observe: Callable[[Observation], None]) -> None:
         """Run a session, and hand on everything that it shows, with exact values."""
         self.expect(scenario)
-        with Taps(self.adapter.sites(), lambda seen: observe(with_exact(seen, self.shadow))) as taps, self.shadow:
+        with Taps(self.adapter.sites(), lambda seen: observe(with_exact(seen, self.shadow)), replaces=False) as taps, self.shadow:
             run(self.adapter, scenario, self.checkpoint, taps)
 
     def following(self, units: Collection[int] | None = None) -> Within:
@@ -64,6 +70,9 @@ def load_shadowed(
     constants_rounded: bool = True,
 ) -> Shadowed:
     """Load an implementation under an exact shadow (see there for the options); see registry.load."""
+    remote = registry.find(registry.split_options(implementation)[0])
+    if issubclass(remote, Remote):
+        return _load_remote(implementation, checkpoint, numerics, lanes, constants_rounded=constants_rounded)
     weights = {fast_digest(tensor) for files in checkpoint.files.values() for _, tensor in files.stream()}
     inputs: set[str] = set()
 
@@ -78,6 +87,22 @@ def load_shadowed(
         adapter = registry.load(implementation, checkpoint, numerics)
     shadow.settle()
     return Shadowed(adapter, shadow, checkpoint, inputs, (shadow.below, shadow.foreign))
+
+
+def _load_remote(
+    implementation: str, checkpoint: Checkpoint, numerics: Numerics, lanes: int, *, constants_rounded: bool
+) -> Shadowed:
+    """The same of an implementation in another process: the shadow runs there, and its values come along."""
+    stored = (tensor for files in checkpoint.files.values() for _, tensor in files.stream())
+    asked = {
+        "lanes": lanes,
+        "constants_rounded": constants_rounded,
+        "weights": sorted({Raw.of(tensor).digest for tensor in stored}),
+        "sources": {name: (Path(__file__).parent / f"{name}.py").read_text() for name in _SENT},
+    }
+    shadow = Shadow(lanes=lanes, constants_rounded=constants_rounded)
+    adapter = registry.load(implementation, checkpoint, numerics, exact=Exactly(asked, shadow))
+    return Shadowed(adapter, shadow, checkpoint, set(), (shadow.below, shadow.foreign))
 
 
 def with_exact(seen: Observation, shadow: Shadow) -> Observation:

@@ -1,0 +1,223 @@
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.errors import EngineError, FourPartError, UserError
+from waypoint_parity.harness.run import registry, worker
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import exact_arithmetic, passes, run
+from waypoint_parity.harness.run.taps import Observation, Observer, Taps
+
+ENGINES = Path(__file__).with_name("plain_engines.py")
+SPOKEN = "import sys; sys.stdin.readline(); sys.stdout.buffer.write({!r}); sys.stdout.flush(); sys.stdin.readline()"
+
+Start = Callable[..., Adapter]
+
+
+@pytest.fixture
+def start(tiny: Checkpoint, fp32_on_cpu: Numerics) -> Start:
+    """Starts an engine of plain_engines.py in a process of its own, or another command."""
+
+    def start(engine: str = "", *, command: str = "", timeout: float = 20.0) -> Adapter:
+        command = command or f"{sys.executable} {worker.__file__} {ENGINES}:{engine}"
+        numerics = Numerics(fp32_on_cpu.dtype, fp32_on_cpu.device, side_timeout=timeout)
+        return registry.load(f"command: {command}", tiny, numerics)
+
+    return start
+
+
+@pytest.fixture
+def seen(tiny: Checkpoint, tiny_scenario: Scenario) -> Callable[..., dict[str, Tensor]]:
+    """Runs a session and returns what it showed, by key."""
+
+    def seen(adapter: Adapter, observe: Observer = lambda seen: None, **options: bool) -> dict[str, Tensor]:
+        shown: dict[str, Tensor] = {}
+
+        def see(observation: Observation) -> Tensor | None:
+            shown[str(observation.key)] = observation.tensor.clone()
+            return observe(observation)
+
+        with Taps(adapter.sites(), see, **options) as taps:
+            run(adapter, tiny_scenario, tiny, taps)
+        return shown
+
+    return seen
+
+
+def test_a_process_shows_its_values(start: Start, seen, tiny_scenario: Scenario) -> None:
+    engine = start("Doubling")
+    shown = seen(engine, replaces=False)
+    noise = tiny_scenario["noise"]
+    assert list(shown)[:3] == ["u0/denoise0/input.noise", "u0/denoise0/velocity", "u0/denoise0/latent"]
+    assert torch.equal(shown["u1/denoise1/latent"], noise[1] * 4)
+    assert len(shown) == 2 * 5
+    assert engine.describe()["version"] == "1"
+    assert engine.describe()["dtype"] == "torch.float32"
+
+
+def test_it_goes_on_with_what_is_put_in_place(start: Start, seen) -> None:
+    def ones(observation: Observation) -> Tensor | None:
+        at = observation.key
+        return torch.ones_like(observation.tensor) if (at.site, at.unit, at.step) == ("velocity", 0, 0) else None
+
+    shown, noise = seen(start("Doubling"), ones), seen(start("Doubling"))["u0/denoise0/input.noise"]
+    assert torch.equal(shown["u0/denoise0/latent"], noise + 1)
+    assert torch.equal(shown["u0/denoise1/latent"], (noise + 1) * 2)
+
+
+def test_a_site_that_takes_no_value_refuses_it(start: Start, tiny: Checkpoint, tiny_scenario: Scenario) -> None:
+    adapter = start("Stubborn")
+    with Taps(adapter.sites(), lambda seen: torch.zeros_like(seen.tensor)) as taps:
+        run(adapter, tiny_scenario, tiny, taps)
+    assert taps.refused == {"input.noise", "velocity", "latent"}
+
+
+def test_branches_and_calls_arrive_as_they_are(start: Start, seen) -> None:
+    shown = seen(start("Branching"))
+    assert [*shown] == ["u0/denoise0/velocity@with", "u0/denoise0/velocity@without", *CALLS]
+    assert shown["u0/denoise0/velocity@with"].tolist() == [1, 1, 1]
+    assert shown[CALLS[1]].dtype is torch.int64
+
+
+CALLS = ["u0/denoise0/latent", "u0/denoise0/latent#1"]
+
+
+def test_numbers_of_every_kind_arrive(start: Start, seen) -> None:
+    shown = seen(start("OneByOne"))
+    kinds = [(value.dtype, value.tolist()) for value in shown.values()]
+    assert kinds[0] == (torch.int64, 3)
+    assert kinds[1] == (torch.bool, [[True, False]])
+    assert kinds[2][0] is torch.float16
+
+
+def test_what_an_engine_prints_is_no_message(start: Start, seen) -> None:
+    assert len(seen(start("Printing"))) == 10
+
+
+def test_a_session_that_is_left_gives_way_to_the_next(
+    start: Start, seen, tiny: Checkpoint, tiny_scenario: Scenario
+) -> None:
+    adapter = start("Doubling")
+    alone = seen(adapter)
+    with exact_arithmetic(), Taps(adapter.sites(), lambda seen: None) as taps:
+        left = passes(adapter, tiny_scenario, tiny, taps)
+        next(left)
+        next(left)
+        again = seen(adapter)
+    assert alone.keys() == again.keys()
+    assert all(torch.equal(alone[key], again[key]) for key in alone)
+
+
+def test_the_process_ends_with_its_adapter(start: Start) -> None:
+    adapter = start("Doubling")
+    process = adapter._process._process
+    assert process.poll() is None
+    del adapter
+    assert process.wait(5) is not None
+
+
+def failure(run: Callable[[], object], kind: type[FourPartError] = EngineError) -> FourPartError:
+    with pytest.raises(kind) as raised:
+        run()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("Failing", "RuntimeError: out of memory"),
+        ("Leaving", "SystemExit"),
+        ("Interrupting", "KeyboardInterrupt"),
+        ("Gone", "exit code 0, after saying 'the last word'"),
+        ("Killed", "SIGKILL"),
+    ],
+)
+def test_an_engine_that_ends_is_told_with_its_words_and_its_place(start: Start, seen, engine: str, words: str) -> None:
+    error = failure(lambda: seen(start(engine)))
+    assert words in error.found
+    assert "in unit" in error.what
+    if engine == "Failing":
+        assert f"{ENGINES}, line" in error.found
+        assert "unit 1, denoise step 0" in error.what
+
+
+@pytest.mark.parametrize("engine", ["Stopped", "Hanging"])
+def test_an_engine_that_is_silent_is_told_within_the_time_limit(start: Start, seen, engine: str) -> None:
+    adapter = start(engine)
+    adapter._process._channel._patience = 1.0
+    began = time.monotonic()
+    error = failure(lambda: seen(adapter))
+    assert "--side-timeout" in error.found
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("Misspelling", "latnt"),
+        ("Wordy", "site latent shows"),
+        ("Odd", "('first', 0)"),
+        ("NoSession", "NoneType"),
+    ],
+)
+def test_a_mistake_of_an_adapter_is_the_users(start: Start, seen, engine: str, words: str) -> None:
+    assert words in failure(lambda: seen(start(engine)), UserError).found
+
+
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        b"hello\n",
+        b"[]\n",
+        b'{"op": 1}\n',
+        b'{"op": "pass"}\n',
+        b'{"op": "ready", "protocol": 99, "sites": {}}\n',
+        b'{"op": "ready", "protocol": 1}\n',
+        b'{"op": "ready", "protocol": 1, "sites": ["latent"]}\n',
+        b'{"op": "ready", "tensors": [["F32", [-1]]]}\n',
+        b'{"op": "ready", "tensors": [["F33", [1]]]}\n',
+        b'{"op": "ready", "tensors": [["F32", [1099511627776]]]}\n',
+        b"x" * (1 << 25),
+    ],
+    ids=lambda spoken: spoken[:60].decode(),
+)
+def test_what_is_no_message_is_told(start: Start, spoken: bytes, tmp_path: Path) -> None:
+    speaking = tmp_path / "speaking.py"
+    speaking.write_text(SPOKEN.format(spoken))
+    error = failure(lambda: start(command=f"{sys.executable} {speaking}"))
+    assert "protocol" in error.what
+
+
+def test_a_message_cut_short_is_an_end(start: Start, tmp_path: Path) -> None:
+    speaking = tmp_path / "speaking.py"
+    speaking.write_text(
+        "import sys; sys.stdin.readline();"
+        """sys.stdout.write('{"op": "ready", "tensors": [["F32", [4]]]}\\nfour')"""
+    )
+    assert "exit code 0" in failure(lambda: start(command=f"{sys.executable} {speaking}")).found
+
+
+def test_a_command_that_cannot_be_started_is_the_users_mistake(start: Start) -> None:
+    assert "no-such-engine" in failure(lambda: start(command="./no-such-engine --parity"), UserError).what
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int8, torch.float64])
+def test_a_tensor_travels_bit_for_bit(dtype: torch.dtype) -> None:
+    sent = torch.tensor([[1.5, -2.0, 0.25]]).to(dtype)
+    reading, writing = os.pipe()
+    worker.Channel(-1, writing).send({"op": "show"}, [worker.Raw.of(sent), worker.Raw.of(sent.mT)])
+    header, (first, second) = worker.Channel(reading, -1).receive()
+    assert header["op"] == "show"
+    assert torch.equal(first.tensor(), sent)
+    assert torch.equal(second.tensor(), sent.mT)
+    assert second.tensor().shape == (3, 1)
+
+
