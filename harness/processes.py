@@ -18,7 +18,6 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, ClassVar, TextIO, cast
 
-
 # Seconds that an implementation in a process of its own may be silent.
 SIDE_TIMEOUT = 600.0
 

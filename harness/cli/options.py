@@ -114,7 +114,7 @@ def _in_python(python: Path, implementation: str) -> str:
 
     # Not resolved: the link of a virtual environment is what tells it from the interpreter behind it.
     program = str(python.absolute())
-    asked = "import importlib.util as i; print(i.find_spec('numpy') is not None, i.find_spec('waypoint_parity') is not None)"
+    asked = "from importlib.util import find_spec; print(*(bool(find_spec(n)) for n in ('numpy', 'waypoint_parity')))"
     try:
         told = subprocess.run([program, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
         has_numpy, has_ours = (word == "True" for word in told)

@@ -32,7 +32,7 @@ class WorkerCommand:
         serve(standard_streams(), loader(self._made))
         return HOLDS
 
-    def _made(self, asked: Mapping[str, Any]) -> "_Driven":
+    def _made(self, asked: Mapping[str, Any]) -> "_OfOurs":
         """The implementation, loaded as the other side asks."""
         import torch
 
@@ -56,20 +56,18 @@ class WorkerCommand:
             compiled=given["compiled"] == "true",
             options=tuple(option for option in given["options"].split("+") if option),
         )
-        return _Driven(registry.load(self.implementation, checkpoint, numerics))
+        return _OfOurs(registry.load(self.implementation, checkpoint, numerics))
 
 
-class _Driven:
+class _OfOurs:
     """An adapter of ours, as a worker drives it."""
 
     def __init__(self, adapter: "Adapter") -> None:
         self._adapter = adapter
 
     def describe(self) -> dict[str, str]:
-        """What the adapter says of itself, and the torch that it runs on."""
-        import torch
-
-        return {**self._adapter.describe(), "torch": str(torch.__version__)}
+        """What the adapter says of itself."""
+        return self._adapter.describe()
 
     def sites(self) -> "Mapping[str, Site]":
         """The adapter's."""

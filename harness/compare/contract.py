@@ -53,6 +53,21 @@ def unlike_inputs(candidate: Manifest, reference: Manifest, accepted: Collection
     return _first_difference(pairs)
 
 
+def unlike_environments(candidate: Manifest, reference: Manifest) -> list[str]:
+    """What rounds differently by itself, by their manifests: another release, processor, device or thread count."""
+    pairs = {
+        "torch": (candidate.torch, reference.torch),
+        "device": (candidate.numerics.get("device"), reference.numerics.get("device")),
+        "processor": (candidate.processor, reference.processor),
+        "threads": (candidate.threads, reference.threads),
+    }
+    return [
+        f"{name} differs: candidate {found}, reference {expected}; equal code need not give equal bits"
+        for name, (found, expected) in pairs.items()
+        if found is not None and expected is not None and found != expected
+    ]
+
+
 def shown_at(tensor: str, family: Family) -> str:
     """The input site that shows a tensor of the scenario as it was consumed."""
     field = family.fields.get(tensor)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from waypoint_parity.harness.compare.contract import clock_shift, unlike_inputs, unlike_models
+from waypoint_parity.harness.compare.contract import clock_shift, unlike_environments, unlike_inputs, unlike_models
 from waypoint_parity.harness.compare.execution import Execution
 from waypoint_parity.harness.compare.join import (
     CANDIDATE,
@@ -115,7 +115,8 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     followed = {dump.manifest.implementation: dump.manifest.followed for dump in (reference, candidate)}
     unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
-    notes = [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
+    notes = unlike_environments(*sides)
+    notes += [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
     foreign = [str(dump.folder) for dump in (reference, candidate) if not is_sealed(dump.manifest)]
     notes += [f"nothing vouches for the files of {folder}: the dump has no digests" for folder in foreign]

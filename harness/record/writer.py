@@ -81,7 +81,7 @@ class DumpWriter:
     def __init__(self, folder: Path, manifest: Manifest, keep: Sequence[str] = ()) -> None:
         """`keep`: globs of the sites whose full tensors are kept too. Raises UserError for an unusable folder."""
         self._folder = folder
-        self._manifest = manifest
+        self.manifest = manifest
         self._family = family_named(manifest.family)
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
@@ -118,7 +118,7 @@ class DumpWriter:
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
         nothing = [] if self._exact_values else ["no operation of torch made what it shows"]
-        self._manifest.followed = Followed(lanes, self._exact_values, [*unfollowed] or nothing)
+        self.manifest.followed = Followed(lanes, self._exact_values, [*unfollowed] or nothing)
 
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
@@ -126,7 +126,7 @@ class DumpWriter:
         # Inputs are small, and no two runs can be compared that do not know theirs.
         digest = fast_digest(tensor.cpu()) if tensor.device.type == "cpu" or is_input(seen.key.site) else None
         dtype = str(tensor.dtype).removeprefix("torch.")
-        slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
+        slots = self._family.caches.marks(seen.key.site, tensor, self.manifest.caches or [])
         exact = _exact(seen)
         self._exact_values += exact is not None
         header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, exact)
@@ -150,10 +150,10 @@ class DumpWriter:
         with writing(self._folder):
             _write_whole(self._records, written)
         self._digest.update(written)
-        self._manifest.observed += len(lines)
+        self.manifest.observed += len(lines)
 
     def _finish(self, ended: str | None) -> None:
-        manifest = self._manifest
+        manifest = self.manifest
         if self._tensors:
             save_file(self._tensors, self._folder / TENSORS_NAME)
             self._files[TENSORS_NAME] = file_digest(self._folder / TENSORS_NAME)
@@ -184,21 +184,22 @@ def describe_run(
     keys = list(expected_keys(scenario, checkpoint, optional=sites))
     given = family.prepared(scenario, geometry)
     digests = {name: values_digest("", [(name, tensor)]) for name, tensor in given.tensors.items()}
+    described = {**_environment(), **checked_description(adapter)}
     return Manifest(
         schema=DUMP_SCHEMA,
         family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
-        description=checked_description(adapter),
+        description={key: value for key, value in described.items() if key not in _environment()},
         checkpoint_digest=checkpoint.digest,
         checkpoint_origin=checkpoint.origin,
         scenario_digest=scenario.digest,
         scenario_name=scenario.name,
         variant=variant,
         sigmas=family.sigmas(scenario, geometry),
-        torch=str(torch.__version__),
-        threads=torch.get_num_threads(),
-        platform=platform.platform(),
+        torch=described["torch"],
+        threads=int(described["threads"]),
+        platform=described["platform"],
         source_revision=source_revision(),
         expected=sum(map(selection.takes, keys)),
         observed=0,
@@ -209,7 +210,7 @@ def describe_run(
         caches=family.caches.describe(geometry) or None,
         inputs=digests | {name: repr(number) for name, number in given.numbers.items()},
         selection=None if selection == EVERYTHING else selection,
-        processor=processor(),
+        processor=described["processor"],
         observer=observer,
         sites=sorted(sites),
     )
@@ -228,6 +229,16 @@ def _passes(keys: Sequence[Key]) -> list[PassSites]:
         else:
             ranges.append((at.unit, at.unit + 1))
     return [PassSites(phase, step, ranges, list(names)) for (phase, step, names), ranges in units.items()]
+
+
+def _environment() -> dict[str, str]:
+    """What a run of this process depends on. An implementation that runs elsewhere describes its own by these names."""
+    return {
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+        "platform": platform.platform(),
+        "processor": processor(),
+    }
 
 
 def processor() -> str:

@@ -32,7 +32,7 @@ def registered() -> dict[str, EntryPoint]:
 def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics, **given: Any) -> Adapter:
     """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
 
-    Of `numerics.options`, which hold for a whole run, it gets those that it knows. What else is `given` its class takes.
+    Of `numerics.options`, which hold for a whole run, it gets those that it knows; and what else is `given`.
 
     Raises UserError where there is no such implementation, for an option that it does not have, and for sites that
     cannot be watched; EngineError where it fails.

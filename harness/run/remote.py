@@ -38,28 +38,28 @@ _WORDS = 800
 _GRACE = 1.0
 
 
-class Place(msgspec.Struct):
+class Offered(msgspec.Struct):
     """A site of an engine. `replaceable`: it goes on with what is put in the place of its value."""
 
     replaceable: bool = False
 
 
-class _Followed(msgspec.Struct, kw_only=True):
+class _Told(msgspec.Struct, kw_only=True):
     """What an exact shadow could not follow so far; absent where there is none (see compare.exact.shadow)."""
 
     below: dict[str, int] | None = None
     foreign: dict[str, int] | None = None
 
 
-class Ready(_Followed, kw_only=True, tag_field="op", tag="ready"):
+class Ready(_Told, kw_only=True, tag_field="op", tag="ready"):
     """The engine is loaded."""
 
     protocol: int
-    sites: dict[str, Place]
+    sites: dict[str, Offered]
     describe: dict[str, str] = {}
 
 
-class PassMessage(_Followed, kw_only=True, tag_field="op", tag="pass"):
+class PassMessage(_Told, kw_only=True, tag_field="op", tag="pass"):
     """A pass is about to run, once it is answered."""
 
     unit: int
@@ -90,7 +90,7 @@ class Put(msgspec.Struct, tag_field="op", tag="put"):
     took: bool
 
 
-class End(_Followed, kw_only=True, tag_field="op", tag="end"):
+class End(_Told, kw_only=True, tag_field="op", tag="end"):
     """The session is over."""
 
 
@@ -168,7 +168,7 @@ class Remote:
         if self._ready.protocol != PROTOCOL:
             raise _nonsense(self.argument, f"protocol {self._ready.protocol}", f"protocol {PROTOCOL}")
         self._take(self._ready)
-        self._probes = {name: _Probe() for name in self._ready.sites}
+        self._probes = {name: _Passing() for name in self._ready.sites}
 
     @classmethod
     def content_digest(cls) -> str:
@@ -230,13 +230,13 @@ class Remote:
         if said.held:
             self._process.send({"op": "keep"})
 
-    def _take(self, said: _Followed) -> None:
+    def _take(self, said: _Told) -> None:
         """Take what a message says of the exact shadow."""
         if self._shadow is not None and said.below is not None and said.foreign is not None:
             self._shadow.below, self._shadow.foreign = Counter(said.below), Counter(said.foreign)
 
 
-class _Probe(nn.Module):
+class _Passing(nn.Module):
     """Returns what a site shows, or what hooks put in its place."""
 
     def forward(self, shown: Shown) -> Shown:
@@ -282,7 +282,7 @@ class _Process:
 
     def __init__(self, command: str, patience: float) -> None:
         self._command = command
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         try:
             self._process = subprocess.Popen(
                 shlex.split(command),
@@ -292,13 +292,15 @@ class _Process:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
+            self._errors.close()
             raise UserError(
                 f"command: {command.strip()} cannot be started",
                 found=str(error),
                 expected="a program and its arguments, as a shell has them",
                 do="correct the command",
             ) from error
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         ends = self._process.stdout.fileno(), self._process.stdin.fileno()
         for end in ends:
             os.set_blocking(end, False)
@@ -322,7 +324,7 @@ class _Process:
                 self.in_session = False
                 raise SideError(said.words, said.place, mistake=said.mistake)
             if not isinstance(said, expected):
-                wanted = listed([kind.__struct_config__.tag for kind in expected])
+                wanted = listed([str(kind.__struct_config__.tag) for kind in expected])
                 raise Nonsense(f"message {header['op']!r} in place of {wanted}")
         self._waits = isinstance(said, PassMessage | Put) or (isinstance(said, Show) and said.held)
         self.in_session &= not isinstance(said, End)
@@ -385,7 +387,7 @@ class _Process:
 def _understood(header: Mapping[str, Any], tensors: Sequence[Raw]) -> Said:
     """What a message says. Raises Nonsense."""
     try:
-        said = msgspec.convert(header, Said)
+        said: Said = msgspec.convert(header, Said)
     except msgspec.ValidationError as error:
         raise Nonsense(str(error)) from error
     if isinstance(said, Show) and len(tensors) != (wanted := _count(said) + sum(said.lanes)):

@@ -29,6 +29,7 @@ import importlib.util
 import json
 import math
 import os
+import platform
 import select
 import sys
 import traceback
@@ -40,12 +41,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-try:
-    import torch
-except ModuleNotFoundError:
-    torch = None  # type: ignore[assignment]
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 PROTOCOL = 1
+# What the files of an exact shadow are called here.
+EXACT = "waypoint_parity_exact"
 # Bytes of a header, and of the tensors of a message: more is no message.
 _MOST_HEADER, _MOST_TENSORS = 1 << 24, 1 << 36
 # Types by their names in safetensors. NumPy has no bfloat16 and no float8: their bits are carried.
@@ -206,7 +206,7 @@ class Channel:
         if raw.bytes > _MOST_TENSORS:
             raise Nonsense(f"a tensor of {raw.bytes} bytes")
         array = np.empty(raw.bytes, np.uint8)
-        view = memoryview(array)
+        view: memoryview = array.data
         taken = min(len(self._read), raw.bytes)
         view[:taken] = self._read[:taken]
         del self._read[:taken]
@@ -257,7 +257,7 @@ def _announced(header: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     raise Nonsense(f"tensors that are none: {str(announced)[:80]}")
 
 
-class Place(NamedTuple):
+class Watched(NamedTuple):
     """Where a site is seen: a module, and the ways to the official layout and back. Without a module it shows itself.
 
     `restore(official, output)` gives the output to go on with.
@@ -268,7 +268,7 @@ class Place(NamedTuple):
     restore: Callable[[Any, Any], Any] | None = None
 
     @classmethod
-    def of(cls, site: Any) -> "Place":
+    def of(cls, site: Any) -> "Watched":
         """A module, or (module, layout[, restore]), or whatever has these as attributes."""
         if isinstance(site, tuple):
             return cls(*site)
@@ -298,8 +298,8 @@ class _Left(BaseException):
     """Nobody asks for the rest of the session. No engine catches it with its own errors."""
 
 
-class Side:
-    """One engine, driven over a channel. `shadow`: what it was built under and runs under, if it is followed exactly."""
+class Serving:
+    """One engine, driven over a channel. `shadow`: what it was built under, and runs under, if it is followed."""
 
     def __init__(self, channel: Channel, engine: Any, shadow: Any = None, inputs: set[str] | None = None) -> None:
         self._channel = channel
@@ -309,7 +309,7 @@ class Side:
         self._built = None if shadow is None else (Counter(shadow.below), Counter(shadow.foreign))
         sites = engine.sites()
         named = sites.items() if isinstance(sites, Mapping) else ((name, None) for name in sites)
-        self.places = {name: Place() if site is None else Place.of(site) for name, site in named}
+        self.places = {name: Watched() if site is None else Watched.of(site) for name, site in named}
         self._show: frozenset[str] = frozenset()
         self._hold: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
@@ -318,7 +318,7 @@ class Side:
 
     def ready(self) -> dict[str, Any]:
         """What the other side is told once the engine is loaded."""
-        described = {str(name): str(value) for name, value in self._engine.describe().items()}
+        described = {**_environment(), **{str(name): str(value) for name, value in self._engine.describe().items()}}
         sites = {name: {"replaceable": place.replaceable} for name, place in self.places.items()}
         return {"op": "ready", "protocol": PROTOCOL, "describe": described, "sites": sites, **self._unfollowed()}
 
@@ -360,14 +360,14 @@ class Side:
             return
         for hook in self._hooks:
             hook.remove()
-        by_module: dict[Any, dict[str, Place]] = {}
+        by_module: dict[Any, dict[str, Watched]] = {}
         for name, place in self.places.items():
             if name in show and place.module is not None:
                 by_module.setdefault(place.module, {})[name] = place
         self._hooks = [module.register_forward_hook(self._hook(places)) for module, places in by_module.items()]
         self._show = show
 
-    def _hook(self, places: Mapping[str, Place]) -> Callable[[Any, Any, Any], Any]:
+    def _hook(self, places: Mapping[str, Watched]) -> Callable[[Any, Any, Any], Any]:
         def tap(module: Any, inputs: Any, output: Any) -> Any:
             shown = {name: place.shown(output, inputs) for name, place in places.items()}
             changed = output
@@ -383,7 +383,7 @@ class Side:
             raise Mistake(f"{name} is shown, and sites() does not name it")
         return self._passed_on(name, self.places[name], value, value, ()) if name in self._show else value
 
-    def _passed_on(self, name: str, place: Place, shown: Any, output: Any, inputs: Any) -> Any:
+    def _passed_on(self, name: str, place: Watched, shown: Any, output: Any, inputs: Any) -> Any:
         """Show a value, and return the output to go on with."""
         form, values = _form(shown)
         held = name in self._hold
@@ -407,7 +407,7 @@ class Side:
                 self._channel.send({"op": "put", "took": took})
         return output
 
-    def _put(self, place: Place, official: Any, output: Any, inputs: Any) -> tuple[Any, bool]:
+    def _put(self, place: Watched, official: Any, output: Any, inputs: Any) -> tuple[Any, bool]:
         """(the output to go on with, whether the site shows what was put there)."""
         if not place.replaceable:
             return output, False
@@ -429,7 +429,7 @@ class Side:
         return {"lanes": [len(lanes) for lanes in followed], "lost": lost}, [lane for each in followed for lane in each]
 
     def _lanes(self, value: Any) -> list[Raw]:
-        if torch is None or not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
             return []
         return [Raw.of(self._shadow.of(value, lane)) for lane in range(self._shadow.lanes)]
 
@@ -448,6 +448,16 @@ class Side:
 
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             yield
+
+
+def _environment() -> dict[str, str]:
+    """What a run depends on besides the engine, by the names that a manifest has."""
+    environment = {"platform": platform.platform(), "torch": "none", "threads": "1", "processor": platform.machine()}
+    if torch is not None:
+        environment["torch"] = str(torch.__version__)
+        environment["threads"] = str(torch.get_num_threads())
+        environment["processor"] += f", {torch.backends.cpu.get_cpu_capability()}"
+    return environment
 
 
 def parts(tensor: Any) -> Iterator[Any]:
@@ -472,11 +482,12 @@ def _named(announced: Any) -> dict[str, Any]:
     try:
         unit, *rest = announced
         if len(rest) == 1 and not isinstance(rest[0], str):
-            rest = [*rest[0]]
-        phase, step, sigma, branches = [*rest, *(0, None, ("",))[len(rest) - 1 :]]
+            rest = list(rest[0])
+        defaults: list[Any] = [0, None, ("",)]
+        phase, step, sigma, branches = list(rest) + defaults[len(rest) - 1 :]
         if isinstance(unit, int) and isinstance(phase, str) and isinstance(step, int):
             sigma = None if sigma is None else float(sigma)
-            return {"unit": unit, "phase": phase, "step": step, "sigma": sigma, "branches": [*branches]}
+            return {"unit": unit, "phase": phase, "step": step, "sigma": sigma, "branches": list(branches)}
     except (TypeError, ValueError):
         pass
     raise Mistake(f"session() yields {announced!r:.120}, and not (unit, phase, step, sigma)")
@@ -511,16 +522,16 @@ def _equal(value: Any, other: Any) -> bool:
         return bool(((value == other) | (value.isnan() & other.isnan())).all())
     value = np.asarray(value)
     other = np.asarray(other).astype(value.dtype)
-    return bool(((value == other) | ((value != value) & (other != other))).all())  # noqa: PLR0124 - NaN
+    return bool(((value == other) | ((value != value) & (other != other))).all())
 
 
 # What a message of the other side becomes: the engine, and perhaps what it was built under.
-Load = Callable[[Channel, Mapping[str, Any]], Side]
+Load = Callable[[Channel, Mapping[str, Any]], Serving]
 
 
 def serve(channel: Channel, load: Load) -> None:
     """Answer until the other side is gone."""
-    side: Side | None = None
+    side: Serving | None = None
     while True:
         try:
             asked, given = channel.receive()
@@ -575,7 +586,7 @@ def followed(asked: Mapping[str, Any]) -> tuple[Any, set[str]]:
 
     The sources of the shadow come with the message: they need torch and nothing else.
     """
-    package = ModuleType("waypoint_parity_exact")
+    package = ModuleType(EXACT)
     package.__path__ = []
     sys.modules[package.__name__] = package
     for name, source in asked["sources"].items():
@@ -596,16 +607,16 @@ def followed(asked: Mapping[str, Any]) -> tuple[Any, set[str]]:
 def loader(make: Callable[[Mapping[str, Any]], Any]) -> Load:
     """Builds an engine by `make`, under an exact shadow where one is asked for."""
 
-    def load(channel: Channel, asked: Mapping[str, Any]) -> Side:
+    def load(channel: Channel, asked: Mapping[str, Any]) -> Serving:
         if torch is not None:
             torch.set_num_threads(asked["numerics"]["threads"])
         if not asked.get("exact"):
-            return Side(channel, make(asked))
+            return Serving(channel, make(asked))
         shadow, inputs = followed(asked["exact"])
         with shadow, torch.no_grad():
             engine = make(asked)
         shadow.settle()
-        return Side(channel, engine, shadow, inputs)
+        return Serving(channel, engine, shadow, inputs)
 
     return load
 

@@ -11,6 +11,7 @@ import torch
 from msgspec.structs import replace as replace_fields
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.contract import unlike_environments
 from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed, load_shadowed
 from waypoint_parity.harness.compare.lockstep import Side
@@ -158,9 +159,11 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
 
     def compared(local: PrecisionRun | None, grows: Mapping[Key, float] | None) -> Comparison:
         sides = side("reference", pair.reference), side("candidate", pair.candidate)
-        return lockstep(
+        found = lockstep(
             *sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local, grows=grows
         )
+        unlike = [each.writer.manifest for each in reversed(sides) if each.writer is not None]
+        return replace_fields(found, notes=[*found.notes, *unlike_environments(*unlike)])
 
     grows: Mapping[Key, float] | None = {} if asked else None
     sample = {sampled(cell.scenario)}

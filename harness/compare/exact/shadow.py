@@ -31,9 +31,8 @@ from torch.utils._python_dispatch import (
     _get_current_dispatch_mode_stack,
 )
 
-# Relative: these files are also sent to other processes, which have nothing else of ours (harness.run.worker).
-from .forms import FORMS
-from .rounding import either_neighbour, one_unit_off
+from waypoint_parity.harness.compare.exact.forms import FORMS
+from waypoint_parity.harness.compare.exact.rounding import either_neighbour, one_unit_off
 
 
 def _named(operations: str) -> frozenset[str]:

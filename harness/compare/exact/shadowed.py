@@ -21,7 +21,7 @@ from waypoint_parity.harness.run.remote import Exactly, Remote
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Within, run
 from waypoint_parity.harness.run.taps import Observation, Sink, Taps
-from waypoint_parity.harness.run.worker import Raw
+from waypoint_parity.harness.run.worker import EXACT, Raw
 
 # The files of a shadow, each before those that import it.
 _SENT = ("rounding", "forms", "shadow")
@@ -48,7 +48,10 @@ class Shadowed:
     def watched(self, scenario: Scenario, observe: Callable[[Observation], None]) -> None:
         """Run a session, and hand on everything that it shows, with exact values."""
         self.expect(scenario)
-        with Taps(self.adapter.sites(), lambda seen: observe(with_exact(seen, self.shadow)), replaces=False) as taps, self.shadow:
+        with (
+            Taps(self.adapter.sites(), lambda seen: observe(with_exact(seen, self.shadow)), replaces=False) as taps,
+            self.shadow,
+        ):
             run(self.adapter, scenario, self.checkpoint, taps)
 
     def following(self, units: Collection[int] | None = None) -> Within:
@@ -98,11 +101,16 @@ def _load_remote(
         "lanes": lanes,
         "constants_rounded": constants_rounded,
         "weights": sorted({Raw.of(tensor).digest for tensor in stored}),
-        "sources": {name: (Path(__file__).parent / f"{name}.py").read_text() for name in _SENT},
+        "sources": {name: _source(name) for name in _SENT},
     }
     shadow = Shadow(lanes=lanes, constants_rounded=constants_rounded)
     adapter = registry.load(implementation, checkpoint, numerics, exact=Exactly(asked, shadow))
     return Shadowed(adapter, shadow, checkpoint, set(), (shadow.below, shadow.foreign))
+
+
+def _source(name: str) -> str:
+    """A file of the shadow, which needs torch and the others: under the name that they have in a worker."""
+    return (Path(__file__).parent / f"{name}.py").read_text().replace(__package__ or "", EXACT)
 
 
 def with_exact(seen: Observation, shadow: Shadow) -> Observation:

@@ -219,5 +219,3 @@ def test_a_tensor_travels_bit_for_bit(dtype: torch.dtype) -> None:
     assert torch.equal(first.tensor(), sent)
     assert torch.equal(second.tensor(), sent.mT)
     assert second.tensor().shape == (3, 1)
-
-
