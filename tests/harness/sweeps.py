@@ -30,4 +30,4 @@ def tiny_cells(
 
 def tiny_run(checkpoint: Checkpoint, out: Path, *, fresh: bool = False, blame: bool = False, **rules: Any) -> ParityRun:
     """A parity run in this process."""
-    return ParityRun(checkpoint, Rules("eager", **rules), out, fresh=fresh, blame=blame)
+    return ParityRun(checkpoint, Rules(**{"reference": "eager"} | rules), out, fresh=fresh, blame=blame)
