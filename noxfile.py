@@ -13,6 +13,8 @@ nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 OUT = Path("reports/out")
+# The torch that tests and figures are of.
+CONSTRAINTS = ".ci/constraints.txt"
 # Installing torch takes longer than most sessions run: those that need it share one environment.
 SHARED = Path(".nox/shared").absolute()
 PROGRAMS = SHARED / ("Scripts" if os.name == "nt" else "bin")
@@ -22,7 +24,7 @@ in_shared = nox.session(venv_backend="none")
 def install(session: nox.Session, *groups: str) -> None:
     """Install the project, editable, and the named dependency groups, into the shared environment."""
     session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED))
-    packages = ("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+    packages = ("--constraint", CONSTRAINTS, "-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
     session.run_install(str(PROGRAMS / "python"), "-m", "pip", "install", "--quiet", *packages)
     session.env["PATH"] = os.pathsep.join((str(PROGRAMS), os.environ["PATH"]))
     # A kernel that a killed process wrote, or another torch, aborts whoever loads it from the cache of all users.

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def test_a_wheel_holds_the_five_folders_under_one_name_and_nothing_else(installe
         if path.is_file() and not {"__pycache__", "out"} & {*path.relative_to(ROOT).parts}
     }
     assert {name for name in brought if ".dist-info/" not in name} == ours
+
+
+def test_a_wheel_leaves_the_torch_that_is_there(installed: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    required = Parser().parsestr(metadata.read_text()).get_all("Requires-Dist")
+    assert [name for name in required if name.startswith("torch")] == ["torch>=2.9"]
 
 
 def test_a_wheel_works_where_there_is_no_checkout(installed: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from waypoint_parity.harness.cli.options import JudgingOptions
-from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, UNUSABLE, write_json
+from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, UNUSABLE, tell
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.judge.diff import Dump
@@ -66,7 +66,7 @@ class BaselineCheckCommand:
     """What may differ on purpose, by name: checkpoint, schedule, noise, inputs, dtype, torch, backend, threads, source,
     or one of a group, as in backend.platform."""
     json: Path | None = None
-    """Write the check here too."""
+    """Write the check here too; - writes it to standard output, and nothing else."""
     judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
 
     def run(self) -> int:
@@ -78,9 +78,7 @@ class BaselineCheckCommand:
 
         baseline = open_baseline(self.store / self.name)
         result = check(baseline, open_run(self.run_folder, self.side), self._judgement, self.accept_provenance)
-        if self.json is not None:
-            write_json(result, self.json)
-        print("\n".join(check_lines(result)))
+        tell(check_lines(result), result, self.json)
         return HOLDS if result else UNUSABLE if result.outcome is Outcome.STALE else FAILS
 
     def _judgement(self, dump: "Dump") -> "Judgement":

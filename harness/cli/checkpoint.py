@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from waypoint_parity.harness.cli.options import NumericsOptions
-from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, write_json
+from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class InfoCommand:
     keys: bool = False
     """List every tensor by itself."""
     json: Path | None = None
-    """Write everything found here too."""
+    """Write everything found here too; - writes it to standard output, and nothing else."""
     numerics: tyro.conf.OmitArgPrefixes[NumericsOptions] = field(default_factory=NumericsOptions)
 
     def run(self) -> int:
@@ -40,9 +40,7 @@ class InfoCommand:
         checkpoint = open_checkpoint(self.checkpoint, check=False)
         against = None if self.against is None else open_checkpoint(self.against, check=False)
         inspection = inspect_checkpoint(checkpoint, self.implementation, against, numerics=self.numerics.applied())
-        print("\n".join(checkpoint_lines(checkpoint, inspection, all_keys=self.keys)))
-        if self.json is not None:
-            write_json(inspection.to_json(), self.json)
+        tell(checkpoint_lines(checkpoint, inspection, all_keys=self.keys), inspection.to_json(), self.json)
         return HOLDS if inspection else FAILS
 
     def _list_implementations(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions
-from waypoint_parity.harness.cli.outcome import HOLDS, exit_code, write_json
+from waypoint_parity.harness.cli.outcome import HOLDS, exit_code, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class DiffCommand:
     truth: Path | None = None
     """Dump of an fp32 run of the reference: also tell how far either dump is from it. Decides nothing."""
     json: Path | None = None
-    """Write the comparison here too."""
+    """Write the comparison here too; - writes it to standard output, and nothing else."""
     judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
 
     def run(self) -> int:
@@ -131,9 +131,7 @@ class DiffCommand:
         comparison = diff_dumps(reference, candidate, standards.judgement(run.sigmas, given))
         if self.truth is not None:
             comparison = with_truth(comparison, open_dump(self.truth), reference, candidate)
-        print("\n".join(comparison_lines(comparison)))
-        if self.json is not None:
-            write_json(comparison, self.json)
+        tell(comparison_lines(comparison), comparison, self.json)
         return exit_code(comparison.verdict)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from waypoint_parity.harness.cli.outcome import exit_code, write_json
+from waypoint_parity.harness.cli.outcome import STANDARD_OUTPUT, exit_code, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class FramesCommand:
     has reached by then, but no more than a picture of one colour has; the mean over all frames passes up to the second
     run's."""
     json: Path | None = None
-    """Write the comparison here too, with every frame."""
+    """Write the comparison here too, with every frame; - writes it to standard output, and nothing else."""
     junit: Path | None = None
     """Write it here as JUnit XML, a case for every frame."""
     out: Path | None = None
@@ -45,9 +45,7 @@ class FramesCommand:
             comparison = compare_frames(
                 self.reference, self.candidate, bound=self.bound, floor=self.floor, announce=announce
             )
-        print("\n".join(frames_lines(comparison)))
-        if self.json is not None:
-            write_json(comparison, self.json)
+        tell(frames_lines(comparison), comparison, self.json)
         if self.junit is not None:
             from waypoint_parity.reports.junit import frames_junit
 
@@ -57,5 +55,6 @@ class FramesCommand:
             from waypoint_parity.reports.frames import write_frames_report
 
             page = write_frames_report(comparison, self.reference, self.candidate, self.floor, self.out)
-            print(f"report in {page}")
+            if self.json != STANDARD_OUTPUT:
+                print(f"report in {page}")
         return exit_code(comparison.verdict)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Annotated
 
 import tyro
@@ -21,7 +22,7 @@ from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingComma
 from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
 from waypoint_parity.harness.cli.frames import FramesCommand
-from waypoint_parity.harness.cli.outcome import OUR_FAULT, UNUSABLE
+from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
 from waypoint_parity.harness.cli.scenario import ScenarioCommand
@@ -74,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None = None) -> Command:
-    """The command that `argv` asks for; a mistake in it ends the process with status 2."""
+    """The command that `argv` asks for; a mistake in it ends the process with status 2, --version with 0."""
+    given = sys.argv[1:] if argv is None else argv
+    if given == ["--version"]:
+        print(f"waypoint-parity {version('waypoint-parity')}")
+        sys.exit(HOLDS)
     with _enough_columns():
         return tyro.cli(Command, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
 

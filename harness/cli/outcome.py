@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and the result that it writes as JSON."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,22 @@ def exit_code(verdict: "Verdict") -> int:
     if verdict is Verdict.INCOMPARABLE:
         return UNUSABLE
     return HOLDS if verdict.passes else FAILS
+
+
+# In place of a file.
+STANDARD_OUTPUT = Path("-")
+
+
+def tell(lines: Sequence[str], result: object, path: Path | None) -> None:
+    """Print lines, and write the result as JSON where a path is given; to standard output, it stands there alone."""
+    if path == STANDARD_OUTPUT:
+        from waypoint_parity.harness.record.records import to_json
+
+        print(to_json(result).decode(), end="")
+        return
+    print("\n".join(lines))
+    if path is not None:
+        write_json(result, path)
 
 
 def write_json(result: object, path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, write_json
+from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ScorecardCommand:
     jobs: int | None = None
     """Processes at once; as many as the machine has cores if not given."""
     json: Path | None = None
-    """Write the scorecard here too."""
+    """Write the scorecard here too; - writes it to standard output, and nothing else."""
 
     def run(self) -> int:
         """Measure, and print the scorecard."""
@@ -38,7 +38,5 @@ class ScorecardCommand:
         plan = ScorecardPlan(self.suite, self.only, self.stacked, self.seed, self.sizes)
         with counter() as announce:
             card = score(plan, jobs=self.jobs, announce=announce)
-        print("\n".join(scorecard_lines(card)))
-        if self.json is not None:
-            write_json(card, self.json)
+        tell(scorecard_lines(card), card, self.json)
         return HOLDS if card else FAILS
