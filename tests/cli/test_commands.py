@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,17 @@ def test_a_clean_diff_ends_with_0_and_writes_what_it_found(dumps: Path, tiny: Ch
     assert outcome.out.startswith("WITHIN_NOISE: candidate against eager\n")
     judgement = Judgement(fixed_tolerance(tiny.family, "fp32", reason="the checkpoint has no noise floor"))
     assert read_comparison(tmp_path / "diff.json") == diff(dumps / "reference", dumps / "candidate", judgement)
+
+
+def test_json_on_standard_output_stands_there_alone(dumps: Path, tiny_folder: Path) -> None:
+    for command in (("diff", dumps / "reference", dumps / "candidate"), ("info", tiny_folder)):
+        outcome = run(*command, "--json", "-")
+        assert outcome.code == 0
+        assert json.loads(outcome.out)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert run("--version").out == f"waypoint-parity {version('waypoint-parity')}\n"
 
 
 def test_a_divergence_ends_with_1_and_is_named(dumps: Path) -> None:
