@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests, on all cores; or pytest with the arguments that are given."""
     install(session, "test", "jax")
     # Where CI is set, pytest prints the whole of what is unequal: hundreds of megabytes, of dumps.
-    session.env |= {"CI": "", "BUILD_NUMBER": ""}
+    session.env.update({"CI": "", "BUILD_NUMBER": ""})
     # A file's tests share what they set up.
     run(session, "pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
 

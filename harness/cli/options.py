@@ -96,8 +96,8 @@ class InterpreterOptions:
     reference_python: Path | None = None
     """Run the reference in this Python, as in /path/venv/bin/python, and not in this process."""
     candidate_python: Path | None = None
-    """Run the candidates in this Python, and not in this process. Where waypoint-parity is not installed there, a
-    candidate is path/to/file.py:ClassName as harness/run/worker.py describes it."""
+    """Run the candidates in this Python, and not in this process. A file that imports nothing of waypoint-parity needs
+    nothing of it there: its class is as harness/run/worker.py describes it."""
 
     def reference(self, implementation: str) -> str:
         """The reference of this name, in its own Python where one is given."""
@@ -132,8 +132,18 @@ def _in_python(python: Path, implementation: str) -> str:
             expected="NumPy, which carries tensors between processes",
             do=f"install it: {python} -m pip install numpy",
         )
-    serving = ["-m", "waypoint_parity", "worker"] if has_ours else [str(Path(worker.__file__))]
+    ours = has_ours and not _is_plain(implementation)
+    serving = ["-m", "waypoint_parity", "worker"] if ours else [str(Path(worker.__file__))]
     return f"command: {shlex.join([program, *serving, implementation])}"
+
+
+def _is_plain(implementation: str) -> bool:
+    """Whether it is a file that imports nothing of ours: an engine as harness/run/worker.py describes it."""
+    path = Path(implementation.rpartition(":")[0])
+    try:
+        return path.suffix == ".py" and "waypoint_parity" not in path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

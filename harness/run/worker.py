@@ -8,7 +8,7 @@ standard input and output, and docs/protocol.md describes it. What the engine pr
 An engine is a class:
 
     class MyPort:
-        def __init__(self, checkpoint, numerics):   # checkpoint.location; numerics.dtype, .device
+        def __init__(self, checkpoint, numerics):   # checkpoint.folder, .config; numerics.dtype, .device
             ...
         def describe(self):                         # what identifies it, as texts
             return {"version": "0.1"}
@@ -634,7 +634,9 @@ def _plain(implementation: str) -> Callable[[Mapping[str, Any]], Any]:
         if torch is not None:
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
             numerics |= {"dtype": dtypes[numerics["dtype"]], "device": torch.device(numerics["device"])}
-        return engine(SimpleNamespace(**asked["checkpoint"]), SimpleNamespace(**numerics))
+        checkpoint = dict(asked["checkpoint"])
+        checkpoint["folder"] = Path(checkpoint.pop("location"))
+        return engine(SimpleNamespace(**checkpoint), SimpleNamespace(**numerics))
 
     return make
 

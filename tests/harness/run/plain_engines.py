@@ -12,11 +12,11 @@ class Doubling:
     """Shows what it makes of its noise in two steps of each unit, and goes on with what `show` returns."""
 
     def __init__(self, checkpoint, numerics):
-        self.location = checkpoint.location
+        self.folder = checkpoint.folder
         self.numerics = numerics
 
     def describe(self):
-        return {"version": "1", "checkpoint": self.location, "dtype": str(self.numerics.dtype)}
+        return {"version": "1", "checkpoint": str(self.folder), "dtype": str(self.numerics.dtype)}
 
     def sites(self):
         return ["input.noise", "velocity", "latent"]
