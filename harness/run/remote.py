@@ -249,6 +249,8 @@ def _as_it_is(output: Shown, inputs: Any) -> Shown:
 
 def _put(process: "_Process", official: Shown, output: Shown) -> Shown:
     """Have the process go on with `official`. Raises where it does not: then the site refuses the value."""
+    if not process.waits:
+        raise ValueError("the engine did not wait for a value")
     with apart():
         process.send({"op": "put"}, [Raw.of(tensor) for tensor in _tensors(official)])
     answer, _ = process.expect(Put)
@@ -304,14 +306,17 @@ class _Process:
         ends = self._process.stdout.fileno(), self._process.stdin.fileno()
         for end in ends:
             os.set_blocking(end, False)
-        self._channel = Channel(*ends, patience)
+        self._channel, self._alive = Channel(*ends, patience), True
         # Whether a session has begun that the process has not ended, and whether it waits for an answer.
-        self.in_session = self._waits = False
+        self.in_session = self.waits = False
+        # Why nothing more is to be expected of it: until the next session, or at all.
+        self._failure: Exception | None = None
 
     def send(self, header: Mapping[str, Any], tensors: Sequence[Raw] = ()) -> None:
         """Send a message."""
-        self._waits = False
-        self.in_session |= header["op"] == "session"
+        self.waits = False
+        if header["op"] == "session" and self._alive:
+            self.in_session, self._failure = True, None
         with self._talking():
             self._channel.send(header, tensors)
 
@@ -322,11 +327,12 @@ class _Process:
             said = _understood(header, tensors)
             if isinstance(said, Failed):
                 self.in_session = False
-                raise SideError(said.words, said.place, mistake=said.mistake)
+                self._failure = SideError(said.words, said.place, mistake=said.mistake)
+                raise self._failure
             if not isinstance(said, expected):
                 wanted = listed([str(kind.__struct_config__.tag) for kind in expected])
                 raise Nonsense(f"message {header['op']!r} in place of {wanted}")
-        self._waits = isinstance(said, PassMessage | Put) or (isinstance(said, Show) and said.held)
+        self.waits = isinstance(said, PassMessage | Put) or (isinstance(said, Show) and said.held)
         self.in_session &= not isinstance(said, End)
         return said, tensors
 
@@ -334,12 +340,15 @@ class _Process:
         """End a session that was left in the middle."""
         with contextlib.suppress(SideError):
             while self.in_session:
-                if self._waits:
+                if self.waits:
                     self.send({"op": "leave"})
                 self.expect(PassMessage, Show, End)
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
+        # Also where whoever put a value took the first failure for a refusal.
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except Closed as error:
@@ -351,7 +360,8 @@ class _Process:
 
     def _given_up(self, error: Exception) -> Exception:
         """`error`, and nobody talks to the process any more."""
-        self.in_session = False
+        self.in_session = self._alive = False
+        self._failure = error
         self.end()
         return error
 

@@ -66,6 +66,16 @@ class Stubborn(Doubling):
         return {name: (None, lambda output, inputs: output) for name in super().sites()}
 
 
+class Unwilling(Doubling):
+    """It fails of what is put in the place of a value."""
+
+    def sites(self):
+        def refuse(official, output):
+            raise KeyboardInterrupt
+
+        return {name: (None, lambda output, inputs: output, refuse) for name in super().sites()}
+
+
 class Failing(Doubling):
     def before(self, unit, step):
         if unit == 1:

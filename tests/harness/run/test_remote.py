@@ -80,6 +80,38 @@ def test_a_site_that_takes_no_value_refuses_it(start: Start, tiny: Checkpoint, t
     assert taps.refused == {"input.noise", "velocity", "latent"}
 
 
+def test_an_engine_that_fails_of_a_value_is_told_at_once(start: Start, seen) -> None:
+    began = time.monotonic()
+    error = failure(lambda: seen(start("Unwilling"), lambda seen: torch.zeros_like(seen.tensor)))
+    assert "KeyboardInterrupt" in error.found
+    assert time.monotonic() - began < 15
+
+
+def test_an_engine_that_does_not_wait_refuses_what_is_put(start: Start, seen, tmp_path: Path) -> None:
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text(
+        "import runpy, sys\n"
+        "sys.argv = ['worker', sys.argv[1]]\n"
+        f"worker = runpy.run_path({worker.__file__!r})\n"
+        "go = worker['Channel'].receive\n"
+        "def never_held(self):\n"
+        "    asked, given = go(self)\n"
+        "    return ({**asked, 'hold': []} if asked['op'] == 'go' else asked), given\n"
+        "worker['Channel'].receive = never_held\n"
+        "worker['main'](sys.argv[1:])\n"
+    )
+    shown = seen(
+        start(command=f"{sys.executable} {hasty} {ENGINES}:Doubling"), lambda seen: torch.zeros_like(seen.tensor)
+    )
+    assert all(value.any() for value in shown.values())
+
+
+def test_a_process_that_is_gone_stays_gone(start: Start, seen) -> None:
+    adapter = start("Gone")
+    first, second = failure(lambda: seen(adapter)), failure(lambda: seen(adapter))
+    assert first.found == second.found
+
+
 def test_branches_and_calls_arrive_as_they_are(start: Start, seen) -> None:
     shown = seen(start("Branching"))
     assert [*shown] == ["u0/denoise0/velocity@with", "u0/denoise0/velocity@without", *CALLS]
