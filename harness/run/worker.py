@@ -609,7 +609,7 @@ def loader(make: Callable[[Mapping[str, Any]], Any]) -> Load:
     def load(channel: Channel, asked: Mapping[str, Any]) -> Serving:
         if torch is not None:
             torch.set_num_threads(asked["numerics"]["threads"])
-        if not asked.get("exact"):
+        if torch is None or not asked.get("exact"):
             return Serving(channel, make(asked))
         shadow, inputs = followed(asked["exact"])
         with shadow, torch.no_grad():

@@ -1,5 +1,6 @@
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.compare.exact.shadowed import load_shadowed
 from waypoint_parity.harness.errors import EngineError, FourPartError, UserError
 from waypoint_parity.harness.run import registry, worker
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
@@ -87,23 +89,39 @@ def test_an_engine_that_fails_of_a_value_is_told_at_once(start: Start, seen) -> 
     assert time.monotonic() - began < 15
 
 
+def changed_worker(folder: Path, change: str, before: str = "") -> Path:
+    """The worker with a change to what it is, or to what it finds before."""
+    path = folder / "changed.py"
+    path.write_text(
+        f"import importlib.util, runpy, sys\n{before}\nworker = runpy.run_path({worker.__file__!r})\n"
+        f"{textwrap.dedent(change)}\nworker['main'](sys.argv[1:])\n"
+    )
+    return path
+
+
 def test_an_engine_that_does_not_wait_refuses_what_is_put(start: Start, seen, tmp_path: Path) -> None:
-    hasty = tmp_path / "hasty.py"
-    hasty.write_text(
-        "import runpy, sys\n"
-        "sys.argv = ['worker', sys.argv[1]]\n"
-        f"worker = runpy.run_path({worker.__file__!r})\n"
-        "go = worker['Channel'].receive\n"
-        "def never_held(self):\n"
-        "    asked, given = go(self)\n"
-        "    return ({**asked, 'hold': []} if asked['op'] == 'go' else asked), given\n"
-        "worker['Channel'].receive = never_held\n"
-        "worker['main'](sys.argv[1:])\n"
+    hasty = changed_worker(
+        tmp_path,
+        """
+        receive = worker["Channel"].receive
+        def never_held(self):
+            asked, given = receive(self)
+            return ({**asked, "hold": []} if asked["op"] == "go" else asked), given
+        worker["Channel"].receive = never_held
+        """,
     )
     shown = seen(
         start(command=f"{sys.executable} {hasty} {ENGINES}:Doubling"), lambda seen: torch.zeros_like(seen.tensor)
     )
     assert all(value.any() for value in shown.values())
+
+
+def test_an_engine_needs_no_torch(tiny: Checkpoint, fp32_on_cpu: Numerics, seen, tmp_path: Path) -> None:
+    hidden = "found = importlib.util.find_spec\nimportlib.util.find_spec = lambda n: None if n == 'torch' else found(n)"
+    command = f"{sys.executable} {changed_worker(tmp_path, '', hidden)} {ENGINES}:Doubling"
+    followed = load_shadowed(f"command: {command}", tiny, fp32_on_cpu)
+    assert len(seen(followed.adapter)) == 10
+    assert followed.adapter.describe()["torch"] == "none"
 
 
 def test_a_process_that_is_gone_stays_gone(start: Start, seen) -> None:
