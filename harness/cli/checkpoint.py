@@ -52,6 +52,38 @@ class InfoCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SitesCommand:
+    """List the sites that an implementation of a checkpoint's model is to show, in the order of execution.
+
+    Example: waypoint-parity sites fixtures/golden/base --json -
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    """Checkpoint folder, its name in official_weights/ or converted_weights/, or hub id with its revision."""
+    scenario: Path | None = None
+    """Scenario of the session; else one of the family's own."""
+    json: Path | None = None
+    """Write the table here too; - writes it to standard output, and nothing else."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+        from waypoint_parity.harness.cli.text.checkpoint import site_lines
+        from waypoint_parity.harness.run.scenario import read_scenario
+
+        checkpoint = open_checkpoint(self.checkpoint)
+        family, geometry = checkpoint.family, checkpoint.geometry
+        if self.scenario is None:
+            scenario = family.make(geometry, name="any", seed=0, units=1)
+        else:
+            scenario = read_scenario(self.scenario)
+            checkpoint.check_scenario(scenario)
+        rows = family.table(geometry, scenario).rows
+        tell(site_lines(rows), rows, self.json)
+        return HOLDS
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertCommand:
     """Write a checkpoint in another layout, bit for bit.
 

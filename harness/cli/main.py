@@ -17,7 +17,7 @@ import tyro
 
 from waypoint_parity.harness.cli.baseline import BaselineCommand
 from waypoint_parity.harness.cli.blame import BlameCommand
-from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand
+from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand, SitesCommand
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
 from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
@@ -44,6 +44,7 @@ Command = (
     | Annotated[RingCommand, tyro.conf.subcommand("ring")]
     | Annotated[BaselineCommand, tyro.conf.subcommand("baseline")]
     | Annotated[InfoCommand, tyro.conf.subcommand("info")]
+    | Annotated[SitesCommand, tyro.conf.subcommand("sites")]
     | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ScenarioCommand, tyro.conf.subcommand("scenario")]
     | Annotated[WorkerCommand, tyro.conf.subcommand("worker")]

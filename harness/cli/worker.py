@@ -19,7 +19,7 @@ class WorkerCommand:
     It talks over standard input and output, as docs/protocol.md describes. Where waypoint-parity is not installed, the
     file harness/run/worker.py alone does the same.
 
-    Example: waypoint-parity parity --candidate 'command: ssh box waypoint-parity worker my_port.py:MyPort'
+    Example: waypoint-parity worker my_port.py:MyPort
     """
 
     implementation: tyro.conf.Positional[str]

@@ -18,7 +18,7 @@ from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 COMMANDS = [
     *(["dump"], ["diff"], ["frames"], ["parity"], ["floor"], ["ring"], ["info"]),
-    *(["scenario", "make"], ["scenario", "show"]),
+    *(["scenario", "make"], ["scenario", "show"], ["sites"], ["worker"]),
 ]
 
 
@@ -121,6 +121,15 @@ def test_json_on_standard_output_stands_there_alone(dumps: Path, tiny_folder: Pa
         outcome = run(*command, "--json", "-")
         assert outcome.code == 0
         assert json.loads(outcome.out)
+
+
+def test_the_sites_of_a_model_are_listed_as_a_run_shows_them(tiny_folder: Path, dumps: Path) -> None:
+    listed = json.loads(run("sites", tiny_folder, "--json", "-").out)
+    names = [row["name"] for row in listed if "image" not in row["phases"]]
+    shown = dict.fromkeys(record.site for record in read_records(dumps / "reference"))
+    assert set(shown) <= {row["name"] for row in listed}
+    assert {row["name"] for row in listed if not row["optional"] and row["name"] in names} <= set(shown)
+    assert [line.split()[0] for line in run("sites", tiny_folder).out.splitlines()] == [row["name"] for row in listed]
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

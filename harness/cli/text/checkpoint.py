@@ -9,6 +9,25 @@ from waypoint_parity.harness.checkpoint.configs import SideBySide
 from waypoint_parity.harness.checkpoint.inspection import ComponentReport, Inspection, StoredTensor, rules
 from waypoint_parity.harness.checkpoint.loading import Loading
 from waypoint_parity.harness.errors import listed
+from waypoint_parity.harness.run.sites import SiteRow
+
+
+def site_lines(rows: Sequence[SiteRow]) -> list[str]:
+    """A line for each site: its name, in which phases it shows, what it is, and how often."""
+    widths = [max(len(name) for name in column) for column in zip(*map(_site_words, rows), strict=True)]
+    return [
+        "  ".join(word.ljust(width) for word, width in zip(_site_words(row), widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _site_words(row: SiteRow) -> tuple[str, str, str, str]:
+    how = [
+        "of every branch" if row.branched else "",
+        "in the first step alone" if row.once else "",
+        "may be left out" if row.optional else "",
+    ]
+    return row.name, ", ".join(row.phases), row.kind.value, ", ".join(filter(None, how))
 
 
 def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys: bool = False) -> list[str]:
