@@ -109,7 +109,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
         if self.verdict.passes:
             return distance
-        if self.rel_l2 <= self.tolerance and self.norm_ratio is None:
+        if self.rel_l2 <= self.tolerance and (self.norm_ratio is None or self.norm_tolerance is None):
             # An input is compared bit for bit, and -0.0 is 0.0.
             return f"{where}: other bits, within {self.rel_l2:.2e}"
         if self.rel_l2 <= self.tolerance:

@@ -316,6 +316,8 @@ class _Process:
         """Send a message."""
         self.waits = False
         if header["op"] == "session" and self._alive:
+            if self._channel.is_spoken_to:
+                raise self._given_up(_nonsense(self._command, "a message between two sessions", "none"))
             self.in_session, self._failure = True, None
         with self._talking():
             self._channel.send(header, tensors)
@@ -331,7 +333,7 @@ class _Process:
                 raise self._failure
             if not isinstance(said, expected):
                 wanted = listed([str(kind.__struct_config__.tag) for kind in expected])
-                raise Nonsense(f"message {header['op']!r} in place of {wanted}")
+                raise Nonsense(f"message {header['op']!r:.80} in place of {wanted}")
         self.waits = isinstance(said, PassMessage | Put) or (isinstance(said, Show) and said.held)
         self.in_session &= not isinstance(said, End)
         return said, tensors
@@ -399,7 +401,11 @@ def _understood(header: Mapping[str, Any], tensors: Sequence[Raw]) -> Said:
     try:
         said: Said = msgspec.convert(header, Said)
     except msgspec.ValidationError as error:
-        raise Nonsense(str(error)) from error
+        raise Nonsense(f"{error!s:.200}") from error
+    if isinstance(said, PassMessage) and not said.branches:
+        raise Nonsense('a pass of no branch; where there is one, it is called ""')
+    if isinstance(said, Show) and said.branches is not None and said.calls is not None:
+        raise Nonsense(f"site {said.site} with branches and calls")
     if isinstance(said, Show) and len(tensors) != (wanted := _count(said) + sum(said.lanes)):
         raise Nonsense(f"site {said.site} with {len(tensors)} tensors in place of {wanted}")
     return said

@@ -48,6 +48,7 @@ PROTOCOL = 1
 EXACT = "waypoint_parity_exact"
 # Bytes of a header, and of the tensors of a message: more is no message.
 _MOST_HEADER, _MOST_TENSORS = 1 << 24, 1 << 36
+_MOST_AXES = 32
 # Types by their names in safetensors. NumPy has no bfloat16 and no float8: their bits are carried.
 _TYPES = {
     "F64": "<f8",
@@ -146,7 +147,9 @@ class Raw(NamedTuple):
         return self.tensor() if torch is not None and isinstance(value, torch.Tensor) else self.array()
 
     def _numbers(self) -> Any:
-        return np.frombuffer(self.data, _TYPES[self.dtype]).reshape(self.shape)
+        numbers = np.frombuffer(self.data, _TYPES[self.dtype]).reshape(self.shape)
+        # Any other byte than 0 is true, and only 1 is taken for it everywhere.
+        return numbers.view(np.uint8) != 0 if self.dtype == "BOOL" else numbers
 
     @property
     def bytes(self) -> int:
@@ -193,8 +196,9 @@ class Channel:
         line = bytes(self._read[:end])
         del self._read[: end + 1]
         try:
-            header = json.loads(line)
-        except ValueError:
+            header = json.loads(line, parse_constant=_no_number)
+            json.dumps(header, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict) or not isinstance(header.get("op"), str):
             raise Nonsense(f"a line that is no header: {line[:80]!r}")
@@ -204,7 +208,10 @@ class Channel:
         raw = Raw(dtype, tuple(shape), np.empty(0, np.uint8))
         if raw.bytes > _MOST_TENSORS:
             raise Nonsense(f"a tensor of {raw.bytes} bytes")
-        array = np.empty(raw.bytes, np.uint8)
+        try:
+            array = np.empty(raw.bytes, np.uint8)
+        except MemoryError as error:
+            raise Nonsense(f"a tensor of {raw.bytes} bytes, for which there is no memory") from error
         view: memoryview = array.data
         taken = min(len(self._read), raw.bytes)
         view[:taken] = self._read[:taken]
@@ -212,6 +219,13 @@ class Channel:
         while taken < raw.bytes:
             taken += self._some(view[taken:])
         return raw._replace(data=array)
+
+    @property
+    def is_spoken_to(self) -> bool:
+        """Whether there is something to be received at once."""
+        poll = select.poll()
+        poll.register(self._reading, select.POLLIN)
+        return bool(self._read) or any(event & select.POLLIN for _, event in poll.poll(0))
 
     def _some(self, view: memoryview) -> int:
         while True:
@@ -243,13 +257,17 @@ class Channel:
             raise Silent(f"nothing in {self._patience:g} s")
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _announced(header: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     """Type and shape of the tensors that follow a header. Raises Nonsense."""
     announced = header.get("tensors", [])
     try:
         pairs = [(dtype, [*shape]) for dtype, shape in announced]
-        whole = all(type(size) is int and size >= 0 for _, shape in pairs for size in shape)
-        if whole and all(dtype in _TYPES for dtype, _ in pairs):
+        whole = all(type(size) is int and 0 <= size < _MOST_TENSORS for _, shape in pairs for size in shape)
+        if whole and all(dtype in _TYPES and len(shape) <= _MOST_AXES for dtype, shape in pairs):
             return pairs
     except (TypeError, ValueError):
         pass

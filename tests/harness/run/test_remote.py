@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -234,6 +235,10 @@ def test_a_mistake_of_an_adapter_is_the_users(start: Start, seen, engine: str, w
         b'{"op": "ready", "protocol": 1, "sites": ["latent"]}\n',
         b'{"op": "ready", "tensors": [["F32", [-1]]]}\n',
         b'{"op": "ready", "tensors": [["F33", [1]]]}\n',
+        b'{"op": "ready", "tensors": [["F32", [4611686018427387904, 0]]]}\n',
+        b'{"op": "ready", "protocol": 1, "sites": {"latent": {}}, "describe": {"version": "\\ud800"}}\n',
+        b'{"op": "ready", "protocol": NaN, "sites": {}}\n',
+        b"[" * 100000 + b"\n",
         b'{"op": "ready", "tensors": [["F32", [1099511627776]]]}\n',
         b"x" * (1 << 25),
     ],
@@ -257,6 +262,26 @@ def test_a_message_cut_short_is_an_end(start: Start, tmp_path: Path) -> None:
 
 def test_a_command_that_cannot_be_started_is_the_users_mistake(start: Start) -> None:
     assert "no-such-engine" in failure(lambda: start(command="./no-such-engine --parity"), UserError).what
+
+
+def test_what_comes_between_two_sessions_is_told(start: Start, seen, tmp_path: Path) -> None:
+    change = """
+    run = worker["Serving"].run
+    def again(self, *asked):
+        run(self, *asked)
+        self._channel.send({"op": "end"})
+    worker["Serving"].run = again
+    """
+    adapter = start(command=f"{sys.executable} {changed_worker(tmp_path, change)} {ENGINES}:Doubling")
+    seen(adapter)
+    time.sleep(0.5)
+    assert "protocol" in failure(lambda: seen(adapter)).what
+
+
+def test_whatever_is_not_0_is_true() -> None:
+    sent = worker.Raw("BOOL", (3,), np.array([0, 1, 2], np.uint8))
+    assert torch.equal(sent.tensor(), torch.tensor([False, True, True]))
+    assert sent.tensor().view(torch.uint8).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int8, torch.float64])
