@@ -21,7 +21,7 @@ from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.modules import modules_of
-from waypoint_parity.harness.run.session import exact_arithmetic
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 # Fresh memory of an integer tensor holds the largest number, which only a wide type has no other use for.
 _WIDE_INTEGERS = (torch.int32, torch.int64)

@@ -101,15 +101,20 @@ class InterpreterOptions:
 
     def reference(self, implementation: str) -> str:
         """The reference of this name, in its own Python where one is given."""
-        return implementation if self.reference_python is None else _in_python(self.reference_python, implementation)
+        return _in_python(self.reference_python, implementation)
 
     def candidate(self, implementation: str) -> str:
         """The candidate of this name, in its own Python where one is given."""
-        return implementation if self.candidate_python is None else _in_python(self.candidate_python, implementation)
+        return _in_python(self.candidate_python, implementation)
 
 
-def _in_python(python: Path, implementation: str) -> str:
-    """The implementation as what a command line of another interpreter drives. Raises UserError for no interpreter."""
+def _in_python(python: Path | None, implementation: str) -> str:
+    """The implementation as what a command line of another interpreter drives, where there is to be one.
+
+    Raises UserError for what is no interpreter.
+    """
+    if python is None:
+        return implementation
     from waypoint_parity.harness.run import worker
 
     # Not resolved: the link of a virtual environment is what tells it from the interpreter behind it.

@@ -1,6 +1,6 @@
 """The command that drives an implementation for another process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import tyro
 from waypoint_parity.harness.cli.outcome import HOLDS
 
 if TYPE_CHECKING:
-    from waypoint_parity.harness.run.adapter import Adapter, Pass, Site
+    from waypoint_parity.harness.run.adapter import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,13 @@ class WorkerCommand:
 
     def run(self) -> int:
         """Answer until the other side is gone."""
+        from waypoint_parity.harness.run.scenario import Scenario
         from waypoint_parity.harness.run.worker import loader, serve, standard_streams
 
-        serve(standard_streams(), loader(self._made))
+        serve(standard_streams(), loader(self._made), Scenario)
         return HOLDS
 
-    def _made(self, asked: Mapping[str, Any]) -> "_OfOurs":
+    def _made(self, asked: Mapping[str, Any]) -> "Adapter":
         """The implementation, loaded as the other side asks."""
         import torch
 
@@ -56,25 +57,4 @@ class WorkerCommand:
             compiled=given["compiled"] == "true",
             options=tuple(option for option in given["options"].split("+") if option),
         )
-        return _OfOurs(registry.load(self.implementation, checkpoint, numerics))
-
-
-class _OfOurs:
-    """An adapter of ours, as a worker drives it."""
-
-    def __init__(self, adapter: "Adapter") -> None:
-        self._adapter = adapter
-
-    def describe(self) -> dict[str, str]:
-        """What the adapter says of itself."""
-        return self._adapter.describe()
-
-    def sites(self) -> "Mapping[str, Site]":
-        """The adapter's."""
-        return self._adapter.sites()
-
-    def session(self, scenario: Any) -> "Iterator[tuple[int, Pass]]":
-        """The adapter's, with a scenario of ours."""
-        from waypoint_parity.harness.run.scenario import Scenario
-
-        return self._adapter.session(Scenario(**vars(scenario)))
+        return registry.load(self.implementation, checkpoint, numerics)

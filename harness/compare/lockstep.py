@@ -15,9 +15,10 @@ from waypoint_parity.harness.record.writer import DumpWriter
 from waypoint_parity.harness.run.adapter import Adapter, Site
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.session import Paced, counting, keep_pace, order_of, passes
 from waypoint_parity.harness.run.taps import Observation, Sink, recording
 from waypoint_parity.harness.run.teacher import Teacher
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 Take = Callable[[Observation], None]
 

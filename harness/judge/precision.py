@@ -26,9 +26,10 @@ from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.session import Paced, counting, keep_pace, order_of, passes
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 # How many disturbed lanes measure a spread.
 LANES = 4

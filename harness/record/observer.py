@@ -11,9 +11,10 @@ from waypoint_parity.harness.run.adapter import Adapter, Site
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.session import passes
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation, recording
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 NO_EFFECT = "bit-identical"
 

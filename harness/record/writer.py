@@ -4,7 +4,6 @@ import base64
 import fnmatch
 import math
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Sequence
@@ -55,6 +54,7 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation, one_by_one
+from waypoint_parity.harness.run.worker import environment
 
 
 class _Header(NamedTuple):
@@ -81,7 +81,7 @@ class DumpWriter:
     def __init__(self, folder: Path, manifest: Manifest, keep: Sequence[str] = ()) -> None:
         """`keep`: globs of the sites whose full tensors are kept too. Raises UserError for an unusable folder."""
         self._folder = folder
-        self.manifest = manifest
+        self._manifest = manifest
         self._family = family_named(manifest.family)
         self._keep = keep
         self._tensors: dict[str, Tensor] = {}
@@ -118,7 +118,7 @@ class DumpWriter:
     def followed(self, lanes: int, unfollowed: Sequence[str]) -> None:
         """Say in the manifest how the run was followed; before the context is left."""
         nothing = [] if self._exact_values else ["no operation of torch made what it shows"]
-        self.manifest.followed = Followed(lanes, self._exact_values, [*unfollowed] or nothing)
+        self._manifest.followed = Followed(lanes, self._exact_values, [*unfollowed] or nothing)
 
     def observe(self, seen: Observation) -> None:
         """Take one observation."""
@@ -126,7 +126,7 @@ class DumpWriter:
         # Inputs are small, and no two runs can be compared that do not know theirs.
         digest = fast_digest(tensor.cpu()) if tensor.device.type == "cpu" or is_input(seen.key.site) else None
         dtype = str(tensor.dtype).removeprefix("torch.")
-        slots = self._family.caches.marks(seen.key.site, tensor, self.manifest.caches or [])
+        slots = self._family.caches.marks(seen.key.site, tensor, self._manifest.caches or [])
         exact = _exact(seen)
         self._exact_values += exact is not None
         header = _Header(seen.key, seen.sigma, list(tensor.shape), dtype, digest, slots, exact)
@@ -150,10 +150,10 @@ class DumpWriter:
         with writing(self._folder):
             _write_whole(self._records, written)
         self._digest.update(written)
-        self.manifest.observed += len(lines)
+        self._manifest.observed += len(lines)
 
     def _finish(self, ended: str | None) -> None:
-        manifest = self.manifest
+        manifest = self._manifest
         if self._tensors:
             save_file(self._tensors, self._folder / TENSORS_NAME)
             self._files[TENSORS_NAME] = file_digest(self._folder / TENSORS_NAME)
@@ -184,13 +184,15 @@ def describe_run(
     keys = list(expected_keys(scenario, checkpoint, optional=sites))
     given = family.prepared(scenario, geometry)
     digests = {name: values_digest("", [(name, tensor)]) for name, tensor in given.tensors.items()}
-    described = {**_environment(), **checked_description(adapter)}
+    # An implementation that runs elsewhere describes its own environment, by these names.
+    here = environment()
+    described = {**here, **checked_description(adapter)}
     return Manifest(
         schema=DUMP_SCHEMA,
         family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
-        description={key: value for key, value in described.items() if key not in _environment()},
+        description={key: value for key, value in described.items() if key not in here},
         checkpoint_digest=checkpoint.digest,
         checkpoint_origin=checkpoint.origin,
         scenario_digest=scenario.digest,
@@ -229,21 +231,6 @@ def _passes(keys: Sequence[Key]) -> list[PassSites]:
         else:
             ranges.append((at.unit, at.unit + 1))
     return [PassSites(phase, step, ranges, list(names)) for (phase, step, names), ranges in units.items()]
-
-
-def _environment() -> dict[str, str]:
-    """What a run of this process depends on. An implementation that runs elsewhere describes its own by these names."""
-    return {
-        "torch": str(torch.__version__),
-        "threads": str(torch.get_num_threads()),
-        "platform": platform.platform(),
-        "processor": processor(),
-    }
-
-
-def processor() -> str:
-    """The architecture of this machine, and the instruction set that torch computes with on it."""
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def write_pictures(folder: Path, key: Key, pixels: Tensor) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from waypoint_parity.harness.processes import SIDE_TIMEOUT
 from waypoint_parity.harness.run.keys import At
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.worker import Watched
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -79,7 +80,7 @@ Shown = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(Watched):
     """Where to watch: the module whose output is the site, and how that output becomes the official layout.
 
     `layout(output, inputs)` gets what the module returned and its positional inputs. `restore(official, output)` is the
@@ -91,21 +92,6 @@ class Site:
     module: nn.Module
     layout: Callable[[Any, tuple[Any, ...]], Shown] | None = None
     restore: Callable[[Any, Any], Any] | None = None
-
-    def shown(self, output: Any, inputs: tuple[Any, ...]) -> Shown:
-        """What the site shows of an output."""
-        return output if self.layout is None else self.layout(output, inputs)
-
-    @property
-    def is_patchable(self) -> bool:
-        """Whether another value can be put in the place of the one that the site shows."""
-        return self.layout is None or self.restore is not None
-
-    def replacement(self, official: Shown, output: Any) -> Any:
-        """What the implementation is to go on with so that the site, whose `output` is given, shows `official`."""
-        if self.restore is not None:
-            return self.restore(official, output)
-        return official.to(output) if isinstance(official, Tensor) else output
 
 
 class Adapter(Protocol):

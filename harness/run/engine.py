@@ -1,14 +1,11 @@
 """The border to an implementation: what it says is checked, and what it raises is told with its place."""
 
 import difflib
-import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import torch
 from greenlet import GreenletExit
 from torch import nn
 
@@ -16,15 +13,8 @@ from waypoint_parity.harness.errors import EngineError, FourPartError, UserError
 from waypoint_parity.harness.processes import Interrupted
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Site
 from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.worker import place_of, words_of
 
-# Frames of these are no place in an engine.
-_NOT_THE_ENGINE = (
-    Path(__file__).parents[1],
-    Path(torch.__file__).parent,
-    Path(sysconfig.get_path("stdlib")) / "contextlib.py",
-    Path("<frozen importlib._bootstrap>"),
-    Path("<frozen importlib._bootstrap_external>"),
-)
 # How alike two names are of which one is taken for the other, misspelt.
 _ALIKE = 0.8
 
@@ -63,17 +53,19 @@ def engine_works(name: str, doing: Callable[[], str]) -> Iterator[None]:
     except BaseException as error:
         if _was_looking_on(error):
             raise
-        place = _place(error)
+        # Of another process it is what that process says.
+        said = (str(error), error.place) if isinstance(error, SideError) else (words_of(error), place_of(error))
+        found = f"{said[0]} ({said[1]})" if said[1] else said[0]
         if isinstance(error, SideError) and error.mistake:
             raise UserError(
                 f"{name}: what it says cannot be used, {doing()}",
-                found=_words(error) + (f" ({place})" if place else ""),
+                found=found,
                 expected="passes and tensors as harness.run.adapter.Adapter has them",
                 do="mend the adapter at this place",
             ) from error
         raise EngineError(
             f"{name} failed {doing()}",
-            found=_words(error) + (f" ({place})" if place else ""),
+            found=found,
             expected="a session that runs to its end",
             do="mend it at this place",
         ) from error
@@ -87,32 +79,6 @@ def looked_on(look: Callable[[Any], Any], seen: Any) -> Any:
 def _was_looking_on(error: BaseException) -> bool:
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(code is looked_on.__code__ for code in frames)
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, SideError):
-        return str(error)
-    if isinstance(error, SystemExit):
-        return f"it left the process: SystemExit({'' if error.code is None else repr(error.code)})"
-    try:
-        text = str(error).strip()
-    except Exception:  # the words of an engine may fail as well
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _place(error: BaseException) -> str:
-    """Where it happened: the innermost line that is the engine's own."""
-    if isinstance(error, SideError):
-        return error.place
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if not any(file.is_relative_to(other) for other in _NOT_THE_ENGINE):
-            return f"{file}, line {frame.lineno}, in {frame.name}"
-    # A StopIteration becomes another error on the way out of a generator.
-    return "" if error.__cause__ is None else _place(error.__cause__)
 
 
 def checked_description(adapter: Adapter) -> dict[str, str]:

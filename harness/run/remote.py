@@ -26,8 +26,17 @@ from waypoint_parity.harness.errors import EngineError, UserError, listed
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Shown, Site
 from waypoint_parity.harness.run.engine import SideError
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.taps import apart
-from waypoint_parity.harness.run.worker import PROTOCOL, Channel, Closed, Nonsense, Raw, Silent
+from waypoint_parity.harness.run.worker import (
+    PROTOCOL,
+    Channel,
+    Closed,
+    Nonsense,
+    Raw,
+    Silent,
+    apart,
+    form,
+    formed,
+)
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -148,7 +157,7 @@ class Remote:
                 do="write it to a folder",
             )
         self._process = _Process(self.argument, numerics.side_timeout)
-        self._finalizer = weakref.finalize(self, self._process.end)
+        weakref.finalize(self, self._process.end)
         self._shadow = None if exact is None else exact.shadow
         self._process.send(
             {
@@ -190,12 +199,11 @@ class Remote:
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
         """Run a session."""
         process = self._process
-        process.leave()
         named = {name: getattr(scenario, name) for name in ("family", "name", "seed", "units")}
         lanes = 0 if self._shadow is None else self._shadow.lanes - 1
         tensors = [Raw.of(tensor) for tensor in scenario.tensors.values()]
-        asked = {"op": "session", **named, "numbers": dict(scenario.numbers), "fields": [*scenario.tensors]}
-        process.send({**asked, "lanes": lanes}, tensors)
+        given = {"numbers": dict(scenario.numbers), "fields": [*scenario.tensors], "lanes": lanes}
+        process.begin({"op": "session", **named, **given}, tensors)
         while True:
             said, values = process.expect(PassMessage, Show, End)
             match said:
@@ -226,7 +234,7 @@ class Remote:
             for tensor, lanes, lost in zip(shown, said.lanes, said.lost, strict=False):
                 if lanes and self._shadow is not None:
                     self._shadow.know(tensor, [next(exact) for _ in range(lanes)], lost)
-        self._probes[said.site](_formed(said, shown))
+        self._probes[said.site](formed(shown, said.branches, said.calls))
         if said.held:
             self._process.send({"op": "keep"})
 
@@ -252,17 +260,11 @@ def _put(process: "_Process", official: Shown, output: Shown) -> Shown:
     if not process.waits:
         raise ValueError("the engine did not wait for a value")
     with apart():
-        process.send({"op": "put"}, [Raw.of(tensor) for tensor in _tensors(official)])
+        process.send({"op": "put"}, [Raw.of(tensor) for tensor in form(official)[1]])
     answer, _ = process.expect(Put)
     if not answer.took:
         raise ValueError("the site does not show what was put in its place")
     return official
-
-
-def _tensors(shown: Shown) -> list[Tensor]:
-    if isinstance(shown, Tensor):
-        return [shown]
-    return [*(shown.values() if isinstance(shown, Mapping) else shown)]
 
 
 def _count(said: Show) -> int:
@@ -270,13 +272,6 @@ def _count(said: Show) -> int:
     if said.branches is not None:
         return len(said.branches)
     return 1 if said.calls is None else said.calls
-
-
-def _formed(said: Show, shown: list[Tensor]) -> Shown:
-    """What a site shows, from the tensors of a message."""
-    if said.branches is not None:
-        return dict(zip(said.branches, shown, strict=True))
-    return shown[0] if said.calls is None else shown
 
 
 class _Process:
@@ -306,19 +301,25 @@ class _Process:
         ends = self._process.stdout.fileno(), self._process.stdin.fileno()
         for end in ends:
             os.set_blocking(end, False)
-        self._channel, self._alive = Channel(*ends, patience), True
+        self._channel = Channel(*ends, patience)
         # Whether a session has begun that the process has not ended, and whether it waits for an answer.
-        self.in_session = self.waits = False
+        self._in_session = self.waits = False
         # Why nothing more is to be expected of it: until the next session, or at all.
         self._failure: Exception | None = None
+
+    def begin(self, session: Mapping[str, Any], tensors: Sequence[Raw]) -> None:
+        """Begin a session; one that was left in the middle ends before."""
+        self._leave()
+        if not self._has_ended:
+            self._failure = None
+            if self._channel.is_spoken_to:
+                raise self._given_up(_nonsense(self._command, "a message between two sessions", "none"))
+        self.send(session, tensors)
+        self._in_session = True
 
     def send(self, header: Mapping[str, Any], tensors: Sequence[Raw] = ()) -> None:
         """Send a message."""
         self.waits = False
-        if header["op"] == "session" and self._alive:
-            if self._channel.is_spoken_to:
-                raise self._given_up(_nonsense(self._command, "a message between two sessions", "none"))
-            self.in_session, self._failure = True, None
         with self._talking():
             self._channel.send(header, tensors)
 
@@ -328,20 +329,19 @@ class _Process:
             header, tensors = self._channel.receive()
             said = _understood(header, tensors)
             if isinstance(said, Failed):
-                self.in_session = False
+                self._in_session = False
                 self._failure = SideError(said.words, said.place, mistake=said.mistake)
                 raise self._failure
             if not isinstance(said, expected):
                 wanted = listed([str(kind.__struct_config__.tag) for kind in expected])
                 raise Nonsense(f"message {header['op']!r:.80} in place of {wanted}")
         self.waits = isinstance(said, PassMessage | Put) or (isinstance(said, Show) and said.held)
-        self.in_session &= not isinstance(said, End)
+        self._in_session &= not isinstance(said, End)
         return said, tensors
 
-    def leave(self) -> None:
-        """End a session that was left in the middle."""
+    def _leave(self) -> None:
         with contextlib.suppress(SideError):
-            while self.in_session:
+            while self._in_session:
                 if self.waits:
                     self.send({"op": "leave"})
                 self.expect(PassMessage, Show, End)
@@ -362,7 +362,7 @@ class _Process:
 
     def _given_up(self, error: Exception) -> Exception:
         """`error`, and nobody talks to the process any more."""
-        self.in_session = self._alive = False
+        self._in_session = False
         self._failure = error
         self.end()
         return error
@@ -379,6 +379,10 @@ class _Process:
         self._errors.seek(max(0, self._errors.tell() - _WORDS))
         words = self._errors.read().decode(errors="replace").strip()
         return f"{how}, after saying {words!r}" if words else how
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._errors.closed
 
     def end(self) -> None:
         """End the process, and whatever it has started."""

@@ -2,16 +2,16 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from waypoint_parity.harness.run.adapter import Adapter, Pass
 from waypoint_parity.harness.run.engine import checked_pass, engine_works, name_of, no_session
 from waypoint_parity.harness.run.keys import At, Key, Order
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -66,13 +66,6 @@ def passes(
         yield running
     if running is None:
         raise no_session(adapter, "not one pass")
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """No gradients, and fp32 convolutions in fp32: by default cuDNN rounds their inputs to TF32."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 @exact_arithmetic()

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Shown, Site
@@ -19,6 +18,7 @@ from waypoint_parity.harness.run.engine import looked_on
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.sites import Kind
+from waypoint_parity.harness.run.worker import apart
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,6 @@ class Selecting(Protocol):
     def takes(self, key: Key) -> bool:
         """Whether the observation `key` is taken."""
         ...
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Outside all modes that see operations and calls: what is done here is not the implementation's."""
-    # Its state belongs to the thread: a session that is left in the middle, as an exchange does, would take it along.
-    seen = torch._C._len_torch_function_stack() > 0
-    with _disable_current_modes(), torch._C.DisableTorchFunction() if seen else nullcontext():
-        yield
 
 
 # What it returns, in the official layout, takes the place of what was seen. None leaves that.

@@ -20,6 +20,8 @@ An engine is a class:
 
 An engine without torch modules lists the names of its sites, and calls `x = self.show("latent", x)` with each value:
 the worker gives it that method. It goes on with what `show` returns.
+
+What both ends of a conversation need stands here too, since this file can import nothing of ours.
 """
 
 import contextlib
@@ -32,9 +34,11 @@ import os
 import platform
 import select
 import sys
+import sysconfig
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -274,27 +278,26 @@ def _announced(header: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     raise Nonsense(f"tensors that are none: {str(announced)[:80]}")
 
 
-class Watched(NamedTuple):
+@dataclass(frozen=True)
+class Watched:
     """Where a site is seen: a module, and the ways to the official layout and back. Without a module it shows itself.
 
     `restore(official, output)` gives the output to go on with.
     """
 
-    module: Any = None
+    module: Any
     layout: Callable[[Any, Any], Any] | None = None
     restore: Callable[[Any, Any], Any] | None = None
 
     @classmethod
     def of(cls, site: Any) -> "Watched":
-        """A module, or (module, layout[, restore]), or whatever has these as attributes."""
-        if isinstance(site, tuple):
-            return cls(*site)
-        if hasattr(site, "module"):
-            return cls(site.module, site.layout, site.restore)
-        return cls(site)
+        """A module, or (module, layout[, restore]), or one of these already."""
+        if isinstance(site, Watched):
+            return site
+        return cls(*site) if isinstance(site, tuple) else cls(site)
 
     @property
-    def replaceable(self) -> bool:
+    def is_patchable(self) -> bool:
         """Whether another value can be put in the place of the one that the site shows."""
         return self.layout is None or self.restore is not None
 
@@ -303,12 +306,12 @@ class Watched(NamedTuple):
         return output if self.layout is None else self.layout(output, inputs)
 
     def replacement(self, official: Any, output: Any) -> Any:
-        """What to go on with, so that the site shows `official`."""
+        """What the engine is to go on with so that the site, whose `output` is given, shows `official`."""
         if self.restore is not None:
             return self.restore(official, output)
         if torch is None or not isinstance(output, torch.Tensor):
             return official
-        return official.to(output) if official.shape == output.shape else output
+        return official.to(output) if isinstance(official, torch.Tensor) else output
 
 
 class _Left(BaseException):
@@ -319,14 +322,15 @@ class Serving:
     """One engine, driven over a channel. `shadow`: what it was built under, and runs under, if it is followed."""
 
     def __init__(self, channel: Channel, engine: Any, shadow: Any = None, inputs: set[str] | None = None) -> None:
+        """`inputs`: the digests of what is given to a session of a followed engine; each session fills them."""
         self._channel = channel
         self._engine = engine
         self._shadow = shadow
         self._inputs = set() if inputs is None else inputs
-        self._built = None if shadow is None else (Counter(shadow.below), Counter(shadow.foreign))
+        self._built = self._unfollowed()
         sites = engine.sites()
         named = sites.items() if isinstance(sites, Mapping) else ((name, None) for name in sites)
-        self.places = {name: Watched() if site is None else Watched.of(site) for name, site in named}
+        self.places = {name: Watched.of(site) for name, site in named}
         self._show: frozenset[str] = frozenset()
         self._hold: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
@@ -335,22 +339,23 @@ class Serving:
 
     def ready(self) -> dict[str, Any]:
         """What the other side is told once the engine is loaded."""
-        described = {**_environment(), **{str(name): str(value) for name, value in self._engine.describe().items()}}
-        sites = {name: {"replaceable": place.replaceable} for name, place in self.places.items()}
+        described = {**environment(), **{str(name): str(value) for name, value in self._engine.describe().items()}}
+        sites = {name: {"replaceable": place.is_patchable} for name, place in self.places.items()}
         return {"op": "ready", "protocol": PROTOCOL, "describe": described, "sites": sites, **self._unfollowed()}
 
     def run(self, scenario: Any, lanes: int) -> None:
         """Run a session."""
         if self._shadow is not None:
             self._shadow.lanes = 1 + lanes
-            self._shadow.below, self._shadow.foreign = (Counter(each) for each in self._built or ())
+            self._shadow.below, self._shadow.foreign = Counter(self._built["below"]), Counter(self._built["foreign"])
+            self._inputs.clear()
             self._inputs.update(Raw.of(part).digest for tensor in scenario.tensors.values() for part in parts(tensor))
         passes = self._engine.session(scenario)
         if not isinstance(passes, Iterator):
             raise Mistake(f"session() returns {type(passes).__name__}, and no iterator that yields passes")
         try:
             while True:
-                with _exact_arithmetic(), self._shadow or contextlib.nullcontext():
+                with exact_arithmetic(), self._shadow or contextlib.nullcontext():
                     announced = next(passes, None)
                 if announced is None:
                     break
@@ -358,7 +363,8 @@ class Serving:
                 self._begin()
         finally:
             self._attach(frozenset())
-            passes.close() if hasattr(passes, "close") else None
+            if hasattr(passes, "close"):
+                passes.close()
         self._channel.send({"op": "end", **self._unfollowed()})
 
     def _begin(self) -> None:
@@ -402,34 +408,34 @@ class Serving:
 
     def _passed_on(self, name: str, place: Watched, shown: Any, output: Any, inputs: Any) -> Any:
         """Show a value, and return the output to go on with."""
-        form, values = _form(shown)
+        made, values = form(shown)
         held = name in self._hold
-        with self._apart():
+        with apart():
             try:
                 raws = [Raw.of(value) for value in values]
             except Mistake as error:
                 raise Mistake(f"site {name} shows {error}") from error
             exact, lanes = self._exact(values)
-            self._channel.send({"op": "show", "site": name, **form, "held": held, **exact}, [*raws, *lanes])
+            self._channel.send({"op": "show", "site": name, **made, "held": held, **exact}, [*raws, *lanes])
         while held:
-            with self._apart():
+            with apart():
                 asked, given = self._channel.receive()
             if asked["op"] == "leave":
                 raise _Left
             if asked["op"] != "put":
                 break
-            official = _formed(form, [raw.like(value) for raw, value in zip(given, values, strict=True)])
+            official = formed([raw.like(value) for raw, value in zip(given, values, strict=True)], **made)
             output, took = self._put(place, official, output, inputs)
-            with self._apart():
+            with apart():
                 self._channel.send({"op": "put", "took": took})
         return output
 
     def _put(self, place: Watched, official: Any, output: Any, inputs: Any) -> tuple[Any, bool]:
         """(the output to go on with, whether the site shows what was put there)."""
-        if not place.replaceable:
+        if not place.is_patchable:
             return output, False
         if self._shadow is not None:
-            for each in _form(official)[1]:
+            for each in form(official)[1]:
                 self._shadow.put(each)
         try:
             replaced = place.replacement(official, output)
@@ -455,26 +461,32 @@ class Serving:
             return {}
         return {"below": dict(self._shadow.below), "foreign": dict(self._shadow.foreign)}
 
-    @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Outside the shadow: what the conversation does is not the engine's."""
-        if self._shadow is None:
-            yield
-            return
-        from torch.utils._python_dispatch import _disable_current_modes
 
-        with _disable_current_modes(), torch._C.DisableTorchFunction():
-            yield
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Outside all modes of torch that see operations and calls: what is done here is not the engine's."""
+    if torch is None:
+        yield
+        return
+    # Its state belongs to the thread: a session that is left in the middle, as an exchange does, would take it along.
+    seen = torch._C._len_torch_function_stack() > 0
+    unseen = torch._C.DisableTorchFunction() if seen else contextlib.nullcontext()
+    with torch.utils._python_dispatch._disable_current_modes(), unseen:
+        yield
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What a run depends on besides the engine, by the names that a manifest has."""
-    environment = {"platform": platform.platform(), "torch": "none", "threads": "1", "processor": platform.machine()}
-    if torch is not None:
-        environment["torch"] = str(torch.__version__)
-        environment["threads"] = str(torch.get_num_threads())
-        environment["processor"] += f", {torch.backends.cpu.get_cpu_capability()}"
-    return environment
+    found = {"torch": "none", "threads": "1", "platform": platform.platform(), "processor": platform.machine()}
+    if torch is None:
+        return found
+    # The instruction set that torch computes with: another one rounds otherwise.
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return found | {
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+        "processor": processor,
+    }
 
 
 def parts(tensor: Any) -> Iterator[Any]:
@@ -485,8 +497,8 @@ def parts(tensor: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _exact_arithmetic() -> Iterator[None]:
-    """No gradients, and fp32 convolutions in fp32."""
+def exact_arithmetic() -> Iterator[None]:
+    """No gradients, and fp32 convolutions in fp32: by default cuDNN rounds their inputs to TF32."""
     if torch is None:
         yield
         return
@@ -510,7 +522,7 @@ def _named(announced: Any) -> dict[str, Any]:
     raise Mistake(f"session() yields {announced!r:.120}, and not (unit, phase, step, sigma)")
 
 
-def _form(shown: Any) -> tuple[dict[str, Any], list[Any]]:
+def form(shown: Any) -> tuple[dict[str, Any], list[Any]]:
     """How what a site shows is made of tensors: one; one for each branch; or one for each of several calls."""
     if isinstance(shown, Mapping):
         return {"branches": [*shown]}, [*shown.values()]
@@ -519,15 +531,16 @@ def _form(shown: Any) -> tuple[dict[str, Any], list[Any]]:
     return {}, [shown]
 
 
-def _formed(form: Mapping[str, Any], values: list[Any]) -> Any:
-    if "branches" in form:
-        return dict(zip(form["branches"], values, strict=True))
-    return values if "calls" in form else values[0]
+def formed(values: Sequence[Any], branches: Sequence[str] | None = None, calls: int | None = None) -> Any:
+    """What a site shows, from its tensors: the way back from `form`."""
+    if branches is not None:
+        return dict(zip(branches, values, strict=True))
+    return values[0] if calls is None else [*values]
 
 
 def _same(shown: Any, given: Any) -> bool:
     """Whether a site shows what was given in the place of its value."""
-    (here, values), (wanted, others) = _form(shown), _form(given)
+    (here, values), (wanted, others) = form(shown), form(given)
     return here == wanted and all(_equal(value, other) for value, other in zip(values, others, strict=True))
 
 
@@ -546,8 +559,8 @@ def _equal(value: Any, other: Any) -> bool:
 Load = Callable[[Channel, Mapping[str, Any]], Serving]
 
 
-def serve(channel: Channel, load: Load) -> None:
-    """Answer until the other side is gone."""
+def serve(channel: Channel, load: Load, scenario: Callable[..., Any] = SimpleNamespace) -> None:
+    """Answer until the other side is gone. `scenario` makes what a session is given, of its fields by name."""
     side: Serving | None = None
     while True:
         try:
@@ -561,7 +574,8 @@ def serve(channel: Channel, load: Load) -> None:
             elif asked["op"] == "session" and side is not None:
                 values = [raw.array() if torch is None else raw.tensor() for raw in given]
                 tensors = dict(zip(asked["fields"], values, strict=True))
-                side.run(_scenario(asked, tensors), asked.get("lanes", 0))
+                named = {name: asked[name] for name in ("family", "name", "seed", "units", "numbers")}
+                side.run(scenario(**named, tensors=tensors), asked.get("lanes", 0))
             elif asked["op"] != "leave":  # of a session that has ended meanwhile
                 raise Mistake(f"there is no such message now: {asked['op']}")
         except _Left:
@@ -572,33 +586,47 @@ def serve(channel: Channel, load: Load) -> None:
             channel.send(_failure(error))
 
 
-def _scenario(asked: Mapping[str, Any], tensors: Mapping[str, Any]) -> Any:
-    named = {name: asked[name] for name in ("family", "name", "seed", "units", "numbers")}
-    return SimpleNamespace(**named, tensors=tensors)
-
-
 def _failure(error: BaseException) -> dict[str, Any]:
     """What failed, in the engine's own words, and at which of its lines."""
-    if isinstance(error, SystemExit):
-        words = f"it left the process: SystemExit({'' if error.code is None else repr(error.code)})"
-    else:
-        try:
-            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        except Exception:  # the words of an engine may fail as well
-            words = type(error).__name__
-    here = Path(__file__)
-    libraries = (here, *(Path(torch.__file__).parent for _ in (1,) if torch is not None), Path("<frozen"))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(frame.filename.startswith(str(library)) for library in libraries)
-    ]
-    place = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
     told = "".join(traceback.format_exception(error))
-    return {"op": "failed", "words": words, "place": place, "mistake": isinstance(error, Mistake), "traceback": told}
+    mistake = isinstance(error, Mistake)
+    return {"op": "failed", "words": words_of(error), "place": place_of(error), "mistake": mistake, "traceback": told}
 
 
-def followed(asked: Mapping[str, Any]) -> tuple[Any, set[str]]:
+def words_of(error: BaseException) -> str:
+    """What an engine says of its failure."""
+    if isinstance(error, SystemExit):
+        return f"it left the process: SystemExit({'' if error.code is None else repr(error.code)})"
+    try:
+        text = str(error).strip()
+    except Exception:  # the words of an engine may fail as well
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """Where it happened: the innermost line that is the engine's own."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if not any(file.is_relative_to(other) for other in _not_the_engine()):
+            return f"{file}, line {frame.lineno}, in {frame.name}"
+    # A StopIteration becomes another error on the way out of a generator.
+    return "" if error.__cause__ is None else place_of(error.__cause__)
+
+
+def _not_the_engine() -> list[Path]:
+    """Frames of these are no place in an engine."""
+    here = Path(__file__)
+    # The whole instrument, where this file is a part of it.
+    ours = here.parents[1] if __package__ else here
+    found = [ours, Path(sysconfig.get_path("stdlib")) / "contextlib.py"]
+    found += [Path(f"<frozen importlib.{name}>") for name in ("_bootstrap", "_bootstrap_external")]
+    return found if torch is None else [*found, Path(torch.__file__).parent]
+
+
+def _followed(asked: Mapping[str, Any]) -> tuple[Any, set[str]]:
     """The exact shadow that `asked` wants an engine built under, and the digests of a session's inputs, to be filled.
 
     The sources of the shadow come with the message: they need torch and nothing else.
@@ -629,7 +657,7 @@ def loader(make: Callable[[Mapping[str, Any]], Any]) -> Load:
             torch.set_num_threads(asked["numerics"]["threads"])
         if torch is None or not asked.get("exact"):
             return Serving(channel, make(asked))
-        shadow, inputs = followed(asked["exact"])
+        shadow, inputs = _followed(asked["exact"])
         with shadow, torch.no_grad():
             engine = make(asked)
         shadow.settle()

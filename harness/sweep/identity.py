@@ -8,7 +8,7 @@ import torch
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.record.records import spelt
-from waypoint_parity.harness.record.writer import processor
+from waypoint_parity.harness.run.worker import environment
 from waypoint_parity.harness.sweep.cells import Cell
 from waypoint_parity.harness.sweep.source import implementation_digest, module_digest
 
@@ -48,7 +48,7 @@ def identity(rules: Rules, checkpoint: Checkpoint, cell: Cell) -> dict[str, str]
         **{f"numerics: {name}": value for name, value in cell.numerics.to_json().items()},
         "threads": str(rules.threads),
         "torch": str(torch.__version__),
-        "processor": processor(),
+        "processor": environment()["processor"],
         "standards": cell.standards.digest,
         "observer effect allowed": str(rules.allow_observer_effect),
         "teacher-forced": str(rules.teacher_forced),

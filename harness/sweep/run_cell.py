@@ -26,7 +26,7 @@ from waypoint_parity.harness.judge.on_purpose import differs_in_constants
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, precision_run
 from waypoint_parity.harness.processes import computing_on
 from waypoint_parity.harness.record.observer import check_observer
-from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.record.records import read_manifest, to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
@@ -159,11 +159,9 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
 
     def compared(local: PrecisionRun | None, grows: Mapping[Key, float] | None) -> Comparison:
         sides = side("reference", pair.reference), side("candidate", pair.candidate)
-        found = lockstep(
+        return lockstep(
             *sides, task.checkpoint, cell.scenario, task.judgement, truth=pair.truth, local=local, grows=grows
         )
-        unlike = [each.writer.manifest for each in reversed(sides) if each.writer is not None]
-        return replace_fields(found, notes=[*found.notes, *unlike_environments(*unlike)])
 
     grows: Mapping[Key, float] | None = {} if asked else None
     sample = {sampled(cell.scenario)}
@@ -175,8 +173,9 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     if comparison.verdict is Verdict.UNEXPLAINED and pair.disturbed is not None:
         # The reference's own error was one draw: more of them tell.
         comparison = compared(local, growth(pair.disturbed, cell.scenario))
-    if alone and not asked:
-        comparison = replace_fields(comparison, notes=[*comparison.notes, GROWTH_NOT_ASKED])
+    notes = unlike_environments(*(read_manifest(folder / role) for role in ("candidate", "reference")))
+    notes += [GROWTH_NOT_ASKED] if alone and not asked else []
+    comparison = replace_fields(comparison, notes=[*comparison.notes, *notes])
     comparison = contradicted(_with_constants(comparison, task), pair.contradictions)
     _write(comparison, folder / COMPARISON_NAME)
     return comparison

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from waypoint_parity.harness.run.remote import Exactly, Remote
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Within, run
 from waypoint_parity.harness.run.taps import Observation, Sink, Taps
-from waypoint_parity.harness.run.worker import EXACT, Raw
+from waypoint_parity.harness.run.worker import EXACT, Raw, parts
 
 # The files of a shadow, each before those that import it.
 _SENT = ("rounding", "forms", "shadow")
@@ -43,7 +43,7 @@ class Shadowed:
         self.shadow.below, self.shadow.foreign = map(Counter, self._built)
         prepared = self.checkpoint.family.prepared(scenario, self.checkpoint.geometry)
         self._inputs.clear()
-        self._inputs.update(fast_digest(part) for tensor in prepared.tensors.values() for part in _parts(tensor))
+        self._inputs.update(fast_digest(part) for tensor in prepared.tensors.values() for part in parts(tensor))
 
     def watched(self, scenario: Scenario, observe: Callable[[Observation], None]) -> None:
         """Run a session, and hand on everything that it shows, with exact values."""
@@ -156,9 +156,3 @@ def is_followed(shadowed: Shadowed, scenario: Scenario) -> bool:
 
     shadowed.watched(shadowed.checkpoint.family.first_units(scenario, 1), see)
     return bool(found) and not any(found)
-
-
-def _parts(tensor: Tensor) -> Iterator[Tensor]:
-    yield tensor
-    if tensor.dim() > 1:
-        yield from tensor

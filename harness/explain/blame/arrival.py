@@ -19,9 +19,10 @@ from waypoint_parity.harness.run.adapter import Adapter, Shown, Site
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.session import passes
 from waypoint_parity.harness.run.sites import Kind, kind_of
 from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 # A cache is read by the second unit first.
 _UNITS = 2

@@ -10,8 +10,9 @@ from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.family import Decoding
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import Paced, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.session import Paced, keep_pace, order_of, passes
 from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 
 @exact_arithmetic()

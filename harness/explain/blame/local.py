@@ -17,8 +17,9 @@ from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.run.adapter import Adapter, Site
 from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import Paced, counting, exact_arithmetic, keep_pace, order_of, passes
+from waypoint_parity.harness.run.session import Paced, counting, keep_pace, order_of, passes
 from waypoint_parity.harness.run.taps import Observation, Taps, counted
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 
 @dataclass

@@ -30,8 +30,9 @@ from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.family import optional_fields
 from waypoint_parity.harness.run.keys import Key, Rung, is_input
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.session import passes
 from waypoint_parity.harness.run.taps import Observation, recording
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 # Of a change alone the level is wanted; of everything at once the distribution of a whole run's largest error.
 RUNS_OF_A_CHANGE = 3

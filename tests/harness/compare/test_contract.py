@@ -6,6 +6,7 @@ from tests.harness.observations import FAMILY, manifest
 from waypoint_parity.harness.compare.contract import (
     accepted_sites,
     clock_shift,
+    unlike_environments,
     unlike_inputs,
     unlike_models,
 )
@@ -48,6 +49,25 @@ def test_runs_of_another_family_are_incomparable_before_anything_else() -> None:
 def test_what_two_right_runs_may_differ_in_breaks_no_contract(changes: dict[str, Any]) -> None:
     assert unlike_models(manifest(**changes), manifest()) is None
     assert unlike_inputs(manifest(**changes), manifest()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, []),
+        ({"implementation": "candidate", "platform": "another"}, []),
+        ({"threads": 8, "torch": "2.12.0"}, ["torch", "threads"]),
+        ({"numerics": {"dtype": "fp32", "device": "cuda"}}, ["device"]),
+        ({"processor": "aarch64, DEFAULT"}, ["processor"]),
+        ({"processor": None}, []),
+    ],
+    ids=str,
+)
+def test_what_rounds_differently_by_itself_is_told(changes: dict[str, Any], names: list[str]) -> None:
+    told = unlike_environments(
+        manifest(**changes), manifest(processor="x86_64, AVX2") if "processor" in changes else manifest()
+    )
+    assert [each.split()[0] for each in told] == names
 
 
 @pytest.mark.parametrize("name", INPUTS)

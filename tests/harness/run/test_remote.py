@@ -16,8 +16,9 @@ from waypoint_parity.harness.errors import EngineError, FourPartError, UserError
 from waypoint_parity.harness.run import registry, worker
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes, run
+from waypoint_parity.harness.run.session import passes, run
 from waypoint_parity.harness.run.taps import Observation, Observer, Taps
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 ENGINES = Path(__file__).with_name("plain_engines.py")
 SPOKEN = "import sys; sys.stdin.readline(); sys.stdout.buffer.write({!r}); sys.stdout.flush(); sys.stdin.readline()"

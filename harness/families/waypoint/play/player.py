@@ -23,8 +23,8 @@ from waypoint_parity.harness.processes import computing_on, end_with_the_parent,
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic
 from waypoint_parity.harness.run.taps import decoded_pictures
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 T = TypeVar("T")
 # What a player is asked for, such as partial(Player.step, noise=noise, controls=controls).

@@ -20,7 +20,8 @@ from waypoint_parity.harness.judge.noise_floor.harmless import Driven
 from waypoint_parity.harness.run.adapter import Adapter, Numerics, Site
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.session import passes
+from waypoint_parity.harness.run.worker import exact_arithmetic
 from waypoint_parity.reference.eager.adapter import EagerAdapter
 
 # Of two right implementations, up to the picture of the last frame; measured: up to 2e-6.

@@ -18,8 +18,9 @@ from waypoint_parity.harness.run.adapter import DTYPES, Adapter, Numerics
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.harness.run.session import exact_arithmetic, passes
+from waypoint_parity.harness.run.session import passes
 from waypoint_parity.harness.run.taps import recording
+from waypoint_parity.harness.run.worker import exact_arithmetic
 
 Measure = Callable[[Callable[[Adapter], Adapter], str], Mapping[Key, Error]]
 
