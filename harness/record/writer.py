@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -184,24 +184,24 @@ def describe_run(
     keys = list(expected_keys(scenario, checkpoint, optional=sites))
     given = family.prepared(scenario, geometry)
     digests = {name: values_digest("", [(name, tensor)]) for name, tensor in given.tensors.items()}
+    described, ran_in = checked_description(adapter), environment()
     # An implementation that runs elsewhere describes its own environment, by these names.
-    here = environment()
-    described = {**here, **checked_description(adapter)}
+    ran_in |= {name: described[name] for name in ran_in.keys() & described.keys() if _is_environment(name, described)}
     return Manifest(
         schema=DUMP_SCHEMA,
         family=family.name,
         implementation=name,
         numerics=numerics.to_json(),
-        description={key: value for key, value in described.items() if key not in here},
+        description={name: value for name, value in described.items() if ran_in.get(name) != value},
         checkpoint_digest=checkpoint.digest,
         checkpoint_origin=checkpoint.origin,
         scenario_digest=scenario.digest,
         scenario_name=scenario.name,
         variant=variant,
         sigmas=family.sigmas(scenario, geometry),
-        torch=described["torch"],
-        threads=int(described["threads"]),
-        platform=described["platform"],
+        torch=ran_in["torch"],
+        threads=int(ran_in["threads"]),
+        platform=ran_in["platform"],
         source_revision=source_revision(),
         expected=sum(map(selection.takes, keys)),
         observed=0,
@@ -212,10 +212,15 @@ def describe_run(
         caches=family.caches.describe(geometry) or None,
         inputs=digests | {name: repr(number) for name, number in given.numbers.items()},
         selection=None if selection == EVERYTHING else selection,
-        processor=described["processor"],
+        processor=ran_in["processor"],
         observer=observer,
         sites=sorted(sites),
     )
+
+
+def _is_environment(name: str, described: Mapping[str, str]) -> bool:
+    """Whether a description says by this name what a manifest does: threads are a number there."""
+    return name != "threads" or described[name].isdecimal()
 
 
 def _passes(keys: Sequence[Key]) -> list[PassSites]:

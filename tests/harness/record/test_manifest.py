@@ -129,3 +129,13 @@ def test_a_manifest_of_an_engine_that_knows_less_is_read(described: Path, tmp_pa
     assert fields.keys() > later
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({name: fields[name] for name in fields if name not in later}))
     assert read_manifest(tmp_path).passes is None
+
+
+def test_what_an_implementation_says_of_its_process_takes_the_place_of_ours(
+    tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = find("eager")(tiny, fp32_on_cpu)
+    monkeypatch.setattr(adapter, "describe", lambda: {"version": "1", "torch": "2.10.0", "threads": "all of them"})
+    found = describe_run("elsewhere", adapter, fp32_on_cpu, tiny, tiny_scenario)
+    assert (found.torch, found.threads) == ("2.10.0", torch.get_num_threads())
+    assert found.description == {"version": "1", "threads": "all of them"}
