@@ -22,6 +22,7 @@ from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingComma
 from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
 from waypoint_parity.harness.cli.frames import FramesCommand
+from waypoint_parity.harness.cli.importing import ImportCommand
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
@@ -34,6 +35,7 @@ from waypoint_parity.harness.processes import keep_memory
 Command = (
     Annotated[DumpCommand, tyro.conf.subcommand("dump")]
     | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
+    | Annotated[ImportCommand, tyro.conf.subcommand("import")]
     | Annotated[FramesCommand, tyro.conf.subcommand("frames")]
     | Annotated[ParityCommand, tyro.conf.subcommand("parity")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 import xxhash
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -45,6 +44,7 @@ from waypoint_parity.harness.record.records import (
 from waypoint_parity.harness.record.seal import file_digest, sealed
 from waypoint_parity.harness.record.selection import EVERYTHING, Selection
 from waypoint_parity.harness.record.statistics import Measurements, Statistics, project
+from waypoint_parity.harness.record.tensor_file import TensorFile
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.digest import fast_digest, values_digest
 from waypoint_parity.harness.run.engine import checked_description
@@ -84,7 +84,7 @@ class DumpWriter:
         self._manifest = manifest
         self._family = family_named(manifest.family)
         self._keep = keep
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors: TensorFile | None = None
         self._pending: list[_Header] = []
         self._exact_values = 0
         self._digest = xxhash.xxh3_64()
@@ -133,29 +133,44 @@ class DumpWriter:
         self._pending.append(header)
         self._measurements.add(tensor)
         if any(fnmatch.fnmatchcase(seen.key.site, pattern) for pattern in self._keep):
-            self._tensors[str(seen.key)] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+            self._keep_tensor(str(seen.key), tensor.cpu())
         if self._family.sites.kind(seen.key.site, seen.key.phase) is Kind.PICTURE:
             _check_picture(seen.key, tensor)
             with writing(self._folder):
                 self._files |= write_pictures(self._folder, seen.key, tensor)
+
+    def tell(self, record: Record) -> None:
+        """Take a record as another tool's statistics make it."""
+        self.end_pass()
+        self._append([record])
 
     def end_pass(self) -> None:
         """Bring the pending statistics to the host and write their records."""
         if not self._pending:
             return
         summaries = self._measurements.fetch()
-        lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
+        records = [_record(*seen) for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
+        self._append(records)
+
+    def _append(self, records: Sequence[Record]) -> None:
+        lines = [encode(record) + b"\n" for record in records]
         written = b"".join(lines)
         with writing(self._folder):
             _write_whole(self._records, written)
         self._digest.update(written)
         self._manifest.observed += len(lines)
 
+    def _keep_tensor(self, name: str, tensor: Tensor) -> None:
+        with writing(self._folder):
+            if self._tensors is None:
+                self._tensors = TensorFile(self._folder / TENSORS_NAME)
+            self._tensors.add(name, tensor)
+
     def _finish(self, ended: str | None) -> None:
         manifest = self._manifest
-        if self._tensors:
-            save_file(self._tensors, self._folder / TENSORS_NAME)
+        if self._tensors is not None:
+            self._tensors.finish()
             self._files[TENSORS_NAME] = file_digest(self._folder / TENSORS_NAME)
         os.fsync(self._records.fileno())
         manifest.seconds = time.perf_counter() - self._started
