@@ -37,10 +37,17 @@ _AT_ONCE = 1024
 
 # The fields of a record, some as types that take less time to read; slots are not read.
 _FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    """What a field is where a record leaves it out."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
 _Row: Any = msgspec.defstruct(
     "_Row",
     [
-        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=field.default))
+        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=_default(field)))
         for field in msgspec.structs.fields(Record)
         if field.name != "slots"
     ],

@@ -25,7 +25,7 @@ def record_error(actual: Record, expected: Record) -> Error:
     the norms themselves from rms and shape. There is no distance between unlike values of which some are not finite.
     Where one of the two has no sketch: see least_error.
     """
-    if not (actual.sketch and expected.sketch):
+    if not (actual.sketch and expected.sketch) or actual.shape is None or expected.shape is None:
         return least_error(actual, expected)
     if actual.shape != expected.shape:
         return no_distance(f"shape {actual.shape}, not {expected.shape}")

@@ -139,10 +139,10 @@ class DumpWriter:
             with writing(self._folder):
                 self._files |= write_pictures(self._folder, seen.key, tensor)
 
-    def tell(self, record: Record) -> None:
-        """Take a record as another tool's statistics make it."""
+    def take(self, record: Record) -> None:
+        """Write a record of another tool, of statistics alone."""
         self.end_pass()
-        self._append([record])
+        self._write([record])
 
     def end_pass(self) -> None:
         """Bring the pending statistics to the host and write their records."""
@@ -151,15 +151,14 @@ class DumpWriter:
         summaries = self._measurements.fetch()
         records = [_record(*seen) for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
-        self._append(records)
+        self._write(records)
 
-    def _append(self, records: Sequence[Record]) -> None:
-        lines = [encode(record) + b"\n" for record in records]
-        written = b"".join(lines)
+    def _write(self, records: Sequence[Record]) -> None:
+        written = b"".join(encode(record) + b"\n" for record in records)
         with writing(self._folder):
             _write_whole(self._records, written)
         self._digest.update(written)
-        self._manifest.observed += len(lines)
+        self._manifest.observed += len(records)
 
     def _keep_tensor(self, name: str, tensor: Tensor) -> None:
         with writing(self._folder):

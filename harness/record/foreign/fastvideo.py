@@ -30,7 +30,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
     scan = _Scan(source)
     first, stop = scan.part(asked)
     notes.say(
-        "FastVideo's trace tells neither frames nor branches: a repeated record is another call unless --units-from says more."
+        "FastVideo's trace tells neither frames nor branches: a repeat is a call, unless --units-from says more."
     )
     if scan.without_step:
         notes.say("The trace has no steps: its pipeline does not count them.")

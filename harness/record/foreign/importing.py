@@ -137,7 +137,7 @@ def _write(writer: DumpWriter, key: Key, found: Found) -> str:
     if isinstance(found.value, Tensor):
         writer.observe(Observation(key, found.sigma, found.value))
         return str(found.value.dtype).removeprefix("torch.")
-    writer.tell(_record(key, found.sigma, found.value))
+    writer.take(_record(key, found.sigma, found.value))
     return found.value.dtype or ""
 
 

@@ -172,7 +172,8 @@ def _gathers(part: str, after: str) -> bool:
 def _placed(around: tuple[str, ...], path: tuple[str | _Step, ...], tensor: Tensor, asked: Asked) -> Iterator[Found]:
     """A tensor by its key, or its slices where its first axis runs over units or steps."""
     names: list[str] = []
-    numbers: dict[str, Any] = {}
+    # Nothing is there twice, so that a repeated name is a mistake.
+    numbers: dict[str, Any] = {"call": 0}
     inside = [part for part in path if isinstance(part, _Step)]
     for part in (*around, *(part for part in path if isinstance(part, str))):
         if (of_frame := _FRAME.fullmatch(part)) is not None:
