@@ -10,7 +10,7 @@ import xxhash
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
-from waypoint_parity.harness.record.foreign.told import SUMMED, Told, number, told
+from waypoint_parity.harness.record.foreign.told import SUMMED, Told, number, sizes, told
 
 NAME = "FastVideo activation trace"
 _STATISTICS = ("abs_mean", "sum", "min", "max", "mean", "std")
@@ -29,9 +29,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
     """
     scan = _Scan(source)
     first, stop = scan.part(asked)
-    notes.say(
-        "FastVideo's trace tells neither frames nor branches: a repeat is a call, unless --units-from says more."
-    )
+    notes.say("FastVideo's trace tells neither frames nor branches: a repeat is a call, unless --units-from says more.")
     if scan.without_step:
         notes.say("The trace has no steps: its pipeline does not count them.")
     failed = 0
@@ -44,21 +42,17 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
 
 
 def _found(record: dict[str, Any], notes: Notes) -> Found:
-    step = record["step"]
-    return Found(
-        name=f"{record['module'] or 'output'}{record['tensor'].removeprefix('out')}",
-        value=_told(record, notes),
-        step=step if isinstance(step, int) else None,
-    )
+    module, tensor = record["module"] or "output", record["tensor"]
+    inner = tensor[len("out") :] if tensor.startswith(("out[", "out.")) or tensor == "out" else f".{tensor}"
+    return Found(name=f"{module}{inner}", value=_told(record, notes), step=record["step"])
 
 
 def _told(record: dict[str, Any], notes: Notes) -> Told:
-    shape = record.get("shape")
-    dtype = record.get("dtype")
+    shape, dtype = sizes(record.get("shape")), record.get("dtype")
     if shape is None:
         notes.say("The trace has no shapes: sums and standard deviations cannot be used.")
     return told(
-        shape=shape if isinstance(shape, list) else None,
+        shape=shape,
         dtype=dtype if isinstance(dtype, str) else None,
         resolution=SUMMED,
         mean=number(record.get("mean")),
@@ -82,7 +76,7 @@ def _record(path: Path, index: int, line: bytes) -> dict[str, Any]:
         # The writer's JSON has NaN and Infinity, which Python's reader takes.
         record = json.loads(line)
         problem = None if _is_record(record) else "no module, tensor and step"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem = str(error)
     if problem is None:
         return dict(record)
@@ -99,14 +93,9 @@ def _record(path: Path, index: int, line: bytes) -> dict[str, Any]:
 def _is_record(record: object) -> bool:
     if not isinstance(record, dict):
         return False
-    step, shape = record.get("step", ""), record.get("shape")
-    sizes = shape if isinstance(shape, list) else []
-    return (
-        isinstance(record.get("module"), str)
-        and isinstance(record.get("tensor"), str)
-        and (step is None or (isinstance(step, int) and not isinstance(step, bool) and step >= 0))
-        and all(isinstance(size, int) and size >= 0 for size in sizes)
-    )
+    step = record.get("step", "")
+    named = isinstance(record.get("module"), str) and isinstance(record.get("tensor"), str)
+    return named and (step is None or (isinstance(step, int) and not isinstance(step, bool)))
 
 
 class _Scan:

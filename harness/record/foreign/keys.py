@@ -10,6 +10,7 @@ from typing import Literal, Self
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.record.foreign.found import Found, Notes
+from waypoint_parity.harness.record.foreign.told import MOST
 from waypoint_parity.harness.record.records import MOST_UNITS
 from waypoint_parity.harness.run.keys import Key
 
@@ -150,17 +151,18 @@ class Keys:
 
         A name that reads like `u0/denoise1/SITE` is a key as it stands. Raises UserError where two values have one key.
         """
-        name = self.renames(found.name)
+        # Half of a character, which JSON may hold, has no bytes.
+        name = self.renames(found.name.encode("utf-8", "replace").decode())
         if not name:
             notes.leave_out("values whose names --rename removed")
             return None
         key = Key.parse(name) or self._counted_key(found, _SEPARATORS.sub("_", name))
-        if key.unit >= MOST_UNITS:
+        if not (0 <= key.unit < MOST_UNITS and 0 <= min(key.step, key.call) <= max(key.step, key.call) < MOST):
             raise UserError(
-                f"{found.name}: there is no such unit",
-                found=str(key.unit),
-                expected=f"less than {MOST_UNITS} units, counted from 0",
-                do="correct --units-from, or the number in the name",
+                f"{found.name}: there is no such unit, step or call",
+                found=f"unit {key.unit}, step {key.step}, call {key.call}",
+                expected=f"numbers from 0 on, and less than {MOST_UNITS} units",
+                do="correct --units-from and --steps-from, or the number in the name",
             )
         if key in self._names:
             raise UserError(

@@ -8,9 +8,12 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from torch import Tensor
+
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import open_tensors, reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
+from waypoint_parity.harness.record.foreign.tensors import tensor_in
 from waypoint_parity.harness.record.foreign.told import rounding, told
 
 NAME = "transformers model debugging"
@@ -41,7 +44,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
         with reading(paths[0]), paths[0].open("rb") as file:
             tree = json.load(file)
         yield from _Tree(paths[0], tree, asked, notes).found()
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         line = getattr(error, "lineno", 1)
@@ -111,8 +114,8 @@ class _Tree:
         )
         yield Found(name=name, value=value)
 
-    def _tensor(self, path: Path, leaf: dict[str, Any]) -> Any:
-        tensor = open_tensors(path, called="a tensor of transformers' model debugging").get_tensor("data")
+    def _tensor(self, path: Path, leaf: dict[str, Any]) -> Tensor:
+        tensor = tensor_in(open_tensors(path, called="a tensor of a module"), "data", path)
         if list(tensor.shape) != _shape(leaf):
             raise UserError(
                 f"{path}: is not the tensor that the tree tells of",

@@ -10,8 +10,8 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, one_process
 from waypoint_parity.harness.record.foreign.natural import natural
-from waypoint_parity.harness.record.foreign.tensors import load
-from waypoint_parity.harness.record.foreign.told import number, rounding, told
+from waypoint_parity.harness.record.foreign.tensors import comparable, load
+from waypoint_parity.harness.record.foreign.told import number, rounding, sizes, told
 
 NAME = "msprobe"
 _MODULE = re.compile(r"(?:Module|Cell)\.(.+)\.[^.]+\.forward\.(\d+)")
@@ -70,7 +70,7 @@ def _entries(path: Path) -> dict[str, Any]:
     try:
         with reading(path), path.open("rb") as file:
             entries = json.load(file)["data"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UserError(
             f"{path}, line {line}: cannot be read", found=str(error), expected=_EXPECTED, do="dump again"
@@ -94,15 +94,16 @@ def _leaves(value: Any, name: str, between: str = "[") -> Iterator[tuple[str, di
 
 
 def _found(path: Path, site: str, leaf: dict[str, Any], notes: Notes, *, step: int, call: int) -> Found | None:
-    dtype, shape, kept = leaf.get("dtype"), leaf.get("shape"), leaf.get("data_name")
-    if not isinstance(dtype, str) or not isinstance(shape, list):
+    dtype, shape, kept = leaf.get("dtype"), sizes(leaf.get("shape")), leaf.get("data_name")
+    if not isinstance(dtype, str) or shape is None:
         notes.leave_out("values that are no tensors")
         return None
     if isinstance(kept, str):
         # The name of a file may be a path of the machine that wrote it.
         file = path.parent / "dump_tensor_data" / PureWindowsPath(kept).name
         if file.is_file():
-            return Found(name=site, value=load(file), step=step, call=call)
+            tensor = comparable(load(file), notes)
+            return None if tensor is None else Found(name=site, value=tensor, step=step, call=call)
         notes.leave_out("tensors whose files are gone, so that statistics stand for them")
     resolution = rounding(dtype.removeprefix("torch."))
     if resolution > rounding("float32"):

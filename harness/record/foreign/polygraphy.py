@@ -1,7 +1,6 @@
 """Polygraphy's RunResults: JSON with whole arrays, by the names of an ONNX graph's values."""
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator
 from io import BytesIO
@@ -40,7 +39,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
             for name, value in values.items():
                 if (tensor := comparable(_tensor(value), notes)) is not None:
                     yield Found(name=f"input.{name}" if isinstance(held, list) else name, value=tensor, frame=frame)
-    except (ValueError, LookupError, TypeError, AttributeError, binascii.Error, EOFError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(

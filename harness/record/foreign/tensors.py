@@ -5,12 +5,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, zip_longest
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
@@ -27,6 +29,7 @@ _BY_NAME = "{}: their order is that of names, not of execution, and what comes f
 # The committing pass of a frame, which writes the caches, runs without noise.
 _SIGMAS, _CACHE = "pass_sigmas", "cache"
 _HEAD = 512
+_DEEPEST = 16
 _LONGEST_HEADER = 100_000_000  # of a safetensors file
 
 
@@ -96,6 +99,20 @@ def load(path: Path) -> Any:
         ) from error
 
 
+def tensor_in(file: Any, name: str, path: Path) -> Tensor:
+    """One tensor of an open safetensors file. Raises UserError where it has none by that name that torch can hold."""
+    try:
+        tensor: Tensor = file.get_tensor(name)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: {name} cannot be read",
+            found=str(error),
+            expected="a tensor of a type that torch has",
+            do="save it as another type",
+        ) from error
+    return tensor
+
+
 def flatten(value: Any, path: tuple[str | _Step, ...] = ()) -> Iterator[_Entry]:
     """Every value in nested dicts and lists. A list of tensors is one over steps, any other one a part of names."""
     if isinstance(value, dict):
@@ -108,7 +125,10 @@ def flatten(value: Any, path: tuple[str | _Step, ...] = ()) -> Iterator[_Entry]:
 
 
 def _flatten_list(value: Any, path: tuple[str | _Step, ...], sigmas: list[Any] | None) -> Iterator[_Entry]:
-    if isinstance(value, dict):
+    if len(path) > _DEEPEST:
+        # A list may hold itself.
+        yield _Entry(path, None)
+    elif isinstance(value, dict):
         yield from flatten(value, path)
     elif not isinstance(value, list | tuple):
         yield _Entry(path, value)
@@ -207,7 +227,7 @@ def _indexed(index: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
         with reading(index), index.open("rb") as file:
             entries = json.load(file)
         listed = [(str(e["phase"]), str(e["module_name"]), PureWindowsPath(e["file"]).name) for e in entries]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         expected = "a list of entries with phase, module_name and file"
         raise UserError(
@@ -247,7 +267,7 @@ def _name(path: tuple[str | _Step, ...]) -> str:
 def _safetensors(path: Path) -> Iterator[_Entry]:
     file = open_tensors(path, called="a file of tensors")
     for name in file.keys():  # noqa: SIM118  # no mapping
-        yield _Entry((name,), lambda name=name: file.get_tensor(name))
+        yield _Entry((name,), partial(tensor_in, file, name, path))
 
 
 def _numpy(path: Path) -> Iterator[_Entry]:
@@ -269,7 +289,10 @@ def _numpy(path: Path) -> Iterator[_Entry]:
         ) from error
 
 
-def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor | None:
+    """An array of numbers; nothing of dates and texts, which are often kept beside them."""
+    if array.dtype.kind in "USmM":
+        return None
     native = array.astype(array.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(native)
 

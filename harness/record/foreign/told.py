@@ -7,6 +7,8 @@ import torch
 
 # Statistics that are computed in fp32 are off by the rounding of a long sum.
 SUMMED = 1e-6
+# More elements are in no tensor.
+MOST = 1 << 48
 # Beyond this, a derived statistic is off by so much more than those it is derived from that it is left out.
 _MOST_GROWTH = 1.5
 
@@ -32,7 +34,17 @@ class Told:
 
 def number(value: object) -> float | None:
     """A statistic as a file holds it; None where it is none, such as null or the text of an error."""
-    return float(value) if isinstance(value, bool | int | float) else None
+    try:
+        return float(value) if isinstance(value, bool | int | float) else None
+    except OverflowError:
+        return None
+
+
+def sizes(value: object) -> list[int] | None:
+    """A shape as a file holds it; None where it is none."""
+    if not isinstance(value, list) or not all(isinstance(size, int) and 0 <= size < MOST for size in value):
+        return None
+    return [int(size) for size in value] if math.prod(value) < MOST else None
 
 
 def rounding(dtype: str | None) -> float:
