@@ -165,10 +165,9 @@ class _Scan:
         for of_step in lines.values():
             times = min(Counter(self.keys[index] for index in of_step).values())
             length = len(of_step) // times
-            if times > 1:
-                for place, index in enumerate(of_step):
-                    if self.keys[index] != self.keys[of_step[place % length]]:
-                        return index
+            keys = [self.keys[index] for index in of_step]
+            if times > 1 and keys != keys[:length] * times:
+                return next(index for place, index in enumerate(of_step) if keys[place] in keys[:place])
         return None
 
     def _ask(self, index: int, found: str) -> UserError:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, zip_longest
@@ -272,15 +270,15 @@ def _safetensors(path: Path) -> Iterator[_Entry]:
 
 def _numpy(path: Path) -> Iterator[_Entry]:
     try:
-        held = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        if isinstance(held, np.ndarray):
-            yield _Entry((), _as_tensor(held))
-            return
-        with held:
+        with path.open("rb") as file:
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                yield _Entry((), _as_tensor(held))
+                return
             for name in held.files:
                 yield _Entry((name,), _as_tensor(held[name]))
     # Broken archives raise whatever their bytes lead to.
-    except (ValueError, OSError, EOFError, TypeError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:
         raise UserError(
             f"{path}: cannot be read as a file of numpy",
             found=str(error),

@@ -89,9 +89,7 @@ def test_msprobe_statistics(tmp_path: Path) -> None:
     heads = found.records["u0/forward0/blocks.0.attn.heads"]
     # The same run, once more with its tensors.
     kept = "msprobe/tensor/right/step0/proc4636/dump_tensor_data"
-    tensor = torch.load(
-        SAMPLES / kept / "Module.blocks.0.attn.heads.Identity.forward.0.output.0.pt", weights_only=True
-    )
+    tensor = torch.load(SAMPLES / kept / "Module.blocks.0.attn.heads.Identity.forward.0.output.0.pt", weights_only=True)
     right = summarise(tensor)
     for name in set(STATISTICS) - {"absmean"}:
         assert getattr(heads, name) == pytest.approx(getattr(right, name), rel=1e-6), name
