@@ -1,0 +1,183 @@
+"""Dumps of other tools, imported and compared: each pair names what its sample was made to show."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import ROOT, refused, run
+from waypoint_parity.harness.record.records import TENSORS_NAME, read_manifest
+
+SAMPLES = ROOT / "fixtures" / "peer_dumps"
+
+
+def compared(folder: Path, reference: str, candidate: str, *options: object, more: tuple[object, ...] = ()) -> Any:
+    """The exit code and the comparison of two samples imported with `options`; `more` are options of diff."""
+    for name, sample in (("reference", reference), ("candidate", candidate)):
+        outcome = run("import", SAMPLES / sample, "--out", folder / name, *options)
+        assert outcome.code == 0, outcome
+    outcome = run("diff", folder / "reference", folder / "candidate", "--json", folder / "diff.json", *more)
+    return outcome, json.loads((folder / "diff.json").read_text())
+
+
+# Reference, candidate, options, the first site that diverges, and its relative L2 error.
+EXACT = [
+    ("msprobe/tensor/right", "msprobe/tensor/permuted", (), "blocks.0.attn.heads", 1.30),
+    ("transformers/full/right", "transformers/full/permuted", (), "blocks.0.attn.heads", 1.30),
+    ("sglang/right", "sglang/permuted", (), "blocks.0.attn.heads", 1.30),
+    # Its own comparator passes this one.
+    ("sglang/right", "sglang/one_percent", (), "blocks.0.mlp", 1.0e-2),
+    ("polygraphy/right.json", "polygraphy/one_percent.json", (), "/m/blocks.0/mlp/fc2/MatMul_output_0", 1.0e-2),
+    # Its graph has other operations, so an unlike one has this name.
+    ("polygraphy/right.json", "polygraphy/permuted.json", (), "/m/blocks.0/attn/Reshape_3_output_0", 1.0),
+    *(
+        (f"hand/flat/right.{kind}", f"hand/flat/permuted.{kind}", (), "block_1.attn.heads", 1.39)
+        for kind in ("pt", "npz")
+    ),
+    ("hand/flat/right.safetensors", "hand/flat/permuted.safetensors", (), "block_1.attn.heads", 1.39),
+    ("hand/flat/right.pt", "hand/flat/one_percent.pt", (), "block_1.mlp", 1.0e-2),
+    ("hand/frame_files/right", "hand/frame_files/permuted", (), "dit_out", 0.177),
+    ("hand/stacked/right.pt", "hand/stacked/permuted.pt", ("--by-name",), "block1__output", 0.135),
+    ("hand/step_folders/right", "hand/step_folders/permuted", (), "block_1", 0.135),
+]
+
+
+@pytest.mark.parametrize(("reference", "candidate", "options", "site", "error"), EXACT)
+def test_the_first_wrong_site_is_named_with_its_exact_error(
+    tmp_path: Path, reference: str, candidate: str, options: tuple[object, ...], site: str, error: float
+) -> None:
+    outcome, comparison = compared(tmp_path, reference, candidate, *options)
+    assert outcome.code == 1
+    assert comparison["verdict"] == "DIVERGED"
+    assert comparison["first"]["site"] == site
+    assert comparison["first"]["rel_l2"] == pytest.approx(error, rel=5e-3)
+    assert comparison["evidence"].startswith("tensors")
+
+
+def test_what_an_index_names_and_has_no_file_is_missing(tmp_path: Path) -> None:
+    """Half of the candidate's files are gone. What is wrong is named all the same, with its error of 1.39."""
+    gone = ("blocks.0", "blocks.1", "blocks.*.attn", "blocks.0.mlp")
+    outcome, comparison = compared(
+        tmp_path, "hand/indexed/right", "hand/indexed/permuted", more=("--allow-missing", *gone)
+    )
+    assert outcome.code == 1
+    assert comparison["first"]["site"] == "blocks.1.attn.heads"
+    assert comparison["first"]["rel_l2"] == pytest.approx(1.39, rel=5e-3)
+
+
+# The same by statistics alone: the first site that they prove to diverge, and by how much at least.
+BY_STATISTICS = [
+    ("fastvideo/right.jsonl", "fastvideo/one_percent.jsonl", "blocks.1.mlp.fc2", 1.0e-2),
+    # Rolled heads keep every statistic: seen one site late.
+    ("fastvideo/right.jsonl", "fastvideo/permuted.jsonl", "blocks.1.attn.out_proj", 0.134),
+    ("fastvideo/right.jsonl", "fastvideo/sixty.jsonl", "blocks.1.mlp.fc2", 0.6),
+    ("fastvideo/right.jsonl", "fastvideo/sixty_same.jsonl", "blocks.1.mlp.fc2", 0.075),
+    ("msprobe/statistics/right", "msprobe/statistics/one_percent", "blocks.0.mlp.fc2", 1.0e-2),
+    ("msprobe/statistics/right", "msprobe/statistics/permuted", "blocks.0.attn.out_proj", 0.138),
+]
+
+
+@pytest.mark.parametrize(("reference", "candidate", "site", "least"), BY_STATISTICS)
+def test_statistics_name_the_first_site_that_they_prove_wrong(
+    tmp_path: Path, reference: str, candidate: str, site: str, least: float
+) -> None:
+    outcome, comparison = compared(tmp_path, reference, candidate)
+    assert outcome.code == 1
+    assert (comparison["verdict"], comparison["first"]["site"]) == ("DIVERGED", site)
+    assert comparison["first"]["rel_l2"] == pytest.approx(least, rel=1e-2)
+    assert comparison["first"]["at_least"]
+    assert (comparison["first"]["step"], comparison["first"]["call"]) == (0, 0)
+    # What was not proven wrong is not right.
+    assert set(comparison["counts"]) == {"DIVERGED", "NOT_REFUTED"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [
+        ("fastvideo/right.jsonl", "fastvideo/right.jsonl"),
+        ("msprobe/statistics/right", "msprobe/statistics/right"),
+        ("transformers/full/right", "transformers/repr_default/right"),
+    ],
+)
+def test_equal_statistics_prove_nothing(tmp_path: Path, reference: str, candidate: str) -> None:
+    outcome, comparison = compared(tmp_path, reference, candidate)
+    assert (outcome.code, comparison["verdict"]) == (1, "NOT_REFUTED")
+
+
+def test_a_statistic_of_one_tool_is_held_against_the_tensor_of_another(tmp_path: Path) -> None:
+    """The tensors of the right run, and the statistics of one that is right, or whose heads are rolled."""
+    kept = "velocity", "blocks.0.mlp", "blocks.0.attn", "blocks.0.attn.heads"
+    only = ("--rename", rf"^(?!({'|'.join(map(re.escape, kept))})$).*$=")
+    _, right = compared(tmp_path / "right", "msprobe/tensor/right", "msprobe/statistics/right", *only)
+    assert right["verdict"] == "NOT_REFUTED"
+    _, wrong = compared(tmp_path / "wrong", "msprobe/tensor/right", "msprobe/statistics/permuted", *only)
+    assert (wrong["verdict"], wrong["first"]["site"]) == ("DIVERGED", "blocks.0.attn")
+
+
+@pytest.mark.parametrize(
+    "sample", ["msprobe/md5/right", "sglang/right", "polygraphy/right.json", "hand/flat/right.npz"]
+)
+def test_what_is_equal_by_digest_is_identical(tmp_path: Path, sample: str) -> None:
+    outcome, comparison = compared(tmp_path, sample, sample)
+    assert (outcome.code, comparison["verdict"]) == (0, "IDENTICAL")
+
+
+def test_formats_of_one_run_agree_bit_for_bit(tmp_path: Path) -> None:
+    outcome, _ = compared(tmp_path, "hand/flat/right.pt", "hand/flat/right.safetensors")
+    assert outcome.code == 0
+
+
+def test_what_the_source_cannot_tell_stands_in_the_comparison(tmp_path: Path) -> None:
+    _, comparison = compared(tmp_path, "msprobe/statistics/right", "msprobe/statistics/right")
+    told = read_manifest(tmp_path / "candidate").notes
+    assert any("15 inputs" in note for note in told)
+    assert all(any(note in line for line in comparison["notes"]) for note in told)
+
+
+def test_options_become_rules(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text(r"^blocks\.=transformer.blocks." + "\n")
+    outcome = run(
+        *("import", SAMPLES / "fastvideo/right.jsonl", "--out", tmp_path / "out", "--units-from", "call"),
+        *("--phase", "denoise", "--family", "waypoint", "--rename", rules, "--rename", "out_proj$=gate_proj"),
+    )
+    assert outcome.code == 0, outcome
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.units, manifest.family, manifest.numerics) == (2, "waypoint", {"dtype": "fp32"})
+    lines = [json.loads(line) for line in (tmp_path / "out" / "activations.jsonl").read_text().splitlines()]
+    assert {line["phase"] for line in lines} == {"denoise"}
+    assert "transformer.blocks.0.attn.gate_proj" in {line["site"] for line in lines}
+
+
+def test_one_run_of_a_file_and_no_tensors(tmp_path: Path) -> None:
+    trace = SAMPLES / "fastvideo/right.appended.jsonl"
+    outcome = run("import", trace, "--out", tmp_path / "out", "--run", 1, "--dtype", "fp32")
+    assert outcome.code == 0, outcome
+    outcome = run("import", SAMPLES / "hand/flat/right.pt", "--out", tmp_path / "out", "--no-tensors")
+    assert outcome.code == 0, outcome
+    assert not (tmp_path / "out" / TENSORS_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("sample", "options"),
+    [
+        ("fastvideo/right.appended.jsonl", ("--dtype", "fp32")),
+        ("fastvideo/right.defaults.jsonl", ()),
+        ("torch_debug_mode/right.norm.txt", ()),
+        ("absent", ()),
+        ("hand/flat/right.pt", ("--family", "absent")),
+        ("hand/flat/right.pt", ("--rename", "[=a")),
+        ("hand/flat/right.pt", ("--rename", ".*=a")),
+        ("hand/flat/right.pt", ("--units-from", "call", "--steps-from", "call")),
+    ],
+)
+def test_what_cannot_be_imported_is_refused(tmp_path: Path, sample: str, options: tuple[object, ...]) -> None:
+    assert refused("import", SAMPLES / sample, "--out", tmp_path / "out", *options)["do"]
+
+
+def test_a_folder_with_other_things_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    refused("import", SAMPLES / "hand/flat/right.pt", "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
