@@ -136,6 +136,14 @@ def test_what_the_source_cannot_tell_stands_in_the_comparison(tmp_path: Path) ->
     assert all(any(note in line for line in comparison["notes"]) for note in told)
 
 
+@pytest.mark.parametrize(("site", "code"), [("x_input", 1), ("wm_output", 2)])
+def test_a_tensor_that_is_named_an_input_is_compared_as_one(tmp_path: Path, site: str, code: int) -> None:
+    """The input is the same on both sides, and the rest is wrong; what differs as an input gives no score."""
+    rename = ("--rename", f"^{site}$=input.x")
+    outcome, _ = compared(tmp_path, "hand/stacked/right.pt", "hand/stacked/permuted.pt", *rename)
+    assert outcome.code == code
+
+
 def test_options_become_rules(tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     rules.write_text(r"^blocks\.=transformer.blocks." + "\n")
@@ -175,6 +183,16 @@ def test_one_run_of_a_file_and_no_tensors(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_imported_is_refused(tmp_path: Path, sample: str, options: tuple[object, ...]) -> None:
     assert refused("import", SAMPLES / sample, "--out", tmp_path / "out", *options)["do"]
+
+
+def test_a_source_is_not_replaced_by_its_dump(tmp_path: Path) -> None:
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", tmp_path / "out").code == 0
+    content = (tmp_path / "out" / TENSORS_NAME).read_bytes()
+    refused("import", tmp_path / "out" / TENSORS_NAME, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / TENSORS_NAME).read_bytes() == content
+    again = run("import", tmp_path / "out" / TENSORS_NAME, "--out", tmp_path / "again")
+    assert again.code == 0, again
+    assert run("diff", tmp_path / "out", tmp_path / "again").code == 0
 
 
 def test_a_folder_with_other_things_is_kept(tmp_path: Path) -> None:

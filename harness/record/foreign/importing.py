@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -69,24 +68,28 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
     incomplete.
     """
     found_in = format_of(source)
+    if source.resolve().is_relative_to(out.resolve()):
+        raise UserError(
+            f"{out}: the dump would replace its own source",
+            found=f"{source} within it",
+            expected="another folder",
+            do="name one with --out",
+        )
     family = family_named(wanted.family)
     notes, keys = Notes(), Keys(wanted.rules, wanted.renames)
     manifest = _manifest(source, wanted)
     dtypes = Counter[str]()
     unknown: set[str] = set()
     with DumpWriter(out, manifest, keep=("*",) if wanted.keep_tensors else ()) as writer:
-        pending = 0
-        with closing(found_in.read(source, wanted.asked, notes)) as values:  # type: ignore[type-var]  # a generator
-            for found in values:
-                if (key := keys.of(found, notes)) is None:
-                    continue
-                if wanted.family and family.sites.of(key.site) is None:
-                    unknown.add(key.site)
-                manifest.units = max(manifest.units or 0, key.unit + 1)
-                dtypes[_write(writer, key, found)] += 1
-                pending += 1
-                if pending % _AT_ONCE == 0:
-                    writer.end_pass()
+        for number, found in enumerate(found_in.read(source, wanted.asked, notes), start=1):
+            if (key := keys.of(found, notes)) is None:
+                continue
+            if wanted.family and family.sites.of(key.site) is None:
+                unknown.add(key.site)
+            manifest.units = max(manifest.units or 0, key.unit + 1)
+            dtypes[_write(writer, key, found)] += 1
+            if number % _AT_ONCE == 0:
+                writer.end_pass()
         writer.end_pass()
         if not manifest.observed:
             raise UserError(

@@ -68,7 +68,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
     if processes:
         process = one_process(processes, asked, source)
         notes.say(f"Of the processes whose values lie there this is {process}.")
-        files = {path: name for path, name in files.items() if not processes.isdisjoint({process} & {*name.parts})}
+        files = {path: name for path, name in files.items() if process in name.parts}
     others = sum(1 for path in source.rglob("*") if path.is_file()) - len(files)
     notes.leave_out("files that hold no tensors, or those of another process", others)
     if len(files) > 1:
@@ -209,14 +209,18 @@ def _placed(around: tuple[str, ...], path: tuple[str | _Step, ...], tensor: Tens
             numbers["phase"] = _CACHE if place.sigma == 0 else None
         else:
             name = f"{name}.{place.number}"
-    if inside or not tensor.dim():
-        yield Found(name=name, value=tensor, **numbers)
+    by_unit, by_step = not inside and asked.along_units(name), not inside and asked.along_steps(name)
+    for unit, slice_of_unit in _slices(tensor, "frame", by_unit):
+        for step, value in _slices(slice_of_unit, "step", by_step):
+            yield Found(name=name, value=value, **{**numbers, **unit, **step})
+
+
+def _slices(tensor: Tensor, number: str, wanted: bool) -> Iterator[tuple[dict[str, int], Tensor]]:
+    """(its number, slice) along the first axis where that is wanted; else the tensor as a whole."""
+    if not wanted or not tensor.dim():
+        yield {}, tensor
         return
-    for frame, of_unit in enumerate(tensor.unbind()) if asked.along_units(name) else [(None, tensor)]:
-        for step, value in enumerate(of_unit.unbind()) if asked.along_steps(name) else [(None, of_unit)]:
-            sliced = {"frame": frame, "step": step}
-            given = {number: index for number, index in sliced.items() if index is not None}
-            yield Found(name=name, value=value, **{**numbers, **given})
+    yield from (({number: index}, value) for index, value in enumerate(tensor.unbind()))
 
 
 def _indexed(index: Path, asked: Asked, notes: Notes) -> Iterator[Found]:

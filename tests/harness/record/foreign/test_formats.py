@@ -295,6 +295,8 @@ def test_stacked_tensors_are_taken_apart_by_rule(tmp_path: Path) -> None:
     assert len(apart.records) == len(whole.records) + 2
     steps = imported("hand/stacked/right.pt", tmp_path / "steps", units_along=("frame_*",), steps_along=("frame_*",))
     assert steps.records["u1/forward0/frame_latents"].shape == [4, 16]
+    along = {"units_along": ("sigmas",), "steps_along": ("sigmas",)}
+    assert imported("hand/stacked/right.pt", tmp_path / "numbers", **along).records["u2/forward0/sigmas"].shape == []
 
 
 def test_an_index_of_files(tmp_path: Path) -> None:
