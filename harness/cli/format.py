@@ -18,7 +18,7 @@ class SchemaCommand:
     """
 
     of: tyro.conf.Positional[Literal["manifest", "record", "message", "comparison", "dump-check"]]
-    """manifest.json; a line of activations.jsonl; a message of an engine in a process of its own (docs/protocol.md); what
+    """manifest.json; a line of activations.jsonl; what an engine in a process of its own says (docs/protocol.md); what
     `diff --json` or `check-dump --json` writes."""
 
     def run(self) -> int:

@@ -166,6 +166,10 @@ def _unlike_sample(record: Record, elements: int) -> Iterator[Wrong]:
     outside = [x for x in record.sample if x is not None and not record.min - near <= x <= record.max + near]
     if outside:
         yield Wrong("statistics", "sample", f"{outside[0]:g}", f"from min {record.min:g} to max {record.max:g}", do)
+    written = [x for x in (*record.sample, record.min, record.max) if x is not None and x != float(f"{x:.9g}")]
+    if written:
+        expected = f"{written[0]:.9g}, with nine significant digits"
+        yield Wrong("statistics", "sample, min, max", repr(written[0]), expected, "write numbers as %.9g does")
     if record.sample.count(None) and not sum(record.non_finite):
         yield Wrong("statistics", "sample", "null", "a number: every element is finite", do)
 
