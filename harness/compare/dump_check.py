@@ -71,7 +71,7 @@ class DumpCheck(msgspec.Struct, frozen=True, kw_only=True):
         return not self.counts
 
 
-class _Session(NamedTuple):
+class _RightSession(NamedTuple):
     """What a dump is held against: the observations of a session in their order, and the records of another dump."""
 
     keys: Sequence[Key]
@@ -206,7 +206,7 @@ def _session(
     scenario: Scenario | None,
     against: Path | None,
     problems: _Problems,
-) -> _Session:
+) -> _RightSession:
     """What the dump is held against. What its manifest says of another model or session is a problem."""
     records = {} if against is None else {record.key: record for record in read_records(against)}
     if manifest is not None and against is not None:
@@ -220,10 +220,10 @@ def _session(
         if manifest is not None:
             _check_identity(manifest, checkpoint, scenario, problems)
         optional = {record.site for record in records.values()} | set(() if manifest is None else manifest.sites or ())
-        return _Session([*expected_keys(scenario, checkpoint, optional=optional)], "checkpoint and scenario", records)
+        return _RightSession([*expected_keys(scenario, checkpoint, optional=optional)], "checkpoint and scenario", records)
     if against is not None:
-        return _Session([*records], str(against), records)
-    return _Session([] if manifest is None else _planned(manifest), "the passes of its manifest", records)
+        return _RightSession([*records], str(against), records)
+    return _RightSession([] if manifest is None else _planned(manifest), "the passes of its manifest", records)
 
 
 def _planned(manifest: Manifest) -> list[Key]:
@@ -303,7 +303,7 @@ class _Records:
         folder: Path,
         manifest: Manifest | None,
         family: Family | None,
-        session: _Session,
+        session: _RightSession,
         problems: _Problems,
     ) -> None:
         self.count = 0
