@@ -116,7 +116,7 @@ def _statistics(records: list[Record]) -> str:
     first = records[0]
     digest = hashlib.sha256("".join(record.digest or record.sketch for record in records).encode()).hexdigest()
     number = f"{len(records)} x " if len(records) > 1 else ""
-    shape = "x".join(map(str, first.shape))
+    shape = "x".join(map(str, first.shape or ()))
     spread = f"mean {first.mean:.6g}, std {first.std:.6g}" if first.mean is not None and first.std is not None else ""
     return f"{number}{shape} {first.dtype}, {spread}, digest {digest[:12]}"
 

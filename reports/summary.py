@@ -20,6 +20,7 @@ _ORDER = (
     Verdict.DIVERGED,
     Verdict.UNEXPLAINED,
     Verdict.MISSING,
+    Verdict.NOT_REFUTED,
     Verdict.INCOMPARABLE,
     Verdict.WITHIN_NOISE,
     Verdict.IDENTICAL,

@@ -29,15 +29,25 @@ MOST_PLACES = 1 << 32
 # Units of one block of marks.
 _UNITS = 256
 _SKETCH_BYTES = 4 * SKETCH_SIZE
+# In the place of one that a record does not have: no distance is known.
+_NO_SKETCH = np.full(SKETCH_SIZE, math.nan, "<f4").tobytes()
+_WHOLE = {0, _SKETCH_BYTES}
 # So many records are compared at once, for numpy's sake.
 _AT_ONCE = 1024
 
 # The fields of a record, some as types that take less time to read; slots are not read.
-_FASTER = {"unit": int, "shape": tuple[Count, ...], "sketch": bytes}
+_FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    """What a field is where a record leaves it out."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
 _Row: Any = msgspec.defstruct(
     "_Row",
     [
-        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=field.default))
+        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=_default(field)))
         for field in msgspec.structs.fields(Record)
         if field.name != "slots"
     ],
@@ -161,8 +171,9 @@ class RecordLines:
 class Columns:
     """What a comparison needs of records [n] of one dump. `at` is the index of their lines in the part, from 0.
 
-    `alike` is the same number for equal shape and dtype. `elements` counts all elements, `special` [n,3] NaN, +inf and
-    -inf. `digests`, `exact` (None where a record has none) and `sources` are arrays of objects.
+    `alike` is the same number for equal shape and dtype. `elements` counts all elements, NaN where nobody knows,
+    `special` [n,3] NaN, +inf and -inf. `digests`, `exact` (None where a record has none) and `sources` are arrays of
+    objects.
     """
 
     codes: Indices
@@ -260,7 +271,8 @@ class ColumnReader:
         """Of forms [n]: their places, a number that is the same for equal shape and dtype, and their elements."""
         new = []
         for *place, dtype, shape in islice(self._forms, len(self._table), None):
-            new.append((self._places[tuple(place)], self._alike[dtype, shape], math.prod(map(float, shape))))
+            elements = math.nan if shape is None else math.prod(map(float, shape))
+            new.append((self._places[tuple(place)], self._alike[dtype, shape], elements))
         if new:
             self._table = np.concatenate([self._table, np.array(new)])
         places, alike, elements = self._table[forms].T
@@ -275,8 +287,14 @@ def _rows(part: FilePart, block: LineBlock) -> list[Any]:
         rows = []
     units = list(map(_unit, rows)) or [-1]
     sketches = set(map(len, map(_sketch, rows)))
-    if len(rows) == block.lines and sketches == {_SKETCH_BYTES} and min(units) >= 0 and max(units) < MOST_UNITS:
-        return rows
+    if len(rows) == block.lines and sketches <= _WHOLE and min(units) >= 0 and max(units) < MOST_UNITS:
+        return rows if 0 not in sketches else list(map(_with_sketch, rows))
     # A line may be broken, or of the first schema.
     records = (decode_record(part, at, line) for at, line in enumerate(block.content.split(b"\n")[:-1], block.first))
-    return [_decoder.decode(msgspec.json.encode(record)) for record in records]
+    return [_with_sketch(_decoder.decode(msgspec.json.encode(record))) for record in records]
+
+
+def _with_sketch(row: Any) -> Any:
+    """A row, with numbers in the place of a sketch that it does not have."""
+    row.sketch = row.sketch or _NO_SKETCH
+    return row

@@ -27,7 +27,7 @@ def unlike_models(candidate: Manifest, reference: Manifest, accepted: Collection
     """Why the runs are not of one model in one precision, by their manifests; None where they are."""
     pairs = {
         "family": (candidate.family, reference.family),
-        "checkpoint": (candidate.checkpoint_digest, reference.checkpoint_digest),
+        "checkpoint": _recorded(candidate.checkpoint_digest, reference.checkpoint_digest),
         "dtype": (candidate.numerics["dtype"], reference.numerics["dtype"]),
     }
     accepted_sites(accepted, family_named(reference.family))
@@ -46,11 +46,32 @@ def unlike_inputs(candidate: Manifest, reference: Manifest, accepted: Collection
         kept = [name for name in names if shown_at(name, family) not in lifted]
         return _first_difference({name: (candidate.inputs.get(name), reference.inputs.get(name)) for name in kept})
     pairs: dict[str, tuple[object, object]] = {}
+    scenarios = _recorded(candidate.scenario_digest, reference.scenario_digest)
     if not lifted.intersection(shown_at(name, family) for name, field in family.fields.items() if field.schedule):
-        pairs["schedule"] = (candidate.sigmas, reference.sigmas)
+        pairs["schedule"] = (candidate.sigmas, reference.sigmas) if all(scenarios) else (None, None)
     if not lifted:
-        pairs["scenario"] = (candidate.scenario_digest, reference.scenario_digest)
+        pairs["scenario"] = scenarios
     return _first_difference(pairs)
+
+
+def _recorded(candidate: str, reference: str) -> tuple[str, str]:
+    """Two digests; nothing where either was not recorded, which is neither equal nor unequal to anything."""
+    return (candidate, reference) if candidate and reference else ("", "")
+
+
+def unchecked(candidate: Manifest, reference: Manifest, *, inputs: bool) -> list[str]:
+    """What of the contract could not be checked, because a dump does not record it.
+
+    `inputs`: those that the sides consumed were compared.
+    """
+    sides = {"candidate": candidate, "reference": reference}
+    found = []
+    for what, field in (("checkpoint", "checkpoint_digest"), ("inputs", "scenario_digest")):
+        lacking = [name for name, side in sides.items() if not getattr(side, field)]
+        if lacking and not (inputs and what == "inputs"):
+            dumps = "either dump" if len(lacking) == len(sides) else f"the {lacking[0]}'s dump"
+            found.append(f"{what} not checked: not recorded in {dumps}")
+    return found
 
 
 def unlike_environments(candidate: Manifest, reference: Manifest) -> list[str]:
@@ -64,7 +85,7 @@ def unlike_environments(candidate: Manifest, reference: Manifest) -> list[str]:
     return [
         f"{name} differs: candidate {found}, reference {expected}; equal code need not give equal bits"
         for name, (found, expected) in pairs.items()
-        if found is not None and expected is not None and found != expected
+        if found and expected and found != expected
     ]
 
 

@@ -25,6 +25,8 @@ class Error:
     grown: float | None = None
     # Of a tensor of one element that differs: the element itself, (actual, expected).
     values: tuple[float, float] | None = None
+    # From statistics alone: `rel_l2` is what they prove, and the error is at least that; NaN where they share none.
+    at_least: bool = False
     # Neither side has a finite value: equal or not, that proves nothing.
     hollow: bool = False
 

@@ -119,20 +119,23 @@ def unlike_pictures(folder: Path, family: Family, kept: Collection[PictureAt], r
     for record in records:
         if family.sites.kind(record.site, record.phase) is not Kind.PICTURE:
             continue
+        if record.shape is None:
+            found.append(f"{record.key} has no shape: nothing says that it is of the pictures")
+            continue
         number = math.prod(record.shape[:-3])
         # More pictures than there are is no number to count to.
         first, stop = record.call * number, record.call * number + min(number, len(kept) + 1)
         places = [PictureAt(record.unit, record.step, at) for at in range(first, stop)]
         if all(at in kept for at in places):
             pixels = [read_pixels(picture_path(folder, at)) for at in places]
-            if not _is_recorded(pixels, record):
+            if not _is_recorded(pixels, record, record.shape[-3:]):
                 found.append(f"{picture_path(folder, places[0])} is not the picture that its record tells of")
     return found
 
 
-def _is_recorded(pixels: Sequence[Pixels], record: Record) -> bool:
-    """Whether a record is of these pictures: bit for bit where it has a digest, else by its sums."""
-    if any(list(each.shape) != record.shape[-3:] for each in pixels):
+def _is_recorded(pixels: Sequence[Pixels], record: Record, shape: list[int]) -> bool:
+    """Whether a record is of these pictures of a shape: bit for bit where it has a digest, else by its sums."""
+    if any(list(each.shape) != shape for each in pixels):
         return False
     values = np.stack(pixels)
     if record.digest is not None:

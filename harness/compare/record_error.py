@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from waypoint_parity.harness.compare.columns import Columns, Numbers
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
+from waypoint_parity.harness.compare.least_error import least_error
 from waypoint_parity.harness.record.records import Record
 from waypoint_parity.harness.run.keys import is_input
 
@@ -22,7 +23,10 @@ def record_error(actual: Record, expected: Record) -> Error:
 
     Distance and product come from the sketches, whose estimates of a norm are good to 9 % (one standard deviation);
     the norms themselves from rms and shape. There is no distance between unlike values of which some are not finite.
+    Where one of the two has no sketch: see least_error.
     """
+    if not (actual.sketch and expected.sketch) or actual.shape is None or expected.shape is None:
+        return least_error(actual, expected)
     if actual.shape != expected.shape:
         return no_distance(f"shape {actual.shape}, not {expected.shape}")
     if actual.non_finite != expected.non_finite:
@@ -80,14 +84,15 @@ class Errors(NamedTuple):
     local: Numbers
     grown: Numbers
     hollow: npt.NDArray[np.bool_]
+    at_least: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        columns = [(e.identical, e.hollow, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
-        identical, hollow, *numbers = zip(*columns, strict=True)
+        columns = [(e.identical, e.hollow, e.at_least, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
+        identical, hollow, at_least, *numbers = zip(*columns, strict=True)
         rel_l2, log_norm, exact, local, grown = (np.array(column, np.float64) for column in numbers)
-        return cls(np.array(identical), rel_l2, log_norm, exact, local, grown, np.array(hollow))
+        return cls(np.array(identical), rel_l2, log_norm, exact, local, grown, np.array(hollow), np.array(at_least))
 
     @property
     def distance(self) -> Numbers:
@@ -107,13 +112,17 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
     unusual |= ~identical & expected.special.any(1)
     unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
+    at_least = np.zeros(len(identical), bool)
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
+        at_least[index] = error.at_least
     unknown = np.full(len(identical), math.nan)
     counted = np.minimum(actual.special.sum(1), expected.special.sum(1))
     hollow = (counted >= expected.elements) & (expected.elements > 0)
-    return Errors(identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown, hollow=hollow)
+    return Errors(
+        identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown, hollow=hollow, at_least=at_least
+    )
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:

@@ -20,6 +20,8 @@ COMPARISON_NAME = "comparison.json"
 # The two kinds of rollout: every unit inherits the errors of those before it; or caches and latents follow the
 # reference after every unit.
 FREE_RUNNING, TEACHER_FORCED = "free-running", "teacher-forced"
+# What the errors of two runs in lockstep are taken from; those of dumps: VerdictTable.evidence.
+LIVE = "tensors"
 # The two questions that are asked besides the distance of values.
 MATHEMATICS, PRECISION = "mathematics", "precision"
 # Stands for infinity in `exact` and `local`: JSON does not know it, and None says that nothing was measured.
@@ -34,6 +36,8 @@ class Verdict(enum.StrEnum):
 
     IDENTICAL = "IDENTICAL"
     WITHIN_NOISE = "WITHIN_NOISE"
+    # By statistics alone, which prove a divergence or nothing.
+    NOT_REFUTED = "NOT_REFUTED"
     UNEXPLAINED = "UNEXPLAINED"
     MISSING = "MISSING"
     DIVERGED = "DIVERGED"
@@ -72,6 +76,8 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
     local: float | None = None
     # The error of a free-running session over what rounding grows to, where no exact value tells more.
     grown: float | None = None
+    # Only statistics were there: the error is at least `rel_l2`, and perhaps far larger.
+    at_least: bool = False
     # Of a tensor of one element that differs, the element; and in a diff the lines. First the candidate's.
     values: tuple[float, float] | None = None
     lines: tuple[int, int] | None = None
@@ -106,6 +112,8 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
             return f"{where}: {beyond}, though no site is wrong by itself; as computed {self.rel_l2:.2e}"
         if self.rel_l2 is None:
             return f"{where}: {self.note}"
+        if self.at_least:
+            return f"{where}: relative error at least {self.rel_l2:.2e} by statistics, bound {self.tolerance:.1e}"
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"
         if self.verdict.passes:
             return distance
@@ -354,6 +362,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """Why parity does not hold, in a sentence: a contradiction, the first divergence, or why nothing was scored."""
         if self.contradictions:
             return self.contradictions[0]
+        if self.verdict is Verdict.NOT_REFUTED:
+            return f"statistics alone refute nothing, and prove no parity: {self.worst}"
         return str(self.first or self.reason or "nothing was compared")
 
     @property

@@ -1,7 +1,6 @@
 """A comparison as lines for a terminal."""
 
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, WorstAtSite, distance_text
-from waypoint_parity.harness.judge.diff import EVIDENCE as SKETCHES
+from waypoint_parity.harness.judge.comparison import LIVE, TEACHER_FORCED, Comparison, WorstAtSite, distance_text
 from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import is_input
@@ -77,7 +76,7 @@ def _questions(comparison: Comparison) -> str:
 def _mathematics(comparison: Comparison, *, unanswered: bool) -> list[str]:
     """Whether both sides compute the same, rounding apart."""
     found = comparison.mathematics
-    if found is None and comparison.precision is not None and comparison.evidence == SKETCHES:
+    if found is None and comparison.precision is not None and comparison.evidence != LIVE:
         return ["  mathematics:      not known: the candidate's dump has no exact values"]
     if found is None:
         return []
@@ -102,7 +101,7 @@ def _precision(comparison: Comparison, *, unanswered: bool) -> list[str]:
     units = ", ".join(map(str, found.units)) if len(found.units) < 8 else f"{found.units[0]} to {found.units[-1]}"
     at = f" ({found.at})" if found.at else ""
     # Dumps are not fed: their errors hold all that was inherited, and so do their bounds.
-    whose = "up to a site" if comparison.evidence == SKETCHES else "of a site by itself"
+    whose = "of a site by itself" if comparison.evidence == LIVE else "up to a site"
     line = f"  precision:        the largest error {whose} is {found.largest}{at}; "
     line += f"{found.observations} observations in unit {units}, {found.lanes} disturbed lanes"
     if not unanswered:

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from waypoint_parity.harness.compare.contract import clock_shift, unlike_environments, unlike_inputs, unlike_models
+from waypoint_parity.harness.compare.contract import (
+    clock_shift,
+    unchecked,
+    unlike_environments,
+    unlike_inputs,
+    unlike_models,
+)
 from waypoint_parity.harness.compare.execution import Execution
 from waypoint_parity.harness.compare.join import (
     CANDIDATE,
@@ -45,10 +51,14 @@ from waypoint_parity.harness.record.records import (
 from waypoint_parity.harness.record.seal import broken_seals, is_sealed
 from waypoint_parity.harness.record.selection import EVERYTHING
 from waypoint_parity.harness.run.family import Family, SlotFault, family_named
-from waypoint_parity.harness.run.keys import Key, Rung
+from waypoint_parity.harness.run.keys import Key, Rung, is_input
 from waypoint_parity.harness.run.sites import Kind
 
 EVIDENCE = "sketches"
+_BLIND = (
+    "statistics alone prove a divergence or nothing: permutations and errors that keep them are not seen (at width "
+    "2560 an error of 60 % moved a norm by 0.03 %)"
+)
 UNLIKE_SELECTIONS = "the dumps recorded different selections; only what both recorded was compared"
 
 
@@ -107,7 +117,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     expected = expected_observations(reference.manifest, candidate.manifest)
     pictures = list(_pictures(candidate.folder, reference.folder))
-    comparison = table.close(*names, evidence=EVIDENCE, expected=expected, pictures=pictures)
+    comparison = table.close(*names, evidence=table.evidence, expected=expected, pictures=pictures)
     if comparison.verdict is Verdict.INCOMPARABLE:
         return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
     if reason := unlike_inputs(*sides, accepted):
@@ -115,9 +125,12 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     followed = {dump.manifest.implementation: dump.manifest.followed for dump in (reference, candidate)}
     unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
-    notes = unlike_environments(*sides)
+    consumed = any(map(is_input, table.compared_sites()))
+    notes = [*unchecked(*sides, inputs=consumed), *unlike_environments(*sides)]
     notes += [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
+    notes += [_BLIND] if table.by_statistics else []
+    notes += [f"{dump.folder}: {note}" for dump in (reference, candidate) for note in dump.manifest.notes]
     foreign = [str(dump.folder) for dump in (reference, candidate) if not is_sealed(dump.manifest)]
     notes += [f"nothing vouches for the files of {folder}: the dump has no digests" for folder in foreign]
     family = family_named(reference.manifest.family)

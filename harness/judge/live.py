@@ -15,7 +15,7 @@ from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
 from waypoint_parity.harness.compare.lockstep import Side, run_in_lockstep
 from waypoint_parity.harness.compare.pictures import PictureMetrics, picture_metrics
 from waypoint_parity.harness.compare.tensor_error import exact_distance, rounded_off, tensor_error
-from waypoint_parity.harness.judge.comparison import FREE_RUNNING, TEACHER_FORCED, Comparison, Mathematics
+from waypoint_parity.harness.judge.comparison import FREE_RUNNING, LIVE, TEACHER_FORCED, Comparison, Mathematics
 from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR, SAME_MATHEMATICS, Judgement
 from waypoint_parity.harness.judge.precision import PrecisionRun
 from waypoint_parity.harness.judge.table import VerdictTable
@@ -29,7 +29,6 @@ from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation
 
-EVIDENCE = "tensors"
 # How much further from its exact values the candidate may be than the reference from its own, before precision is asked
 # for. Both inherit errors, so this is a sieve and no verdict.
 ROUGHER = 8.0
@@ -68,7 +67,7 @@ def lockstep(
     )
     expected = Counter(key.rung for key in expected_keys(scenario, checkpoint, optional=common))
     comparison = judging.table.close(
-        reference.name, candidate.name, evidence=EVIDENCE, expected=expected, pictures=judging.pictures
+        reference.name, candidate.name, evidence=LIVE, expected=expected, pictures=judging.pictures
     )
     rollout = TEACHER_FORCED if teacher_forced else FREE_RUNNING
     if comparison.reason is not None:

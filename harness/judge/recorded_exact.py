@@ -39,7 +39,8 @@ def recorded_errors(actual: Columns, expected: Columns, least: float) -> ExactEr
     found = ExactErrors(*(np.full(len(expected), math.nan) for _ in ExactErrors._fields))
     for index in np.flatnonzero(expected.exact.astype(bool)).tolist():
         same_shape = actual.alike[index] == expected.alike[index] or _shape(actual, index) == _shape(expected, index)
-        if same_shape and not actual.special[index].any() and not expected.special[index].any():
+        sketched = not any(np.isnan(side.sketches[index]).all() for side in (actual, expected))
+        if sketched and same_shape and not actual.special[index].any() and not expected.special[index].any():
             for side in (actual, expected):
                 _check(side, index)
             errors = _errors(actual.exact[index], expected.exact[index], actual.sketches[index], least)
@@ -47,7 +48,7 @@ def recorded_errors(actual: Columns, expected: Columns, least: float) -> ExactEr
     return found
 
 
-def _shape(columns: Columns, index: int) -> list[int]:
+def _shape(columns: Columns, index: int) -> list[int] | None:
     return columns.record(index).shape
 
 

@@ -114,7 +114,7 @@ class VerdictTable:
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
         counts = [(name, np.int64) for name in _COUNTS]
         limits = ("limits", np.float64, (self._bounds.units + 1, 2))
-        judged = [("kind", np.int8), ("accepted", np.bool_), limits]
+        judged = [("kind", np.int8), ("accepted", np.bool_), limits, ("at_least", np.bool_)]
         self._rows = np.zeros(
             0,
             [*judged, ("error", np.float64), ("unit", np.int64), ("exact", np.float64), ("local", np.float64), *counts],
@@ -134,6 +134,7 @@ class VerdictTable:
         for index, error in kept.items():
             errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
             errors.log_norm[index] = error.log_norm
+            errors.at_least[index] = False
 
         def error_of(index: int) -> Error:
             error = kept.get(index) or record_error(actual.record(index), expected.record(index))
@@ -175,6 +176,7 @@ class VerdictTable:
             ours[name][numbers] += theirs[name]
         for name in ("exact", "local"):
             ours[name][numbers] = np.fmax(ours[name][numbers], theirs[name])
+        ours["at_least"][numbers] |= theirs["at_least"]
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
         self.by_tensors += part.by_tensors
@@ -261,6 +263,22 @@ class VerdictTable:
             caught=self._caught,
         )
 
+    @property
+    def by_statistics(self) -> bool:
+        """Whether of any pair of records there were only statistics."""
+        return bool(self._known()["at_least"].any())
+
+    @property
+    def evidence(self) -> str:
+        """What the errors of two dumps were taken from."""
+        known = self._known()
+        kinds = {
+            "tensors of both dumps": self.by_tensors > 0,
+            "sketches": bool((known["compared"][~known["at_least"]]).sum() > self.by_tensors),
+            "statistics": self.by_statistics,
+        }
+        return " and ".join(kind for kind, used in kinds.items() if used) or "sketches"
+
     def compared_sites(self) -> set[str]:
         """The sites that both sides showed in some pass."""
         return {self.places.names[place][2] for place in np.flatnonzero(self._known()["compared"])}
@@ -297,24 +315,34 @@ class VerdictTable:
             self._prove_nothing(int(order[index]), self.places.key(int(codes[index])), 1)
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
+        for index in np.flatnonzero(verdicts == _VERDICT[Verdict.MISSING]).tolist():
+            key = self.places.key(int(codes[index]))
+            self._missing(int(order[index]), key, 1, str(error_of(index).note), seen_elsewhere=True)
         diverged = np.isin(verdicts, [_VERDICT[Verdict.DIVERGED], _VERDICT[Verdict.UNEXPLAINED]])
         for index in np.flatnonzero(diverged).tolist():
             self._fail(int(order[index]), partial(result, index))
-        if len(measured := np.flatnonzero(_HAS_WORST[kinds])):
+        if len(measured := np.flatnonzero(_HAS_WORST[kinds] & (verdicts != _VERDICT[Verdict.MISSING]))):
             index = int(measured[np.argmax(errors.distance[measured])])
             self._exceed(float(errors.distance[index]), partial(result, index))
         for index in np.flatnonzero(kinds == _KIND[Kind.LATENT]).tolist():
             self._grow(int(order[index]), self.places.key(int(codes[index])), float(errors.rel_l2[index]))
+        self._keep(units, places, verdicts, errors)
+        np.add.at(self._rows["failed"], places[diverged], 1)
+
+    def _keep(self, units: Indices, places: Indices, verdicts: Indices, errors: Errors) -> None:
+        """Keep of pairs [n] what is kept of every place, and count their verdicts; but what is missing."""
+        there = verdicts != _VERDICT[Verdict.MISSING]
         # All but inputs that differ, which are beyond the verdicts of what was compared.
-        compared = verdicts <= _VERDICT[Verdict.DIVERGED]
+        compared = there & (verdicts <= _VERDICT[Verdict.DIVERGED])
+        self._rows["at_least"][places[compared & errors.at_least]] = True
         self._raise(places[compared], errors.distance[compared], units[compared])
         for name in ("exact", "local"):
             values = getattr(errors, name)[compared]
             np.fmax.at(self._rows[name], places[compared], values)
             np.add.at(self._rows[f"{name}s"], places[compared], ~np.isnan(values))
-        np.add.at(self._rows["compared"], places[compared], 1)
-        np.add.at(self._rows["failed"], places[diverged], 1)
-        for name, number in zip(_VERDICTS, np.bincount(verdicts, minlength=len(_VERDICTS)).tolist(), strict=True):
+        np.add.at(self._rows["compared"], places[there], 1)
+        numbers = np.bincount(verdicts[there], minlength=len(_VERDICTS)).tolist()
+        for name, number in zip(_VERDICTS, numbers, strict=True):
             self._count(name, number)
 
     def _verdicts(self, units: Indices, places: Indices, errors: Errors) -> Indices:
@@ -327,12 +355,17 @@ class VerdictTable:
         right: Flags = ~wrong & ~(np.isnan(errors.exact) & np.isnan(errors.local))
         unexplained: Flags = right & np.isnan(errors.exact) & (errors.grown > 1) & ~inputs
         within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
+        by_statistics: Flags = errors.at_least
+        masks = rows["kind"][places] == _KIND[Kind.MASK]
+        not_refuted: Flags = errors.rel_l2 <= np.where(inputs | masks, 0.0, self._bounds.statistics)
         # The first that holds.
         cases = {
             Verdict.IDENTICAL: errors.identical & ~wrong,
             ACCEPTED_INPUT: inputs & accepted,
+            Verdict.MISSING: by_statistics & np.isnan(errors.rel_l2),
+            Verdict.NOT_REFUTED: by_statistics & not_refuted,
             Verdict.INCOMPARABLE: inputs,
-            Verdict.WITHIN_NOISE: (right & ~unexplained) | (within & ~wrong),
+            Verdict.WITHIN_NOISE: ((right & ~unexplained) | (within & ~wrong)) & ~by_statistics,
             Verdict.UNEXPLAINED: unexplained,
         }
         return np.select([*cases.values()], [_VERDICT[name] for name in cases], _VERDICT[Verdict.DIVERGED])
@@ -480,7 +513,7 @@ class VerdictTable:
         return WorstAtSite(
             **rung._asdict(),
             rel_l2=finite(float(worst["error"])),
-            tolerance=self._bounds.of(Key(unit, *rung)).rel_l2,
+            tolerance=self._bounds.statistics if worst["at_least"] else self._bounds.of(Key(unit, *rung)).rel_l2,
             unit=unit,
             failed=int(rows["failed"].sum()),
             observations=int((rows["compared"] + rows["missing"]).sum()),
@@ -501,7 +534,7 @@ class VerdictTable:
             block=block_of(key.site),
             verdict=verdict,
             rel_l2=finite(error.rel_l2),
-            tolerance=limits.rel_l2,
+            tolerance=self._bounds.statistics if error.at_least else limits.rel_l2,
             norm_tolerance=finite(limits.log_norm),
             cosine=error.cosine,
             norm_ratio=error.norm_ratio,
@@ -509,6 +542,7 @@ class VerdictTable:
             note=error.note,
             exact=None if error.exact is None else _measured(error.exact),
             local=None if error.local is None else _measured(error.local),
+            at_least=error.at_least,
             grown=None if error.grown is None else _measured(error.grown),
             values=error.values,
             lines=lines,

@@ -63,6 +63,8 @@ def _unlike(record: Record, tensor: Tensor) -> str | None:
     values = summarise(tensor)
     if (values.nan, values.posinf, values.neginf) != record.non_finite:
         return f"NaN, +inf, -inf counts {(values.nan, values.posinf, values.neginf)}, in the record {record.non_finite}"
+    if not record.sketch:
+        return None
     sketch, recorded = np.frombuffer(values.sketch, "<f4"), record.projection()
     apart = float(np.linalg.norm(np.subtract(sketch, recorded, dtype=np.float64)))
     if apart > _ALIKE * float(np.linalg.norm(recorded.astype(np.float64))):

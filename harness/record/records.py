@@ -67,7 +67,12 @@ class Exact(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One observation. Statistics are over the finite elements, None where there are none."""
+    """One observation. Statistics are over the finite elements, None where there are none.
+
+    A record of statistics alone, of another tool, has no sketch, and None for whatever that tool did not write. Its
+    statistics are off by `resolution` of the tensor's magnitude at the most, and each of `nan`, `posinf` and `neginf`
+    that is not 0 says "at least so many".
+    """
 
     unit: Unit
     phase: str
@@ -75,8 +80,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     site: str
     call: Count
     sigma: float | None
-    shape: list[Count]
-    dtype: str
+    shape: list[Count] | None
+    dtype: str | None
     mean: float | None
     std: float | None
     min: float | None
@@ -86,8 +91,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nan: Count
     posinf: Count
     neginf: Count
-    sample: list[float | None]
-    sketch: str
+    sample: list[float | None] = []
+    sketch: str = ""
+    resolution: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     branch: str = ""
     # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
     # accelerator would have had to send the tensor home for it.
@@ -96,6 +102,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: list[str] | None = None
     # Left out where nobody followed the run, or could.
     exact: Exact | None = None
+
+    def __post_init__(self) -> None:
+        if self.sketch and (self.shape is None or self.dtype is None):
+            raise ValueError("a record with a sketch has a shape and a dtype")
 
     @property
     def key(self) -> Key:
@@ -108,7 +118,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.nan, self.posinf, self.neginf
 
     def projection(self) -> npt.NDArray[np.float32]:
-        """The sketch [SKETCH_SIZE]."""
+        """The sketch [SKETCH_SIZE]; empty where there is none."""
         return np.frombuffer(base64.b64decode(self.sketch, validate=True), "<f4")
 
 
@@ -136,7 +146,10 @@ class Followed(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """Identity of a run; `complete` only once the last record is on disk."""
+    """Identity of a run; `complete` only once the last record is on disk.
+
+    What another tool did not write is not recorded: an empty digest, no family, no release of torch.
+    """
 
     schema: str
     implementation: str
@@ -177,6 +190,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     sites: list[str] | None = None
     # Why the run ended before its session did.
     ended: str | None = None
+    # What whoever compares this run must know of how its records came about.
+    notes: list[str] = []
     # The digest of every other file of the dump, by its name; and that of this manifest (harness.record.seal).
     files: dict[str, str] | None = None
     seal: str | None = None
@@ -275,13 +290,15 @@ def decode_record(part: FilePart, index: int, line: bytes) -> Record:
     try:
         record = _decoded(line)
         numbers = len(record.projection())
-        problem = None if numbers == SKETCH_SIZE else f"a sketch of {numbers} numbers"
+        problem = None if numbers in (0, SKETCH_SIZE) else f"a sketch of {numbers} numbers"
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         problem = str(error)
         if _NO_NUMBER.search(line):
             problem += "; JSON knows no NaN and no infinity: write null, and count them in nan, posinf and neginf"
     if problem is not None:
-        raise not_a_record(part, index, problem, f"one whole JSON record with a sketch of {SKETCH_SIZE} numbers")
+        raise not_a_record(
+            part, index, problem, f"one whole JSON record, its sketch of {SKETCH_SIZE} numbers or left out"
+        )
     return record
 
 

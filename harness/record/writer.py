@@ -139,18 +139,26 @@ class DumpWriter:
             with writing(self._folder):
                 self._files |= write_pictures(self._folder, seen.key, tensor)
 
+    def take(self, record: Record) -> None:
+        """Write a record of another tool, of statistics alone."""
+        self.end_pass()
+        self._write([record])
+
     def end_pass(self) -> None:
         """Bring the pending statistics to the host and write their records."""
         if not self._pending:
             return
         summaries = self._measurements.fetch()
-        lines = [encode(_record(*seen)) + b"\n" for seen in zip(self._pending, summaries, strict=True)]
+        records = [_record(*seen) for seen in zip(self._pending, summaries, strict=True)]
         self._pending.clear()
-        written = b"".join(lines)
+        self._write(records)
+
+    def _write(self, records: Sequence[Record]) -> None:
+        written = b"".join(encode(record) + b"\n" for record in records)
         with writing(self._folder):
             _write_whole(self._records, written)
         self._digest.update(written)
-        self._manifest.observed += len(lines)
+        self._manifest.observed += len(records)
 
     def _finish(self, ended: str | None) -> None:
         manifest = self._manifest

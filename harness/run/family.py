@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -159,7 +159,7 @@ class Caches(Protocol):
         """Whether the observations of a site are of use to a comparison."""
         ...
 
-    def sign(self, key: "Key", dtype: str, digest: str | None, marks: list[str] | None) -> Any:
+    def sign(self, key: "Key", dtype: str | None, digest: str | None, marks: list[str] | None) -> Any:
         """What an observation tells of the caches."""
         ...
 
@@ -196,7 +196,7 @@ class NoCaches:
         """Nothing tells of them."""
         return False
 
-    def sign(self, key: "Key", dtype: str, digest: str | None, marks: list[str] | None) -> Any:
+    def sign(self, key: "Key", dtype: str | None, digest: str | None, marks: list[str] | None) -> Any:
         """Nothing."""
         return None
 
@@ -484,6 +484,26 @@ class Plain:
         )
 
 
+class Unknown(Plain):
+    """Of dumps whose models no family knows: their sites have whatever names they have. No checkpoint is of it."""
+
+    name = ""
+    components = ()
+    configs = ()
+    layout = "none"
+    fields: ClassVar[Mapping[str, Field]] = {}
+    parts: ClassVar[Sequence[Part]] = ()
+    # Those of Waypoint, for want of a measurement.
+    tolerances: ClassVar[Mapping[str, tuple[float, float]]] = {"fp32": (1e-5, 1e-3), "bf16": (3e-2, 3e-2)}
+
+    @property
+    def sites(self) -> "SiteTable":
+        """None that is known."""
+        from waypoint_parity.harness.run.sites import SiteTable
+
+        return SiteTable(())
+
+
 class FirstFamily(Family, Protocol):
     """The family whose dumps are older than the names that the records have now."""
 
@@ -541,7 +561,10 @@ def _unusable(point: EntryPoint, found: str, expected: str) -> UserError:
 
 
 def family_named(name: str) -> Family:
-    """The family of this name. Raises UserError where there is none."""
+    """The family of this name; an empty one is the unknown family's. Raises UserError where there is none."""
+    if name == Unknown.name:
+        # Nobody asks it for what makes a checkpoint or a session: it recognises none.
+        return cast(Family, Unknown())
     found = families().get(name)
     if found is None:
         raise UserError(

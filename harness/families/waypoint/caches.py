@@ -36,7 +36,7 @@ class RingCaches:
         """Whether a site shows a ring, or keys that a ring may hold."""
         return tells_of_a_ring(site)
 
-    def sign(self, key: Key, dtype: str, digest: str | None, marks: list[str] | None) -> Sign:
+    def sign(self, key: Key, dtype: str | None, digest: str | None, marks: list[str] | None) -> Sign:
         """What an observation tells of the rings."""
         return Sign(key, dtype, digest, marks)
 

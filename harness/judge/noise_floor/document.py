@@ -105,6 +105,11 @@ class FloorBounds:
         """How many units the floor was measured on."""
         return self.session.units
 
+    @property
+    def statistics(self) -> float:
+        """The largest error that statistics alone may prove."""
+        return self.otherwise.statistics
+
     def of(self, key: Key) -> Limits:
         """The limits at `key`."""
         site = self._sites.get(key.rung)

@@ -269,6 +269,7 @@ class TestFullTensors:
         assert found.first.rel_l2 == pytest.approx(exact, rel=1e-12)
         (rung,) = (rung for rung in found.sites if rung.site == "transformer.blocks.3")
         assert rung.rel_l2 == pytest.approx(exact, rel=1e-12)
+        assert found.evidence == "tensors of both dumps and sketches"
         assert found.notes == ["1 observations were compared by full tensors"]
         estimated = diff(dumps[0], dumps[2])
         assert estimated.first is not None
@@ -288,6 +289,82 @@ class TestFullTensors:
         (dumps[1] / TENSORS_NAME).write_bytes(content[: len(content) // 2])
         with pytest.raises(UserError, match="cannot be read"):
             diff(*dumps)
+
+
+class TestStatisticsAlone:
+    """What another tool wrote may prove a divergence, and never parity."""
+
+    @staticmethod
+    def without_sketches(dump: Path, *left_out: str) -> Path:
+        lines = [json.loads(line) for line in (dump / RECORDS_NAME).read_text().splitlines()]
+        bare = [{n: v for n, v in line.items() if n not in ("sketch", "sample", "digest")} for line in lines]
+        kept = [line | dict.fromkeys(left_out) for line in bare if not line["site"].startswith(("input", "frame"))]
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        given = {"family": "", "checkpoint_digest": "", "scenario_digest": "", "inputs": None}
+        told = json.loads((dump / MANIFEST_NAME).read_text()) | given | {"observed": len(kept), "expected": len(kept)}
+        (dump / MANIFEST_NAME).write_text(json.dumps(told))
+        return foreign(dump)
+
+    def dump(self, folder: Path, *left_out: str, **changed: Tensor) -> Path:
+        dump = write_dump(folder, session(**changed))
+        for picture in (dump / "frames").iterdir():
+            picture.unlink()
+        return self.without_sketches(dump, *left_out)
+
+    def test_equal_ones_are_not_refuted(self, tmp_path: Path) -> None:
+        found = diff(self.dump(tmp_path / "r"), self.dump(tmp_path / "c"))
+        assert found.verdict is Verdict.NOT_REFUTED
+        assert not found
+        assert found.counts == {Verdict.NOT_REFUTED: 5}
+        assert (found.evidence, found.first) == ("statistics", None)
+
+    def test_a_scale_is_proven(self, tmp_path: Path) -> None:
+        candidate = self.dump(tmp_path / "c", transformer_blocks_2=1.01 * normal(64, seed=2))
+        found = diff(self.dump(tmp_path / "r"), candidate)
+        assert found.verdict is Verdict.DIVERGED
+        assert found.first is not None
+        assert (found.first.site, found.first.at_least) == ("transformer.blocks.2", True)
+        assert found.first.rel_l2 == pytest.approx(0.01, rel=1e-4)
+
+    def test_a_permutation_is_not_refuted(self, tmp_path: Path) -> None:
+        candidate = self.dump(tmp_path / "c", transformer_blocks_2=normal(64, seed=2).flip(0))
+        assert diff(self.dump(tmp_path / "r"), candidate).verdict is Verdict.NOT_REFUTED
+
+    def test_a_port_in_bf16_is_not_refuted_and_one_per_cent_is_proven(self, tmp_path: Path) -> None:
+        right = normal(64, seed=2)
+        for name, tensor, verdict in (
+            ("rounded", right.bfloat16().float(), Verdict.NOT_REFUTED),
+            ("scaled", 1.01 * right, Verdict.DIVERGED),
+        ):
+            dumps = [self.dump(tmp_path / f"{name}-r"), self.dump(tmp_path / name, transformer_blocks_2=tensor)]
+            for dump in dumps:
+                told = json.loads((dump / MANIFEST_NAME).read_text())
+                told["numerics"]["dtype"] = "bf16"
+                (dump / MANIFEST_NAME).write_text(json.dumps(told))
+            assert diff(*dumps).verdict is verdict
+
+    def test_what_shares_no_statistic_is_missing(self, tmp_path: Path) -> None:
+        found = diff(
+            self.dump(tmp_path / "r", "mean", "std", "rms", "min", "max"), self.dump(tmp_path / "c", "absmean")
+        )
+        assert found.verdict is Verdict.MISSING
+        assert (found.compared, found.counts) == (0, {Verdict.MISSING: 5})
+
+    def test_what_is_not_recorded_is_neither_equal_nor_unequal(self, tmp_path: Path) -> None:
+        found = diff(self.dump(tmp_path / "r"), self.dump(tmp_path / "c"))
+        assert [note for note in found.notes if note.startswith("checkpoint not checked")]
+        assert [note for note in found.notes if note.startswith("inputs not checked")]
+
+    def test_an_input_that_only_statistics_tell_of_is_never_equal(self, reference: Path, tmp_path: Path) -> None:
+        candidate = write_dump(tmp_path / "c", session())
+        lines = [json.loads(line) for line in (candidate / RECORDS_NAME).read_text().splitlines()]
+        for name in ("sketch", "sample", "digest"):
+            del lines[0][name]
+        (candidate / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert diff(reference, foreign(candidate)).verdict is Verdict.NOT_REFUTED
+        lines[0]["absmean"] *= 1 + 1e-6
+        (candidate / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE
 
 
 class TestInputsWithoutDigests:

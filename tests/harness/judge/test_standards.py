@@ -60,7 +60,8 @@ def test_a_schedule_that_the_floor_lacks_is_judged_by_the_fixed_tolerance(checkp
 
 def test_a_given_tolerance_judges_before_any_floor(checkpoint: Path) -> None:
     bounds = judged(checkpoint, tolerance=1e-4).judgement(SIGMAS, []).bounds
-    assert bounds == Tolerance(1e-4, fixed_tolerance(FAMILY, "fp32").pictures, "--tolerance", ("frame",))
+    pictures = fixed_tolerance(FAMILY, "fp32").pictures
+    assert bounds == Tolerance(1e-4, pictures, "--tolerance", ("frame",), statistics=1e-4)
 
 
 def test_a_floor_that_is_named_must_be_of_this_checkpoint_and_dtype(checkpoint: Path) -> None:

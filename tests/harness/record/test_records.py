@@ -91,7 +91,7 @@ def test_a_record_of_another_writer_needs_no_digest(dump: Path) -> None:
     assert next(read_records(rewrite(dump, bare))).digest is None
 
 
-@pytest.mark.parametrize("field", ["unit", "site", "shape", "mean", "nan", "sample", "sketch"])
+@pytest.mark.parametrize("field", ["unit", "site", "shape", "mean", "nan"])
 def test_a_record_without_a_required_field_is_refused(dump: Path, field: str) -> None:
     bare = {name: value for name, value in line(dump).items() if name != field}
     assert f"`{field}`" in refusal(rewrite(dump, line(dump), bare)).found
@@ -109,18 +109,30 @@ def test_a_field_of_the_wrong_type_is_refused(dump: Path, changes: dict[str, Any
 @pytest.mark.parametrize(
     "sketch",
     [
-        "",
         "AAAA",
         base64.b64encode(bytes(4 * (SKETCH_SIZE + 1))).decode(),
         "#" * 328,
         base64.b64encode(b"\0" * 243).decode(),
     ],
-    ids=["none", "three bytes", "one too many", "not base64", "not whole floats"],
+    ids=["three bytes", "one too many", "not base64", "not whole floats"],
 )
 def test_a_sketch_of_another_length_is_refused(dump: Path, sketch: str) -> None:
     error = refusal(rewrite(dump, line(dump), line(dump, 1) | {"sketch": sketch}))
     assert error.what == f"{dump / RECORDS_NAME}, line 2: not a record"
     assert f"{SKETCH_SIZE} numbers" in error.expected
+
+
+def test_statistics_alone_are_a_record_without_shape_dtype_and_sketch(dump: Path) -> None:
+    unknown = {"shape": None, "dtype": None, "min": None}
+    bare = {name: value for name, value in line(dump).items() if name not in ("sketch", "sample", "digest")}
+    record = next(read_records(rewrite(dump, bare | unknown)))
+    assert (record.shape, record.dtype, record.min, record.sample) == (None, None, None, [])
+    assert len(record.projection()) == 0
+
+
+@pytest.mark.parametrize("field", ["shape", "dtype"])
+def test_a_record_with_a_sketch_has_a_shape_and_a_dtype(dump: Path, field: str) -> None:
+    assert refusal(rewrite(dump, line(dump) | {field: None})).what.endswith("line 1: not a record")
 
 
 @pytest.mark.parametrize("cut", [2, 100])

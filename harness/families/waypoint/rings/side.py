@@ -68,7 +68,7 @@ class Sign(NamedTuple):
     """What one observation tells of rings: `digest` of the whole tensor, `marks` of its slots, as far as known."""
 
     key: Key
-    dtype: str
+    dtype: str | None
     digest: str | None
     marks: list[str] | None
 
@@ -90,7 +90,7 @@ class _Rotated(NamedTuple):
     """The keys of one pass: its frame, and what a slot is said to hold that holds them."""
 
     frame: int
-    dtype: str
+    dtype: str | None
     name: str
 
 
@@ -128,7 +128,7 @@ class RingSide:
             return rotated.name
         return self._teacher.name_of(layer, mark) if self._teacher is not None else None
 
-    def _learn(self, layer: int, key: Key, digest: str, dtype: str) -> None:
+    def _learn(self, layer: int, key: Key, digest: str, dtype: str | None) -> None:
         """Keys were rotated. Those of older frames are forgotten unless a slot holds them."""
         known, held = self._rotated[layer], self._marks.get(layer, [])
         if all(rotated.frame != key.unit for rotated in known.values()):
@@ -137,7 +137,7 @@ class RingSide:
             self._rotated[layer] = known
         known[digest] = _Rotated(key.unit, dtype, _name(key))
 
-    def _hold(self, layer: int, key: Key, marks: list[str], dtype: str) -> None:
+    def _hold(self, layer: int, key: Key, marks: list[str], dtype: str | None) -> None:
         """Name what the slots hold. Where no keys of this frame were told of, the tail is taken to hold the frame."""
         known = self._rotated[layer].values()
         if not any(rotated.frame == key.unit and rotated.dtype == dtype for rotated in known):
