@@ -53,6 +53,7 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind, kind_of
 
+_FIELDS = frozenset(Record.__struct_fields__)
 # So many problems of each kind are told; the others are counted.
 MOST_TOLD = 20
 CHECK_SCHEMA = "waypoint-parity/dump-check/1"
@@ -64,6 +65,8 @@ class DumpCheck(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     dump: str
     records: int
+    # Those without a sketch: they prove a divergence or nothing.
+    statistics_alone: int
     counts: dict[ProblemKind, int]
     problems: list[Problem]
 
@@ -148,6 +151,7 @@ def check_dump(
         schema=CHECK_SCHEMA,
         dump=str(folder),
         records=records.count,
+        statistics_alone=records.statistics_alone,
         counts=dict(problems.counts),
         problems=problems.told,
     )
@@ -193,7 +197,8 @@ def _manifest(folder: Path, problems: _Problems) -> tuple[Manifest | None, Famil
         )
     try:
         name = values.get("family", FIRST_FAMILY)
-        return manifest, family_named(name if isinstance(name, str) else FIRST_FAMILY)
+        # Of models that no family knows nothing is expected.
+        return manifest, family_named(name if isinstance(name, str) else FIRST_FAMILY) if name else None
     except UserError as error:
         problems.raised("manifest", MANIFEST_NAME, error)
         return manifest, None
@@ -220,7 +225,9 @@ def _session(
         if manifest is not None:
             _check_identity(manifest, checkpoint, scenario, problems)
         optional = {record.site for record in records.values()} | set(() if manifest is None else manifest.sites or ())
-        return _RightSession([*expected_keys(scenario, checkpoint, optional=optional)], "checkpoint and scenario", records)
+        return _RightSession(
+            [*expected_keys(scenario, checkpoint, optional=optional)], "checkpoint and scenario", records
+        )
     if against is not None:
         return _RightSession([*records], str(against), records)
     return _RightSession([] if manifest is None else _planned(manifest), "the passes of its manifest", records)
@@ -274,17 +281,18 @@ def _lines(folder: Path, problems: _Problems) -> Iterator[tuple[int, Record | No
 
 
 def _record(part: FilePart, index: int, line: bytes, problems: _Problems) -> Record | None:
+    record = refused = None
     try:
-        return decode_record(part, index, line)
+        record = decode_record(part, index, line)
     except UserError as error:
-        wrong = _wrong_fields(line)
-        for each in wrong:
-            problems.of_field(each, RECORDS_NAME, index + 1)
-        if not wrong:
-            problems.add(
-                "record", RECORDS_NAME, found=error.found, expected=error.expected, do=error.do, line=index + 1
-            )
-        return None
+        refused = error
+    wrong = _wrong_fields(line) if record is None or not _FIELDS.issuperset(msgspec.json.decode(line)) else []
+    for each in wrong:
+        problems.of_field(each, RECORDS_NAME, index + 1)
+    if refused is not None and not wrong:
+        told = {"found": refused.found, "expected": refused.expected, "do": refused.do}
+        problems.add("record", RECORDS_NAME, **told, line=index + 1)
+    return record
 
 
 def _wrong_fields(line: bytes) -> list[Wrong]:
@@ -292,7 +300,8 @@ def _wrong_fields(line: bytes) -> list[Wrong]:
         values = msgspec.json.decode(line, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []
-    return wrong_fields(values, Record, "record")
+    # What the first schema calls a unit.
+    return wrong_fields({"unit": values["frame"], **values} if "frame" in values else values, Record, "record")
 
 
 class _Records:
@@ -306,7 +315,7 @@ class _Records:
         session: _RightSession,
         problems: _Problems,
     ) -> None:
-        self.count = 0
+        self.count = self.statistics_alone = 0
         self.pictures: list[Record] = []
         self._folder = folder
         self._manifest = manifest
@@ -339,6 +348,7 @@ class _Records:
             self._broken = True
             return
         key = record.key
+        self.statistics_alone += not record.sketch
         for wrong in (
             *self._of_key(line, key),
             *contradictions(record),
@@ -418,7 +428,7 @@ class _Records:
                 yield Wrong(
                     "shape", "shape, dtype", found, expected, "record the picture as it is seen, in levels of 255"
                 )
-        if right is None:
+        if right is None or None in (record.shape, record.dtype, right.shape, right.dtype):
             return
         if (record.dtype, record.shape) != (right.dtype, right.shape):
             found, expected = (
@@ -515,7 +525,8 @@ def _meant(site: str, known: Collection[str]) -> str | None:
 
 
 def _is_picture(record: Record) -> bool:
-    return record.dtype == "uint8" and len(record.shape) in (3, 4) and record.shape[-1] == 3
+    shape = record.shape or []
+    return record.dtype == "uint8" and len(shape) in (3, 4) and shape[-1] == 3
 
 
 # --- the other files
@@ -554,6 +565,7 @@ def _check_files(
 
 def _absent(record: Record, kept: Iterable[PictureAt]) -> list[PictureAt]:
     """The pictures of a record that are not kept; of very many the first."""
-    number = min(math.prod(record.shape[:-3]), MOST_TOLD)
-    first = record.call * math.prod(record.shape[:-3])
-    return sorted({PictureAt(record.unit, record.step, at) for at in range(first, first + number)}.difference(kept))
+    each = math.prod((record.shape or [0])[:-3])
+    first = record.call * each
+    numbers = range(first, first + min(each, MOST_TOLD))
+    return sorted({PictureAt(record.unit, record.step, number) for number in numbers}.difference(kept))

@@ -95,19 +95,24 @@ def wrong_fields(values: Mapping[str, Any], kind: type[msgspec.Struct], problem:
 
 
 def contradictions(record: Record) -> Iterator[Wrong]:
-    """What a record contradicts in itself."""
-    if record.dtype not in DTYPES:
+    """What a record contradicts in itself. One of statistics alone may leave out whatever it does not know."""
+    if record.dtype is not None and record.dtype not in DTYPES:
         perhaps = _FULL_NAMES.get(record.dtype.lower()) or nearest(record.dtype.lower(), DTYPES)
         expected = "a type as torch spells it" + (f", perhaps {perhaps}" if perhaps else "")
         yield Wrong("shape", "dtype", record.dtype, expected, "spell it as torch does: float32, bfloat16, uint8, bool")
+    if record.shape is None:
+        yield from _unlike_statistics(record)
+        return
     elements = math.prod(record.shape)
     special = sum(record.non_finite)
     if special > elements:
         found, expected = f"{special} elements that are not finite", f"at most {elements}, by the shape {record.shape}"
         yield Wrong("statistics", "nan, posinf, neginf", found, expected, "correct the counts, or the shape")
         return
-    yield from _unlike_presence(record, elements - special)
     yield from _unlike_statistics(record)
+    if not record.sketch:
+        return
+    yield from _unlike_presence(record, elements - special)
     yield from _unlike_sample(record, elements)
     if (wrong := _norm_problem(record, elements - special)) is not None:
         yield wrong
@@ -129,7 +134,7 @@ def _unlike_statistics(record: Record) -> Iterator[Wrong]:
     if None in (mean, std, low, high, absmean, rms):
         return
     magnitude = max(abs(low), abs(high))
-    near = _ROUNDING * max(magnitude, 0.0)
+    near = (_ROUNDING + record.resolution) * magnitude
     do = "take all of them over the same finite elements, std over n and not n - 1, sums in fp64"
     rules = [
         ("min, max", low <= high, f"min {low:g}, max {high:g}", "min up to max"),
@@ -138,16 +143,16 @@ def _unlike_statistics(record: Record) -> Iterator[Wrong]:
         ("rms", rms >= abs(mean) - near, f"rms {rms:g}", f"at least |mean|, {abs(mean):g}"),
         ("rms", rms <= magnitude + near, f"rms {rms:g}", f"at most the largest magnitude, {magnitude:g}"),
         ("absmean", abs(mean) - near <= absmean <= rms + near, f"absmean {absmean:g}", "from |mean| to rms"),
-        ("std", _is_deviation(mean, std, rms, magnitude), f"std {std:g}", "std^2 = rms^2 - mean^2 (population)"),
+        ("std", _is_deviation(mean, std, rms, magnitude, near), f"std {std:g}", "std^2 = rms^2 - mean^2 (population)"),
     ]
     broken = [rule for rule in rules if not rule[1]]
     # What follows from the first one is no problem of its own.
     yield from (Wrong("statistics", field, found, expected, do) for field, _, found, expected in broken[:1])
 
 
-def _is_deviation(mean: float, std: float, rms: float, magnitude: float) -> bool:
+def _is_deviation(mean: float, std: float, rms: float, magnitude: float, near: float) -> bool:
     scale = magnitude or 1.0
-    return abs((std / scale) ** 2 + (mean / scale) ** 2 - (rms / scale) ** 2) <= _ROUNDING
+    return abs((std / scale) ** 2 + (mean / scale) ** 2 - (rms / scale) ** 2) <= 2 * near / scale
 
 
 def _unlike_sample(record: Record, elements: int) -> Iterator[Wrong]:
@@ -182,7 +187,7 @@ def _norm_problem(record: Record, finite: int) -> Wrong | None:
     the sketch, the ratio of the squares is near 1: beyond 1/8 and 4 lies one of 10 million.
     """
     sketch = record.projection().astype(np.float64)
-    if record.rms is None or not np.isfinite(sketch).all():
+    if record.rms is None or record.shape is None or not np.isfinite(sketch).all():
         return None
     ours, norm = float(np.linalg.norm(sketch)), record.rms * math.sqrt(finite)
     elements = math.prod(record.shape)
@@ -208,7 +213,7 @@ def unlike_values(record: Record, tensor: Tensor) -> Iterator[Wrong]:
     """What a record says differently of its tensor, whose dtype and shape it has."""
     values = summarise(tensor)
     sketch, recorded = np.frombuffer(values.sketch, "<f4").astype(np.float64), record.projection().astype(np.float64)
-    apart = float(np.linalg.norm(sketch - recorded))
+    apart = float(np.linalg.norm(sketch - recorded)) if record.sketch else 0.0
     same_sketch = not math.isfinite(apart) or apart <= _ALIKE * float(np.linalg.norm(sketch))
     unlike = list(_unlike_measured(record, values))
     same_digest = record.digest is None or record.digest == fast_digest(tensor.cpu())
@@ -237,7 +242,9 @@ def another_projection(but: str, found: str) -> Wrong:
 
 
 def same_projection(record: Record, other: Record) -> bool:
-    """Whether two records of the same values have the same sketch."""
+    """Whether two records of the same values have the same sketch; so has one that has none."""
+    if not (record.sketch and other.sketch):
+        return True
     ours, theirs = (each.projection().astype(np.float64) for each in (record, other))
     apart = float(np.linalg.norm(ours - theirs))
     return not math.isfinite(apart) or apart <= _ALIKE * float(np.linalg.norm(theirs))
@@ -254,9 +261,11 @@ def _unlike_measured(record: Record, values: Statistics) -> Iterator[Wrong]:
     counts = (values.nan, values.posinf, values.neginf)
     if record.non_finite != counts:
         yield Wrong("statistics", "nan, posinf, neginf", str(record.non_finite), str(counts), do)
-    near = _ROUNDING * max(abs(values.min or 0.0), abs(values.max or 0.0))
+    near = (_ROUNDING + record.resolution) * max(abs(values.min or 0.0), abs(values.max or 0.0))
     for name in _STATISTICS:
         found, expected = getattr(record, name), getattr(values, name)
+        if found is None and not record.sketch:
+            continue
         if not _is_near(found, expected, near):
             yield Wrong("statistics", name, _number(found), _number(expected), do)
     pairs = zip(record.sample, values.sample, strict=False)
@@ -278,8 +287,10 @@ def _number(value: float | None) -> str:
 
 def sampled_whole(record: Record) -> Tensor | None:
     """The tensor of a record whose sample has all of its elements; None for a larger one, and where one is null."""
+    if record.shape is None or record.dtype not in DTYPES or len(record.sample) != SAMPLES:
+        return None
     elements = math.prod(record.shape)
-    if not 0 < elements <= SAMPLES or len(record.sample) != SAMPLES or record.dtype not in DTYPES:
+    if not 0 < elements <= SAMPLES:
         return None
     last = SAMPLES - 1
     places = [(2 * i * (elements - 1) + last) // (2 * last) for i in range(SAMPLES)]
@@ -295,7 +306,7 @@ def sampled_whole(record: Record) -> Tensor | None:
 
 def tells_every_bit(record: Record) -> bool:
     """Whether nine digits tell the bits of the elements: not of fp64, of large whole numbers, and of zeros' signs."""
-    dtype = DTYPES[record.dtype]
+    dtype = DTYPES[record.dtype or "float64"]
     known = [value for value in record.sample if value is not None]
     if not dtype.is_floating_point:
         return all(abs(value) < 10**9 for value in known)

@@ -124,6 +124,7 @@ def test_a_misspelt_name_is_told_with_the_right_one(mine: Path) -> None:
     _, _, problems = check(mine)
     expected = {(problem.get("line"), problem.get("field")): problem["expected"] for problem in problems}
     assert "transformer.blocks.1.mlp" in expected[at + 1, "site"]
+    assert "digest" in expected[at + 2, "digests"]
     assert "absmean" in expected[at + 3, "absmaen"]
     assert (None, "scenario_digest") in expected
 
@@ -268,6 +269,21 @@ def test_a_seal_that_is_broken_and_a_run_that_did_not_end_are_told(candidate: Pa
     assert check(mine)[1] == {"promise": 1}
 
 
+def test_statistics_alone_are_no_mistake_and_are_counted(mine: Path) -> None:
+    lines = lines_of(mine)
+    for line in lines:
+        if line["site"] != "frame" and not line["site"].startswith("input."):
+            line |= {"sketch": "", "sample": [], "shape": None, "std": None}
+    write_lines(mine, lines)
+    (mine / TENSORS_NAME).unlink()
+    outcome = run("check-dump", mine, "--json", "-")
+    assert outcome.code == 0, outcome
+    assert json.loads(outcome.out)["statistics_alone"] == sum(line["sketch"] == "" for line in lines)
+    lines[30]["min"], lines[30]["max"] = 2.0, 1.0
+    write_lines(mine, lines)
+    assert check(mine)[1] == {"statistics": 1}
+
+
 def test_a_folder_without_a_dump_is_told(tmp_path: Path) -> None:
     code, counts, _ = check(tmp_path)
     assert code == 2
@@ -299,7 +315,11 @@ def record(at: dict[str, Any], shape: list[int], values: list[float], bits: byte
     }
     return {
         **at,
-        "shape": shape, "dtype": "float32", "nan": 0, "posinf": 0, "neginf": 0,
+        "shape": shape,
+        "dtype": "float32",
+        "nan": 0,
+        "posinf": 0,
+        "neginf": 0,
         **{name: float(f"{value:.9g}") for name, value in statistics.items()},
         "sample": [float(f"{values[(2 * i * (n - 1) + 7) // 14]:.9g}") for i in range(8)],
         "sketch": base64.b64encode(struct.pack("<61f", *sketch)).decode(),

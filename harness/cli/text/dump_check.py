@@ -9,7 +9,9 @@ from waypoint_parity.harness.record.record_check import Problem
 def dump_check_lines(check: DumpCheck) -> list[str]:
     """The problems of a dump, kind by kind."""
     number = sum(check.counts.values())
-    return [f"{check.dump}: {number or 'no'} problem{'s' * (number != 1)}, {check.records} records", *_kinds(check)]
+    alone = f", {check.statistics_alone} of them statistics alone (no sketch)" if check.statistics_alone else ""
+    found = f"{number or 'no'} problem{'s' * (number != 1)}"
+    return [f"{check.dump}: {found}, {check.records} records{alone}", *_kinds(check)]
 
 
 def _kinds(check: DumpCheck) -> Iterator[str]:
