@@ -129,30 +129,30 @@ def _unlike_presence(record: Record, finite: int) -> Iterator[Wrong]:
 
 
 def _unlike_statistics(record: Record) -> Iterator[Wrong]:
-    """Statistics that no values have together."""
-    mean, std, low, high, absmean, rms = (getattr(record, name) for name in _STATISTICS)
-    if None in (mean, std, low, high, absmean, rms):
-        return
+    """The first of the statistics, as far as they are known, that no values have together with the others."""
+    unknown = math.nan
+    mean, std, low, high, absmean, rms = (
+        unknown if value is None else value for value in (getattr(record, name) for name in _STATISTICS)
+    )
     magnitude = max(abs(low), abs(high))
+    scale = magnitude or 1.0
     near = (_ROUNDING + record.resolution) * magnitude
-    do = "take all of them over the same finite elements, std over n and not n - 1, sums in fp64"
+    deviation = math.hypot(std / scale, mean / scale) ** 2 - (rms / scale) ** 2
+    # By what is wrong: a comparison with what is not known is never true.
     rules = [
-        ("min, max", low <= high, f"min {low:g}, max {high:g}", "min up to max"),
-        ("mean", low - near <= mean <= high + near, f"mean {mean:g}", f"from min {low:g} to max {high:g}"),
-        ("std", std >= 0, f"std {std:g}", "0 or more"),
-        ("rms", rms >= abs(mean) - near, f"rms {rms:g}", f"at least |mean|, {abs(mean):g}"),
-        ("rms", rms <= magnitude + near, f"rms {rms:g}", f"at most the largest magnitude, {magnitude:g}"),
-        ("absmean", abs(mean) - near <= absmean <= rms + near, f"absmean {absmean:g}", "from |mean| to rms"),
-        ("std", _is_deviation(mean, std, rms, magnitude, near), f"std {std:g}", "std^2 = rms^2 - mean^2 (population)"),
+        ("min, max", low > high, f"min {low:g}, max {high:g}", "min up to max"),
+        ("mean", mean < low - near or mean > high + near, f"mean {mean:g}", f"from min {low:g} to max {high:g}"),
+        ("std", std < 0, f"std {std:g}", "0 or more"),
+        ("rms", rms < abs(mean) - near, f"rms {rms:g}", f"at least |mean|, {abs(mean):g}"),
+        ("rms", rms > magnitude + near, f"rms {rms:g}", f"at most the largest magnitude, {magnitude:g}"),
+        ("absmean", absmean < abs(mean) - near, f"absmean {absmean:g}", f"at least |mean|, {abs(mean):g}"),
+        ("absmean", absmean > rms + near, f"absmean {absmean:g}", f"at most rms, {rms:g}"),
+        ("std", abs(deviation) > 2 * near / scale, f"std {std:g}", "std^2 = rms^2 - mean^2 (population)"),
     ]
-    broken = [rule for rule in rules if not rule[1]]
+    do = "take all of them over the same finite elements, std over n and not n - 1, sums in fp64"
+    broken = [rule for rule in rules if rule[1]]
     # What follows from the first one is no problem of its own.
     yield from (Wrong("statistics", field, found, expected, do) for field, _, found, expected in broken[:1])
-
-
-def _is_deviation(mean: float, std: float, rms: float, magnitude: float, near: float) -> bool:
-    scale = magnitude or 1.0
-    return abs((std / scale) ** 2 + (mean / scale) ** 2 - (rms / scale) ** 2) <= 2 * near / scale
 
 
 def _unlike_sample(record: Record, elements: int) -> Iterator[Wrong]:

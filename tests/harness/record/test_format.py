@@ -4,10 +4,13 @@
 """
 
 import base64
+import ctypes
 import json
 import math
 import re
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,21 @@ def test_the_sketch_of_several_chunks_is_what_the_page_says() -> None:
     chunk, place = np.divmod(i, CHUNK)
     expected = np.bincount(place % 61, values * within[33 * chunk + place] * across[chunk], 61)
     np.testing.assert_allclose(struct.unpack("<61f", summarise(torch.from_numpy(values)).sketch), expected, atol=1e-2)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
+def test_the_c_code_of_the_page_makes_the_sketch(tmp_path: Path) -> None:
+    code = "\n".join(line[4:] for line in PAGE.partition("In C:\n")[2].partition("\nLonger")[0].splitlines())
+    (tmp_path / "sketch.c").write_text(f"#include <math.h>\n#include <stdint.h>\n{code}\n")
+    library = tmp_path / "sketch.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "sketch.c", "-lm"], check=True)
+    found = (ctypes.c_float * 61)()
+    for name in ("NaN and infinity", "four chunks"):
+        values = tensors()[name].numpy()
+        given = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        ctypes.CDLL(str(library)).sketch(given, ctypes.c_int64(values.size), SIGNS.read_bytes(), found)
+        expected = struct.unpack("<61f", summarise(torch.from_numpy(values)).sketch)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 100, 32757, 12_345_678])
