@@ -62,8 +62,10 @@ def _name(part: Part) -> str:
     return f"{part.name} ({part.group})"
 
 
-def blame_command(cell: CellReport, summary: Summary) -> str:
-    """The command that searches the causes of a cell, as a shell reads it."""
+def blame_command(cell: CellReport, summary: Summary) -> str | None:
+    """The command that searches the causes of a cell, as a shell reads it; None where there is nothing to run."""
+    if not (cell.folder / SCENARIO_NAME).is_file():
+        return None
     numerics = cell.manifests["reference"].numerics if "reference" in cell.manifests else summary.numerics
     words = ["waypoint-parity", "blame", "--reference", cell.comparison.reference]
     words += ["--candidate", cell.comparison.candidate, "--checkpoint", summary.checkpoint]

@@ -52,7 +52,7 @@ class CellView:
     causes: Table
     suspects: list[Suspect]
     caveats: list[str]
-    blame_command: str
+    blame_command: str | None
     differs_by: dict[str, list[int | str]]
 
     def to_json(self) -> dict[str, Any]:

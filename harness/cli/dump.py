@@ -113,6 +113,9 @@ class DiffCommand:
     """Dump of an fp32 run of the reference: also tell how far either dump is from it. Decides nothing."""
     json: Path | None = None
     """Write the comparison here too; - writes it to standard output, and nothing else."""
+    out: Path | None = None
+    """Folder for the same documents as `parity` writes: report.html, report.md, summary.md and junit.xml. `baseline`
+    takes it too. The dumps are linked from there, and stay where they are."""
     judging: tyro.conf.OmitArgPrefixes[JudgingOptions] = field(default_factory=JudgingOptions)
 
     def run(self) -> int:
@@ -131,6 +134,11 @@ class DiffCommand:
         comparison = diff_dumps(reference, candidate, standards.judgement(run.sigmas, given))
         if self.truth is not None:
             comparison = with_truth(comparison, open_dump(self.truth), reference, candidate)
+        if self.out is not None:
+            from waypoint_parity.harness.sweep.of_dumps import write_run
+            from waypoint_parity.reports.documents import write_documents
+
+            write_documents(write_run(reference, candidate, comparison, self.out), self.out)
         tell(comparison_lines(comparison), comparison, self.json)
         return exit_code(comparison.verdict)
 

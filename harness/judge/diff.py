@@ -116,7 +116,9 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     if reason := _shifted(reference, candidate, join):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     expected = expected_observations(reference.manifest, candidate.manifest)
-    pictures = list(_pictures(candidate.folder, reference.folder))
+    # Of a family that shows none, none is judged: see _contradictions.
+    shows = family_named(reference.manifest.family).sites.sites(Kind.PICTURE)
+    pictures = list(_pictures(candidate.folder, reference.folder)) if shows else []
     comparison = table.close(*names, evidence=table.evidence, expected=expected, pictures=pictures)
     if comparison.verdict is Verdict.INCOMPARABLE:
         return msgspec.structs.replace(comparison, reason=_with_lines(comparison, reference, candidate))
@@ -227,9 +229,12 @@ def _contradictions(dump: Dump) -> list[str]:
     if not manifest.complete:
         why = manifest.ended or "the run was interrupted, or goes on"
         found.append(f"{dump.folder} is incomplete: {why}")
+    family = family_named(manifest.family)
+    if kept_pictures(dump.folder) and not family.sites.sites(Kind.PICTURE):
+        found.append(f"{dump.folder} keeps pictures, and no family says which site shows them: they were not compared")
     if is_sealed(manifest):
         return [*found, *broken_seals(dump.folder, manifest)]
-    return [*found, *unlike_their_records(dump.folder, family_named(manifest.family))]
+    return [*found, *unlike_their_records(dump.folder, family)]
 
 
 def slot_faults(

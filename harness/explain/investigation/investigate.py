@@ -1,5 +1,6 @@
 """The investigation of one cell: its pictures, its latents, and where the difference was born."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,30 +23,51 @@ from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.record.records import picture_path
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.family import Family
+from waypoint_parity.harness.run.keys import Order
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import order_of
 
 _SIDES = "reference", "candidate"
+_ONLY_DUMPS = "only the dumps were there, and no implementation to decode with"
 
 
 def investigate(
     folder: Path,
-    reference: Adapter | None,
-    candidate: Adapter | None,
+    reference: Adapter,
+    candidate: Adapter,
     checkpoint: Checkpoint,
     scenario: Scenario,
     comparison: Comparison,
 ) -> Investigation:
     """Investigate the cell whose dumps are `reference` and `candidate` below `folder`, and whose comparison is given.
 
-    With both adapters, the first, the worst and the last of the pictures that differ in a session that diverged are
-    decoded across; the adapters then start sessions of their own.
+    The first, the worst and the last of the pictures that differ in a session that diverged are decoded across; the
+    adapters then start sessions of their own.
     Raises UserError for a dump that is broken or incomplete.
     """
-    dumps, family, order = (folder / _SIDES[0], folder / _SIDES[1]), checkpoint.family, order_of(scenario, checkpoint)
+
+    def cross(seen: list[Picture]) -> list[CrossedPicture] | str:
+        return _cross(folder, reference, candidate, checkpoint, scenario, seen)
+
+    return _investigated(folder, checkpoint.family, order_of(scenario, checkpoint), comparison, cross)
+
+
+def investigate_dumps(folder: Path, family: Family, order: Order, comparison: Comparison) -> Investigation:
+    """The same of two dumps without their implementations: nothing is decoded across."""
+    return _investigated(folder, family, order, comparison, lambda seen: _ONLY_DUMPS)
+
+
+def _investigated(
+    folder: Path,
+    family: Family,
+    order: Order,
+    comparison: Comparison,
+    cross: Callable[[list[Picture]], list[CrossedPicture] | str],
+) -> Investigation:
+    dumps = folder / _SIDES[0], folder / _SIDES[1]
     seen, crossing, not_crossed = pictures(*dumps, comparison), list[CrossedPicture](), None
     if comparison.verdict is Verdict.DIVERGED:
-        answer = _cross(folder, reference, candidate, checkpoint, scenario, seen)
+        answer = cross(seen)
         crossing, not_crossed = ([], answer) if isinstance(answer, str) else (answer, None)
     return Investigation(
         schema=INVESTIGATION_SCHEMA,
@@ -65,14 +87,12 @@ def with_blame(investigation: Investigation, blame: Blame, family: Family) -> In
 
 def _cross(
     folder: Path,
-    reference: Adapter | None,
-    candidate: Adapter | None,
+    reference: Adapter,
+    candidate: Adapter,
     checkpoint: Checkpoint,
     scenario: Scenario,
     seen: list[Picture],
 ) -> list[CrossedPicture] | str:
-    if reference is None or candidate is None:
-        return "only the dumps were there, and no implementation to decode with"
     if not seen:
         return "there is no picture that both sides show"
     differing = [picture.metrics for picture in seen if not picture.metrics.within_noise]

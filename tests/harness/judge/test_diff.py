@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -354,6 +355,14 @@ class TestStatisticsAlone:
         found = diff(self.dump(tmp_path / "r"), self.dump(tmp_path / "c"))
         assert [note for note in found.notes if note.startswith("checkpoint not checked")]
         assert [note for note in found.notes if note.startswith("inputs not checked")]
+
+    def test_pictures_that_no_family_knows_are_not_passed_unseen(self, tmp_path: Path) -> None:
+        dumps = [self.dump(tmp_path / name) for name in ("r", "c")]
+        for dump in dumps:
+            shutil.copy(write_dump(tmp_path / "other", session()) / "frames/000000.png", dump / "frames")
+        found = diff(*dumps)
+        assert not found
+        assert len(found.contradictions) == 2
 
     def test_an_input_that_only_statistics_tell_of_is_never_equal(self, reference: Path, tmp_path: Path) -> None:
         candidate = write_dump(tmp_path / "c", session())

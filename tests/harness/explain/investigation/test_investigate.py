@@ -15,7 +15,7 @@ from tests.harness.explain.investigation.values import blamed, crossed
 from waypoint_parity.fixtures.faults.autoencoder import clamped
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.explain.blame.case import Case, load_case
-from waypoint_parity.harness.explain.investigation.investigate import investigate, with_blame
+from waypoint_parity.harness.explain.investigation.investigate import investigate_dumps, with_blame
 from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_NAME, read_investigation
 from waypoint_parity.harness.explain.scorecard.fault import Change
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
@@ -24,6 +24,7 @@ from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
 from waypoint_parity.harness.record.records import TENSORS_NAME, PictureAt, to_json
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import order_of
 
 Made = Callable[..., Case]
 
@@ -70,7 +71,8 @@ def test_a_divergence_is_decoded_across_and_survives_its_file(clamping: CellRun,
 
 def test_from_dumps_alone_nothing_is_decoded_and_the_ladder_tells(clamping: CellRun) -> None:
     case = clamping.case
-    found = investigate(clamping.folder, None, None, case.checkpoint, case.scenario, clamping.comparison)
+    order = order_of(case.scenario, case.checkpoint)
+    found = investigate_dumps(clamping.folder, case.checkpoint.family, order, clamping.comparison)
     assert found.not_crossed == "only the dumps were there, and no implementation to decode with"
     assert found.birth is not None
     assert found.birth.place == "after the decoder"
