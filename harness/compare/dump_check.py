@@ -16,15 +16,15 @@ from waypoint_parity.harness.errors import UserError, listed, nearest
 from waypoint_parity.harness.record.blocks import FilePart, blocks
 from waypoint_parity.harness.record.kept_tensors import KeptTensors, open_tensors
 from waypoint_parity.harness.record.record_check import (
+    DTYPES,
     PAGE,
     Problem,
     ProblemKind,
     Wrong,
-    another_projection,
     contradictions,
-    same_projection,
     sampled_whole,
     tells_every_bit,
+    unlike_projection,
     unlike_values,
     wrong_fields,
 )
@@ -290,8 +290,8 @@ def _record(part: FilePart, index: int, line: bytes, problems: _Problems) -> Rec
     for each in wrong:
         problems.of_field(each, RECORDS_NAME, index + 1)
     if refused is not None and not wrong:
-        told = {"found": refused.found, "expected": refused.expected, "do": refused.do}
-        problems.add("record", RECORDS_NAME, **told, line=index + 1)
+        do = f"correct what wrote it: {PAGE}"
+        problems.add("record", RECORDS_NAME, found=refused.found, expected=refused.expected, do=do, line=index + 1)
     return record
 
 
@@ -430,15 +430,14 @@ class _Records:
                 )
         if right is None or None in (record.shape, record.dtype, right.shape, right.dtype):
             return
-        if (record.dtype, record.shape) != (right.dtype, right.shape):
-            found, expected = (
-                f"{record.dtype} {record.shape}",
-                f"{right.dtype} {right.shape}, as {self._session.by} has it",
-            )
-            do = "record the official layout, rows first: same axes, same order"
-            yield Wrong("shape", "shape, dtype", found, expected, do)
-        elif record.digest is not None and record.digest == right.digest and not same_projection(record, right):
-            yield another_projection(f"digest equal to that of {self._session.by}", "its sketch is not")
+        unlike = [name for name in ("shape", "dtype") if getattr(record, name) != getattr(right, name)]
+        # A dtype that there is none of is told already.
+        if unlike and (unlike != ["dtype"] or record.dtype in DTYPES):
+            found, expected = (f"{each.dtype} {each.shape}" for each in (record, right))
+            do = "record the official layout, rows first: same axes, same order, same type"
+            yield Wrong("shape", ", ".join(unlike), found, f"{expected}, as {self._session.by} has it", do)
+        elif (wrong := unlike_projection(record, right)) is not None:
+            yield wrong
 
     def _unplanned(self, key: Key) -> Wrong:
         """The problem of an observation that no right session has."""

@@ -37,6 +37,9 @@ _ROUNDING = 1e-5
 _ALIKE = 1e-3
 # A sketch's norm is a chi-square of some 61 numbers where many elements carry the values: see `_norm_problem`.
 _MANY_ELEMENTS, _MANY_NUMBERS, _LEAST, _MOST = 16 * SKETCH_SIZE, 10, 1 / 8, 4
+# Two records without digests are of the same values where rms and sample are this near, so many elements of the sample
+# being of their own; their sketches are then this near, relative to the norm.
+_RESEMBLING, _TELLING, _UNRELATED = 1e-3, 6, 0.5
 _STATISTICS = ("mean", "std", "min", "max", "absmean", "rms")
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -138,6 +141,7 @@ def _unlike_statistics(record: Record) -> Iterator[Wrong]:
     scale = magnitude or 1.0
     near = (_ROUNDING + record.resolution) * magnitude
     deviation = math.hypot(std / scale, mean / scale) ** 2 - (rms / scale) ** 2
+    by_others = scale * math.sqrt(max(0.0, (rms / scale) ** 2 - (mean / scale) ** 2))
     # By what is wrong: a comparison with what is not known is never true.
     rules = [
         ("min, max", low > high, f"min {low:g}, max {high:g}", "min up to max"),
@@ -147,7 +151,7 @@ def _unlike_statistics(record: Record) -> Iterator[Wrong]:
         ("rms", rms > magnitude + near, f"rms {rms:g}", f"at most the largest magnitude, {magnitude:g}"),
         ("absmean", absmean < abs(mean) - near, f"absmean {absmean:g}", f"at least |mean|, {abs(mean):g}"),
         ("absmean", absmean > rms + near, f"absmean {absmean:g}", f"at most rms, {rms:g}"),
-        ("std", abs(deviation) > 2 * near / scale, f"std {std:g}", "std^2 = rms^2 - mean^2 (population)"),
+        ("std", abs(deviation) > 2 * near / scale, f"std {std:g}", f"{by_others:g}, which is sqrt(rms^2 - mean^2)"),
     ]
     do = "take all of them over the same finite elements, std over n and not n - 1, sums in fp64"
     broken = [rule for rule in rules if rule[1]]
@@ -241,13 +245,33 @@ def another_projection(but: str, found: str) -> Wrong:
     return Wrong("another projection", "sketch", f"another projection: {but}, {found}", expected, _SKETCH_AS_IT_IS)
 
 
-def same_projection(record: Record, other: Record) -> bool:
-    """Whether two records of the same values have the same sketch; so has one that has none."""
-    if not (record.sketch and other.sketch):
-        return True
-    ours, theirs = (each.projection().astype(np.float64) for each in (record, other))
-    apart = float(np.linalg.norm(ours - theirs))
-    return not math.isfinite(apart) or apart <= _ALIKE * float(np.linalg.norm(theirs))
+def unlike_projection(record: Record, right: Record) -> Wrong | None:
+    """What is wrong with the sketch of a record, by another one of the same observation.
+
+    By equal digests; where there is none, by equal statistics and elements, of tensors that are not a few numbers.
+    """
+    if not (record.sketch and right.sketch):
+        return None
+    ours, theirs = (each.projection().astype(np.float64) for each in (record, right))
+    apart, norm = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs))
+    if not math.isfinite(apart):
+        return None
+    if None not in (record.digest, right.digest):
+        same = record.digest != right.digest or apart <= _ALIKE * norm
+        return (
+            None
+            if same
+            else another_projection("equal digests", f"a sketch {apart / (norm or 1):.2g} of its norm away")
+        )
+    if apart <= _UNRELATED * norm or not _is_near(record.rms, right.rms, _RESEMBLING * (right.rms or 0.0)):
+        return None
+    near = _RESEMBLING * (right.rms or 0.0)
+    pairs = list(zip(record.sample, right.sample, strict=False))
+    if len({value for value in right.sample if value}) < _TELLING or not all(_is_near(*pair, near) for pair in pairs):
+        return None
+    return another_projection(
+        "or another order of elements: equal rms and sample", f"a sketch {apart / norm:.2g} of its norm away"
+    )
 
 
 def _relative(apart: float, sketch: Any) -> str:
