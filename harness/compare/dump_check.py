@@ -56,6 +56,8 @@ from waypoint_parity.harness.run.sites import Kind, kind_of
 _FIELDS = frozenset(Record.__struct_fields__)
 # So many problems of each kind are told; the others are counted.
 MOST_TOLD = 20
+# More observations than this are not held in memory: of a longer session nothing is called missing.
+_MOST_PLANNED = 5_000_000
 CHECK_SCHEMA = "waypoint-parity/dump-check/1"
 
 
@@ -235,9 +237,11 @@ def _session(
 
 def _planned(manifest: Manifest) -> list[Key]:
     """The observations that a manifest's passes tell of, unit by unit."""
-    keys = []
+    keys: list[tuple[int, int, Key]] = []
     for place, of in enumerate(manifest.passes or ()):
         sites = [name.partition("@") for name in of.sites]
+        if len(keys) + len(sites) * sum(stop - first for first, stop in of.units) > _MOST_PLANNED:
+            return []
         for first, stop in of.units:
             for unit in range(first, min(stop, manifest.units or stop)):
                 keys += [(unit, place, Key(unit, of.phase, of.step, site, branch)) for site, _, branch in sites]

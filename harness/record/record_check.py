@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -107,6 +108,9 @@ def contradictions(record: Record) -> Iterator[Wrong]:
         yield from _unlike_statistics(record)
         return
     elements = math.prod(record.shape)
+    if elements >= 1 << 63:
+        yield Wrong("shape", "shape", f"{record.shape}", "a tensor that fits into memory", "write the tensor's shape")
+        return
     special = sum(record.non_finite)
     if special > elements:
         found, expected = f"{special} elements that are not finite", f"at most {elements}, by the shape {record.shape}"
@@ -140,8 +144,10 @@ def _unlike_statistics(record: Record) -> Iterator[Wrong]:
     magnitude = max(abs(low), abs(high))
     scale = magnitude or 1.0
     near = (_ROUNDING + record.resolution) * magnitude
-    deviation = math.hypot(std / scale, mean / scale) ** 2 - (rms / scale) ** 2
-    by_others = scale * math.sqrt(max(0.0, (rms / scale) ** 2 - (mean / scale) ** 2))
+    # Products: a power that leaves the range raises.
+    squares = [value / scale * (value / scale) for value in (std, mean, rms)]
+    deviation = squares[0] + squares[1] - squares[2]
+    by_others = scale * math.sqrt(max(0.0, squares[2] - squares[1]))
     # By what is wrong: a comparison with what is not known is never true.
     rules = [
         ("min, max", low > high, f"min {low:g}, max {high:g}", "min up to max"),
@@ -199,18 +205,20 @@ def _norm_problem(record: Record, finite: int) -> Wrong | None:
     expected = None
     if ours > norm * most * (1 + _ALIKE) or (most == 1 and ours < norm * (1 - _ALIKE)):
         expected = f"{norm:g}" if most == 1 else f"at most {norm * most:g}"
-    elif norm and ours and record.min is not None and record.max is not None:
-        largest = max(abs(record.min), abs(record.max))
-        many = (norm / largest) ** 2 >= _MANY_ELEMENTS if largest else False
-        spread = np.square(sketch).sum() ** 2 / (np.square(sketch) ** 2).sum() >= _MANY_NUMBERS
-        if many and spread and not _LEAST <= (ours / norm) ** 2 <= _MOST:
-            expected = f"about {norm:g}, within 20 %"
-    elif norm and not ours and (norm / max(abs(record.min or 0), abs(record.max or 0))) ** 2 >= _MANY_ELEMENTS:
+    elif norm and _is_spread(record, norm, sketch) and not _LEAST <= ours / norm * (ours / norm) <= _MOST:
         expected = f"about {norm:g}, within 20 %"
     if expected is None:
         return None
     found = f"another projection, or another scale: a sketch of norm {ours:g}"
     return Wrong("another projection", "sketch", found, f"{expected}, by rms * sqrt(n)", _SKETCH_AS_IT_IS)
+
+
+def _is_spread(record: Record, norm: float, sketch: npt.NDArray[np.float64]) -> bool:
+    """Whether many elements carry the values, and many numbers the sketch; or none of these does."""
+    largest = max(abs(record.min or 0.0), abs(record.max or 0.0))
+    squares = np.square(sketch / (np.abs(sketch).max() or 1.0))
+    many = bool(largest) and norm / largest >= math.sqrt(_MANY_ELEMENTS)
+    return many and (not squares.any() or squares.sum() ** 2 / np.square(squares).sum() >= _MANY_NUMBERS)
 
 
 def unlike_values(record: Record, tensor: Tensor) -> Iterator[Wrong]:

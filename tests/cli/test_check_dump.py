@@ -91,6 +91,8 @@ def test_a_right_dump_passes(dumps: Path, whole: Path, tiny_folder: Path, scenar
         ("latent", {"sample": [0.0] * 4}, "statistics", "sample"),
         ("latent", {"sample": [1e6] * 8}, "statistics", "sample"),
         ("latent", {"sketch": base64.b64encode(bytes(4 * 61)).decode()}, "another projection", "sketch"),
+        ("latent", {"rms": 1e300}, "statistics", "rms"),
+        ("latent", {"shape": [1 << 47] * 30}, "shape", "shape"),
         ("velocity", {"digest": "0" * 16}, "digest", "digest"),
         ("velocity", {"absmean": 0.7}, "statistics", "absmean"),
         ("velocity", {"shape": [16]}, "tensors", "shape, dtype"),
