@@ -1,8 +1,12 @@
 """The errors that a user sees: what is wrong, what was found, what was expected, what to do."""
 
+import difflib
 import re
+from collections.abc import Collection
 from functools import partial
 
+# How alike two names are of which one is taken for the other, misspelt.
+_ALIKE = 0.8
 # A file may bring line breaks and commands for the terminal into a message.
 _UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
@@ -43,3 +47,8 @@ def listed(names: list[str], *, most: int = 8) -> str:
     """Names for a message: all of them while they fit, else the first `most` and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The one of `known` that must have been meant by a misspelt name; None where there is none."""
+    return next(iter(difflib.get_close_matches(name, known, 1, _ALIKE)), None)

@@ -21,6 +21,7 @@ from waypoint_parity.harness.cli.checkpoint import ConvertCommand, InfoCommand, 
 from waypoint_parity.harness.cli.dump import DiffCommand, DumpCommand, RingCommand
 from waypoint_parity.harness.cli.ending import as_a_program, watched
 from waypoint_parity.harness.cli.floor import FloorCommand
+from waypoint_parity.harness.cli.format import CheckDumpCommand, SchemaCommand
 from waypoint_parity.harness.cli.frames import FramesCommand
 from waypoint_parity.harness.cli.importing import ImportCommand
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
@@ -36,6 +37,7 @@ Command = (
     Annotated[DumpCommand, tyro.conf.subcommand("dump")]
     | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
     | Annotated[ImportCommand, tyro.conf.subcommand("import")]
+    | Annotated[CheckDumpCommand, tyro.conf.subcommand("check-dump")]
     | Annotated[FramesCommand, tyro.conf.subcommand("frames")]
     | Annotated[ParityCommand, tyro.conf.subcommand("parity")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
@@ -49,6 +51,7 @@ Command = (
     | Annotated[SitesCommand, tyro.conf.subcommand("sites")]
     | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ScenarioCommand, tyro.conf.subcommand("scenario")]
+    | Annotated[SchemaCommand, tyro.conf.subcommand("schema")]
     | Annotated[WorkerCommand, tyro.conf.subcommand("worker")]
 )
 _DESCRIPTION = "Compare two implementations of a world or video model, site by site."

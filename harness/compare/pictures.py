@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -106,8 +106,16 @@ def unlike_their_records(folder: Path, family: Family) -> list[str]:
     Raises UserError for a broken picture, and for broken records.
     """
     kept = set(kept_pictures(folder))
-    found: list[str] = []
     records = records_mentioning(folder, family.sites.sites(Kind.PICTURE)) if kept else ()
+    return unlike_pictures(folder, family, kept, records)
+
+
+def unlike_pictures(folder: Path, family: Family, kept: Collection[PictureAt], records: Iterable[Record]) -> list[str]:
+    """Those of the `kept` pictures of a dump that are not what these of its records tell of, in words.
+
+    Raises UserError for a broken picture.
+    """
+    found: list[str] = []
     for record in records:
         if family.sites.kind(record.site, record.phase) is not Kind.PICTURE:
             continue
@@ -118,7 +126,7 @@ def unlike_their_records(folder: Path, family: Family) -> list[str]:
         # More pictures than there are is no number to count to.
         first, stop = record.call * number, record.call * number + min(number, len(kept) + 1)
         places = [PictureAt(record.unit, record.step, at) for at in range(first, stop)]
-        if kept.issuperset(places):
+        if all(at in kept for at in places):
             pixels = [read_pixels(picture_path(folder, at)) for at in places]
             if not _is_recorded(pixels, record, record.shape[-3:]):
                 found.append(f"{picture_path(folder, places[0])} is not the picture that its record tells of")

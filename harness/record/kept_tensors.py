@@ -24,9 +24,14 @@ class KeptTensors:
         self._path = path
         self._file = file
 
+    def unchecked(self, name: str) -> Tensor:
+        """The tensor of this name, whatever a record says of it."""
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
     def tensor(self, record: Record) -> Tensor:
         """The tensor of a record. Raises UserError where the record tells of another."""
-        tensor: Tensor = self._file.get_tensor(str(record.key))
+        tensor = self.unchecked(str(record.key))
         if (unlike := _unlike(record, tensor)) is not None:
             raise UserError(
                 f"{self._path}: {record.key} is not what the record tells of",

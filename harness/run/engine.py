@@ -1,6 +1,5 @@
 """The border to an implementation: what it says is checked, and what it raises is told with its place."""
 
-import difflib
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,14 +8,11 @@ from typing import Any
 from greenlet import GreenletExit
 from torch import nn
 
-from waypoint_parity.harness.errors import EngineError, FourPartError, UserError, listed
+from waypoint_parity.harness.errors import EngineError, FourPartError, UserError, listed, nearest
 from waypoint_parity.harness.processes import Interrupted
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Site
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.worker import place_of, words_of
-
-# How alike two names are of which one is taken for the other, misspelt.
-_ALIKE = 0.8
 
 
 class SideError(RuntimeError):
@@ -147,7 +143,7 @@ def _misspelt(name: str, named: Collection[str], family: Family) -> str | None:
     if family.sites.of(name) is not None:
         return None
     known = [row.name for row in family.sites.rows if row.name not in named]
-    return next(iter(difflib.get_close_matches(name, known, 1, _ALIKE)), None)
+    return nearest(name, known)
 
 
 def checked_pass(adapter: Adapter, announced: object, phases: Collection[str]) -> tuple[int, Pass]:

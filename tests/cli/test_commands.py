@@ -18,7 +18,7 @@ from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 COMMANDS = [
     *(["dump"], ["diff"], ["frames"], ["parity"], ["floor"], ["ring"], ["info"]),
-    *(["scenario", "make"], ["scenario", "show"], ["sites"], ["worker"]),
+    *(["scenario", "make"], ["scenario", "show"], ["sites"], ["worker"], ["check-dump"], ["schema"]),
 ]
 
 
