@@ -360,11 +360,60 @@ static void parity__quote(parity__string *out, const char *text)
     parity__put(out, "\"");
 }
 
-static void parity__member(parity__string *out, const char *name, const char *text)
+/* A shape. */
+static void parity__shape(parity__string *out, const parity_tensor *tensor)
 {
-    parity__quote(out, name);
-    parity__put(out, ":");
-    parity__quote(out, text == NULL ? "" : text);
+    int i;
+    parity__put(out, "[");
+    for (i = 0; i < tensor->axes; i++) {
+        parity__put(out, i ? "," : "");
+        parity__integer(out, tensor->shape[i]);
+    }
+    parity__put(out, "]");
+}
+
+/* Text with %i for an int64_t, %g and %f for a double with 17 or 9 digits, %s for a text as it is, %q for a text as a
+ * string of JSON (NULL is empty), %t for the shape of a parity_tensor. */
+static void parity__tell(parity__string *out, const char *format, ...)
+{
+    va_list arguments;
+    const char *text;
+    va_start(arguments, format);
+    for (; *format != '\0'; format++) {
+        size_t plain = strcspn(format, "%");
+        parity__add(out, format, plain);
+        format += plain;
+        if (*format == '\0')
+            break;
+        switch (*++format) {
+        case 'i':
+            parity__integer(out, va_arg(arguments, int64_t));
+            break;
+        case 'g':
+        case 'f':
+            parity__real(out, va_arg(arguments, double), *format == 'g' ? 17 : 9);
+            break;
+        case 't':
+            parity__shape(out, va_arg(arguments, const parity_tensor *));
+            break;
+        case 's':
+            parity__put(out, va_arg(arguments, const char *));
+            break;
+        default:
+            text = va_arg(arguments, const char *);
+            parity__quote(out, text == NULL ? "" : text);
+        }
+    }
+    va_end(arguments);
+}
+
+/* A list of texts. */
+static void parity__texts(parity__string *out, const char *const *texts, int count)
+{
+    int i;
+    for (i = 0; i < count; i++)
+        parity__tell(out, i ? ",%q" : "[%q", texts[i]);
+    parity__put(out, count > 0 ? "]" : "[]");
 }
 
 /* ---- JSON ---- */
@@ -1023,9 +1072,9 @@ struct parity {
     size_t taken, filled;
     parity__message asked, pass;
     /* The dump. */
-    char *folder;
+    char *folder, *ended;
     FILE *records, *kept;
-    parity__string about, ended, kept_header;
+    parity__string about, kept_header;
     parity__list calls;
     parity__signs within, across;
     int64_t unit, step, observed;
@@ -1048,17 +1097,6 @@ static parity *parity__new(parity__state state)
     return p;
 }
 
-static void parity__describe_tensor(parity__string *out, const parity_tensor *tensor)
-{
-    int i;
-    parity__put(out, "[");
-    for (i = 0; i < tensor->axes; i++) {
-        parity__put(out, i ? "," : "");
-        parity__integer(out, tensor->shape[i]);
-    }
-    parity__put(out, "]");
-}
-
 /* ---- Messages ---- */
 
 static void parity__write(const parity *p, const void *data, size_t size)
@@ -1079,13 +1117,8 @@ static void parity__write(const parity *p, const void *data, size_t size)
 static void parity__send(const parity *p, parity__string *header, const parity_tensor *tensors, int count)
 {
     int i;
-    for (i = 0; i < count; i++) {
-        parity__put(header, i ? ",[\"" : ",\"tensors\":[[\"");
-        parity__put(header, parity_type_name(tensors[i].type));
-        parity__put(header, "\",");
-        parity__describe_tensor(header, &tensors[i]);
-        parity__put(header, "]");
-    }
+    for (i = 0; i < count; i++)
+        parity__tell(header, i ? ",[%q,%t]" : ",\"tensors\":[[%q,%t]", parity_type_name(tensors[i].type), &tensors[i]);
     parity__put(header, count ? "]}\n" : "}\n");
     parity__write(p, header->data, header->size);
     for (i = 0; i < count; i++)
@@ -1239,17 +1272,13 @@ static void parity__answer(parity *p)
     if (p->state == PARITY__RUNNING || p->state == PARITY__LEFT)
         parity__say(p, "{\"op\":\"end\"");
     if (p->state == PARITY__LOADING) {
-        parity__put(&ready, "{\"op\":\"ready\",\"protocol\":" PARITY_STRING(PARITY_PROTOCOL) ",\"sites\":{");
-        for (i = 0; i < p->sites.count; i++) {
-            parity__put(&ready, i ? "," : "");
-            parity__quote(&ready, p->sites.items[i].name);
-            parity__put(&ready, p->sites.items[i].number ? ":{\"replaceable\":true}" : ":{}");
-        }
+        parity__tell(&ready, "{\"op\":\"ready\",\"protocol\":%i,\"sites\":{", (int64_t)PARITY_PROTOCOL);
+        for (i = 0; i < p->sites.count; i++)
+            parity__tell(&ready, "%s%q:{\"replaceable\":%s}", i ? "," : "", p->sites.items[i].name,
+                         p->sites.items[i].number ? "true" : "false");
         parity__put(&ready, "},\"describe\":{");
-        for (i = 0; i < p->described.count; i++) {
-            parity__put(&ready, i ? "," : "");
-            parity__member(&ready, p->described.items[i].name, p->described.items[i].text);
-        }
+        for (i = 0; i < p->described.count; i++)
+            parity__tell(&ready, "%s%q:%q", i ? "," : "", p->described.items[i].name, p->described.items[i].text);
         parity__put(&ready, "}");
         parity__send(p, &ready, NULL, 0);
         p->loaded = 1;
@@ -1339,25 +1368,13 @@ int parity_pass_branches(parity *p, int64_t unit, const char *phase, int64_t ste
 {
     parity__string said = {NULL, 0, 0};
     const char *op;
-    int i;
     if (p->state == PARITY__DUMPING)
         return parity__enter(p, unit, phase, step, sigma, branches, count);
     if (p->state != PARITY__RUNNING)
         return 0;
-    parity__put(&said, "{\"op\":\"pass\",\"unit\":");
-    parity__integer(&said, unit);
-    parity__put(&said, ",");
-    parity__member(&said, "phase", phase);
-    parity__put(&said, ",\"step\":");
-    parity__integer(&said, step);
-    parity__put(&said, ",\"sigma\":");
-    parity__real(&said, sigma, 17);
-    parity__put(&said, ",\"branches\":[");
-    for (i = 0; i < count; i++) {
-        parity__put(&said, i ? "," : "");
-        parity__quote(&said, branches[i]);
-    }
-    parity__put(&said, "]");
+    parity__tell(&said, "{\"op\":\"pass\",\"unit\":%i,\"phase\":%q,\"step\":%i,\"sigma\":%g,\"branches\":", unit, phase, step,
+                 sigma);
+    parity__texts(&said, branches, count);
     parity__send(p, &said, NULL, 0);
     op = parity__receive(p, &p->pass);
     if (op == NULL)
@@ -1449,20 +1466,13 @@ int parity_show_many(parity *p, const char *site, parity_tensor *tensors, int co
     if (!parity__listed(p, "show", site))
         return 0;
     held = parity__listed(p, "hold", site);
-    parity__put(&said, "{\"op\":\"show\",");
-    parity__member(&said, "site", site);
-    if (count >= 0 && branches == NULL) {
-        parity__put(&said, ",\"calls\":");
-        parity__integer(&said, count);
-    } else if (count >= 0) {
-        parity__put(&said, ",\"branches\":[");
-        for (i = 0; i < count; i++) {
-            parity__put(&said, i ? "," : "");
-            parity__quote(&said, branches[i]);
-        }
-        parity__put(&said, "]");
+    parity__tell(&said, "{\"op\":\"show\",\"site\":%q%s", site, held ? ",\"held\":true" : "");
+    if (count >= 0 && branches == NULL)
+        parity__tell(&said, ",\"calls\":%i", (int64_t)count);
+    else if (count >= 0) {
+        parity__put(&said, ",\"branches\":");
+        parity__texts(&said, branches, count);
     }
-    parity__put(&said, held ? ",\"held\":true" : "");
     parity__send(p, &said, tensors, shown);
     return held ? parity__wait(p, entry, tensors, shown) : 0;
 }
@@ -1476,15 +1486,12 @@ void parity_fail(parity *p, int mistake, const char *place, const char *format, 
     vsnprintf(words, sizeof words, format, arguments);
     va_end(arguments);
     if (p->state == PARITY__DUMPING) {
-        parity__quote(&p->ended, words);
+        p->ended = parity__copy(words);
         p->state = PARITY__BROKEN;
     }
     if (p->state == PARITY__RUNNING || p->state == PARITY__LOADING || p->state == PARITY__IDLE) {
-        parity__put(&said, "{\"op\":\"failed\",");
-        parity__member(&said, "words", words);
-        parity__put(&said, ",");
-        parity__member(&said, "place", place);
-        parity__put(&said, mistake ? ",\"mistake\":true" : "");
+        parity__tell(&said, "{\"op\":\"failed\",\"words\":%q,\"place\":%q,\"mistake\":%s", words, place,
+                     mistake ? "true" : "false");
         parity__send(p, &said, NULL, 0);
         p->state = p->state == PARITY__IDLE ? PARITY__IDLE : PARITY__OVER;
     }
@@ -1542,36 +1549,19 @@ static void parity__manifest(parity *p, int complete)
     parity__add(&out, p->about.data, p->about.size);
     parity__put(&out, ",\"description\":{");
     for (i = 0; i < p->described.count; i++)
-        if (!parity__is_environment(p->described.items[i].name)) {
-            parity__put(&out, told++ ? "," : "");
-            parity__member(&out, p->described.items[i].name, p->described.items[i].text);
-        }
-    parity__put(&out, "},");
-    parity__member(&out, "torch", parity__described(p, "torch", "none"));
-    parity__put(&out, ",");
-    parity__member(&out, "platform", parity__described(p, "platform", "unknown"));
-    if (parity__find(&p->described, "processor") != NULL) {
-        parity__put(&out, ",");
-        parity__member(&out, "processor", parity__described(p, "processor", ""));
-    }
-    parity__put(&out, ",\"threads\":");
-    parity__integer(&out, threads > 0 && threads < INT32_MAX ? threads : 1);
-    parity__put(&out, ",\"sites\":[");
-    for (i = 0; i < p->sites.count; i++) {
-        parity__put(&out, i ? "," : "");
-        parity__quote(&out, p->sites.items[i].name);
-    }
-    parity__put(&out, "],\"expected\":");
-    parity__integer(&out, p->observed);
-    parity__put(&out, ",\"observed\":");
-    parity__integer(&out, p->observed);
-    parity__put(&out, ",\"seconds\":");
-    parity__real(&out, difftime(time(NULL), p->begun), 9);
-    if (p->ended.size > 0) {
-        parity__put(&out, ",\"ended\":");
-        parity__add(&out, p->ended.data, p->ended.size);
-    }
-    parity__put(&out, complete ? ",\"complete\":true}\n" : ",\"complete\":false}\n");
+        if (!parity__is_environment(p->described.items[i].name))
+            parity__tell(&out, "%s%q:%q", told++ ? "," : "", p->described.items[i].name, p->described.items[i].text);
+    parity__tell(&out, "},\"torch\":%q,\"platform\":%q,\"threads\":%i", parity__described(p, "torch", "none"),
+                 parity__described(p, "platform", "unknown"), (int64_t)(threads > 0 && threads < INT32_MAX ? threads : 1));
+    if (parity__find(&p->described, "processor") != NULL)
+        parity__tell(&out, ",\"processor\":%q", parity__described(p, "processor", ""));
+    for (i = 0; i < p->sites.count; i++)
+        parity__tell(&out, i ? ",%q" : ",\"sites\":[%q", p->sites.items[i].name);
+    parity__tell(&out, "%s,\"expected\":%i,\"observed\":%i,\"seconds\":%f", p->sites.count ? "]" : "", p->observed, p->observed,
+                 difftime(time(NULL), p->begun));
+    if (p->ended != NULL)
+        parity__tell(&out, ",\"ended\":%q", p->ended);
+    parity__tell(&out, ",\"complete\":%s}\n", complete ? "true" : "false");
     parity__print(file, out.data, out.size);
     parity__finish(file);
     free(out.data);
@@ -1592,29 +1582,15 @@ parity *parity_dump(const char *folder, const parity_about *about)
         fclose(earlier);
         parity__die("%s: has a dump already; name a new folder", folder);
     }
-    parity__put(out, "{\"schema\":\"waypoint-parity/dump/2\",");
-    parity__member(out, "implementation", about->implementation);
-    parity__put(out, ",");
-    parity__member(out, "family", about->family);
-    parity__put(out, ",\"numerics\":{");
-    parity__member(out, "dtype", about->dtype == NULL ? "fp32" : about->dtype);
-    parity__put(out, ",");
-    parity__member(out, "device", about->device);
-    parity__put(out, ",\"compiled\":\"false\",\"options\":\"\"},");
-    parity__member(out, "checkpoint_digest", about->checkpoint_digest);
-    parity__put(out, ",");
-    parity__member(out, "checkpoint_origin", about->checkpoint_origin);
-    parity__put(out, ",");
-    parity__member(out, "scenario_digest", about->scenario_digest);
-    parity__put(out, ",");
-    parity__member(out, "scenario_name", about->scenario_name);
+    parity__tell(out, "{\"schema\":\"waypoint-parity/dump/2\",\"implementation\":%q,\"family\":%q", about->implementation, about->family);
+    parity__tell(out, ",\"numerics\":{\"dtype\":%q,\"device\":%q,\"compiled\":\"false\",\"options\":\"\"}",
+                 about->dtype == NULL ? "fp32" : about->dtype, about->device);
+    parity__tell(out, ",\"checkpoint_digest\":%q,\"checkpoint_origin\":%q", about->checkpoint_digest, about->checkpoint_origin);
+    parity__tell(out, ",\"scenario_digest\":%q,\"scenario_name\":%q", about->scenario_digest, about->scenario_name);
     parity__put(out, ",\"variant\":null,\"source_revision\":null,\"sigmas\":[");
-    for (i = 0; i < about->sigma_count; i++) {
-        parity__put(out, i ? "," : "");
-        parity__real(out, about->sigmas[i], 17);
-    }
-    parity__put(out, "],\"units\":");
-    parity__integer(out, about->units);
+    for (i = 0; i < about->sigma_count; i++)
+        parity__tell(out, i ? ",%g" : "%g", about->sigmas[i]);
+    parity__tell(out, "],\"units\":%i", about->units);
     parity__manifest(p, 0);
     p->records = parity__file(p, "activations.jsonl", "wb");
     if (about->tensors)
@@ -1656,30 +1632,12 @@ static void parity__keep(parity *p, const char *name, int64_t call, const parity
 {
     const uint64_t bytes = (uint64_t)parity_count(tensor) * parity_type_size(tensor->type);
     parity__string key = {NULL, 0, 0};
-    parity__put(&key, "u");
-    parity__integer(&key, p->unit);
-    parity__put(&key, "/");
-    parity__put(&key, p->phase);
-    parity__integer(&key, p->step);
-    parity__put(&key, "/");
-    parity__put(&key, name);
-    if (call > 0) {
-        parity__put(&key, "#");
-        parity__integer(&key, call);
-    }
+    parity__tell(&key, call > 0 ? "u%i/%s%i/%s#%i" : "u%i/%s%i/%s", p->unit, p->phase, p->step, name, call);
     parity__add(&key, "", 1);
-    parity__put(&p->kept_header, p->kept_header.size > 0 ? "," : "{");
-    parity__quote(&p->kept_header, key.data);
-    parity__put(&p->kept_header, ":{\"dtype\":\"");
-    parity__put(&p->kept_header, parity_type_name(tensor->type));
-    parity__put(&p->kept_header, "\",\"shape\":");
-    parity__describe_tensor(&p->kept_header, tensor);
-    parity__put(&p->kept_header, ",\"data_offsets\":[");
-    parity__integer(&p->kept_header, (int64_t)p->kept_bytes);
-    parity__put(&p->kept_header, ",");
+    parity__tell(&p->kept_header, "%s%q:{\"dtype\":%q,\"shape\":%t", p->kept_header.size > 0 ? "," : "{", key.data,
+                 parity_type_name(tensor->type), tensor);
+    parity__tell(&p->kept_header, ",\"data_offsets\":[%i,%i]}", (int64_t)p->kept_bytes, (int64_t)(p->kept_bytes + bytes));
     p->kept_bytes += bytes;
-    parity__integer(&p->kept_header, (int64_t)p->kept_bytes);
-    parity__put(&p->kept_header, "]}");
     parity__print(p->kept, tensor->data, (size_t)bytes);
     free(key.data);
 }
@@ -1700,58 +1658,22 @@ static void parity__record_one(parity *p, const char *site, const char *branch, 
         tensor.shape[tensor.axes++] = 2;
     }
     found = parity__summarise(tensor.type, tensor.data, parity_count(&tensor), &p->within, &p->across);
-    parity__put(&name, site);
-    parity__put(&name, *branch ? "@" : "");
-    parity__put(&name, branch);
+    parity__tell(&name, *branch ? "%s@%s" : "%s", site, branch);
     parity__add(&name, "", 1);
     entry = parity__entry_of(&p->calls, name.data);
     call = entry->number++;
     parity__entry_of(&p->sites, site);
-    parity__put(&out, "{\"unit\":");
-    parity__integer(&out, p->unit);
-    parity__put(&out, ",");
-    parity__member(&out, "phase", p->phase);
-    parity__put(&out, ",\"step\":");
-    parity__integer(&out, p->step);
-    parity__put(&out, ",");
-    parity__member(&out, "site", site);
-    parity__put(&out, ",\"call\":");
-    parity__integer(&out, call);
-    parity__put(&out, ",\"sigma\":");
-    parity__real(&out, p->sigma, 17);
-    parity__put(&out, ",\"shape\":");
-    parity__describe_tensor(&out, &tensor);
-    parity__put(&out, ",");
-    parity__member(&out, "dtype", parity__types[tensor.type].in_records);
-    {
-        const struct {
-            const char *name;
-            double value;
-        } numbers[] = {{",\"mean\":", found.mean}, {",\"std\":", found.deviation},   {",\"min\":", found.low},
-                       {",\"max\":", found.high},  {",\"absmean\":", found.absmean}, {",\"rms\":", found.rms}};
-        for (i = 0; i < 6; i++) {
-            parity__put(&out, numbers[i].name);
-            parity__real(&out, numbers[i].value, 9);
-        }
-    }
-    parity__put(&out, ",\"nan\":");
-    parity__integer(&out, found.nan);
-    parity__put(&out, ",\"posinf\":");
-    parity__integer(&out, found.positive_infinity);
-    parity__put(&out, ",\"neginf\":");
-    parity__integer(&out, found.negative_infinity);
-    for (i = 0; i < PARITY__SAMPLES; i++) {
-        parity__put(&out, i ? "," : ",\"sample\":[");
-        parity__real(&out, found.sample[i], 9);
-    }
+    parity__tell(&out, "{\"unit\":%i,\"phase\":%q,\"step\":%i,\"site\":%q,\"call\":%i,\"sigma\":%g", p->unit, p->phase, p->step, site,
+                 call, p->sigma);
+    parity__tell(&out, ",\"shape\":%t,\"dtype\":%q", &tensor, parity__types[tensor.type].in_records);
+    parity__tell(&out, ",\"mean\":%f,\"std\":%f,\"min\":%f,\"max\":%f,\"absmean\":%f,\"rms\":%f", found.mean, found.deviation,
+                 found.low, found.high, found.absmean, found.rms);
+    parity__tell(&out, ",\"nan\":%i,\"posinf\":%i,\"neginf\":%i", found.nan, found.positive_infinity, found.negative_infinity);
+    for (i = 0; i < PARITY__SAMPLES; i++)
+        parity__tell(&out, i ? ",%f" : ",\"sample\":[%f", found.sample[i]);
     parity__put(&out, "],\"sketch\":\"");
     parity__base64(&out, found.sketch, sizeof found.sketch);
-    parity__put(&out, "\"");
-    if (*branch) {
-        parity__put(&out, ",");
-        parity__member(&out, "branch", branch);
-    }
-    parity__put(&out, "}\n");
+    parity__tell(&out, *branch ? "\",\"branch\":%q}\n" : "\"}\n", branch);
     parity__print(p->records, out.data, out.size);
     p->observed++;
     if (p->kept != NULL)
@@ -1822,7 +1744,7 @@ int parity_close(parity *p)
     free(p->described.items);
     free(p->calls.items);
     free(p->about.data);
-    free(p->ended.data);
+    free(p->ended);
     free(p->kept_header.data);
     free(p->within.signs);
     free(p->across.signs);
