@@ -55,7 +55,7 @@
  * runs out, the process ends with a message on standard error and exit code PARITY_EXIT. One thread uses it at a time.
  *
  * To write a dump, begin with `parity_dump` in the place of `parity_open`, then call `parity_pass` and `parity_show` as
- * above, and `parity_close` at the end. `waypoint-parity diff` takes the folder. It holds no digests and no pictures.
+ * above, and `parity_close` at the end. `waypoint-parity diff` takes the folder. It holds no digests.
  */
 #ifndef PARITY_H
 #define PARITY_H
@@ -179,7 +179,8 @@ typedef struct {
     const double *sigmas;
     int sigma_count;
     int64_t units;
-    int tensors; /* whether to keep all tensors too */
+    const char *picture; /* the site that shows pictures, [H, W, 3] or [n, H, W, 3] of PARITY_U8; perhaps NULL */
+    int tensors;         /* whether to keep all tensors too */
 } parity_about;
 
 /* Begins a dump in a folder that has none. */
@@ -1072,7 +1073,7 @@ struct parity {
     size_t taken, filled;
     parity__message asked, pass;
     /* The dump. */
-    char *folder, *ended;
+    char *folder, *ended, *picture;
     FILE *records, *kept;
     parity__string about, kept_header;
     parity__list calls;
@@ -1570,7 +1571,7 @@ static void parity__manifest(parity *p, int complete)
 parity *parity_dump(const char *folder, const parity_about *about)
 {
     parity *p = parity__new(PARITY__DUMPING);
-    parity__string *out = &p->about;
+    parity__string *out = &p->about, frames = {NULL, 0, 0};
     FILE *earlier;
     int i;
     p->folder = parity__copy(folder);
@@ -1592,6 +1593,14 @@ parity *parity_dump(const char *folder, const parity_about *about)
         parity__tell(out, i ? ",%g" : "%g", about->sigmas[i]);
     parity__tell(out, "],\"units\":%i", about->units);
     parity__manifest(p, 0);
+    if (about->picture != NULL) {
+        p->picture = parity__copy(about->picture);
+        parity__tell(&frames, "%s/frames", folder);
+        parity__add(&frames, "", 1);
+        if (mkdir(frames.data, 0777) != 0 && errno != EEXIST)
+            parity__die("%s: %s", frames.data, strerror(errno));
+        free(frames.data);
+    }
     p->records = parity__file(p, "activations.jsonl", "wb");
     if (about->tensors)
         p->kept = parity__file(p, "tensors.partial", "wb");
@@ -1642,6 +1651,95 @@ static void parity__keep(parity *p, const char *name, int64_t call, const parity
     free(key.data);
 }
 
+static void parity__big_endian(parity__string *out, uint32_t value)
+{
+    const unsigned char bytes[] = {(unsigned char)(value >> 24), (unsigned char)(value >> 16), (unsigned char)(value >> 8),
+                                   (unsigned char)value};
+    parity__add(out, (const char *)bytes, 4);
+}
+
+/* A chunk of a PNG: its size, name and data, and a checksum of name and data. */
+static void parity__chunk(parity__string *out, const char *name, const char *data, size_t size)
+{
+    const size_t begun = out->size + 4;
+    uint32_t sum = 0xffffffffu;
+    size_t i;
+    int bit;
+    parity__big_endian(out, (uint32_t)size);
+    parity__put(out, name);
+    parity__add(out, data, size);
+    for (i = begun; i < out->size; i++) {
+        sum ^= (unsigned char)out->data[i];
+        for (bit = 0; bit < 8; bit++)
+            sum = sum >> 1 ^ (sum & 1 ? 0xedb88320u : 0);
+    }
+    parity__big_endian(out, ~sum);
+}
+
+/* Rows of pixels as a PNG that is not compressed. */
+static void parity__png(parity__string *out, const unsigned char *pixels, int64_t height, int64_t width)
+{
+    parity__string head = {NULL, 0, 0}, rows = {NULL, 0, 0}, data = {NULL, 0, 0};
+    uint32_t low = 1, high = 0;
+    int64_t y;
+    size_t at = 0, i;
+    parity__big_endian(&head, (uint32_t)width);
+    parity__big_endian(&head, (uint32_t)height);
+    parity__add(&head, "\10\2\0\0\0", 5); /* 8 bits each of red, green, blue */
+    for (y = 0; y < height; y++) {
+        parity__add(&rows, "", 1); /* no filter */
+        parity__add(&rows, (const char *)pixels + 3 * y * width, (size_t)(3 * width));
+    }
+    parity__add(&data, "\x78\1", 2);
+    do { /* blocks that are stored */
+        const size_t size = rows.size - at < 0xffff ? rows.size - at : 0xffff;
+        const unsigned char block[] = {(unsigned char)(at + size == rows.size), (unsigned char)size, (unsigned char)(size >> 8),
+                                       (unsigned char)~size, (unsigned char)(~size >> 8)};
+        parity__add(&data, (const char *)block, 5);
+        parity__add(&data, rows.data + at, size);
+        at += size;
+    } while (at < rows.size);
+    for (i = 0; i < rows.size; i++) {
+        low = (low + (unsigned char)rows.data[i]) % 65521;
+        high = (high + low) % 65521;
+    }
+    parity__big_endian(&data, high << 16 | low);
+    parity__add(out, "\x89PNG\r\n\x1a\n", 8);
+    parity__chunk(out, "IHDR", head.data, head.size);
+    parity__chunk(out, "IDAT", data.data, data.size);
+    parity__chunk(out, "IEND", "", 0);
+    free(head.data);
+    free(rows.data);
+    free(data.data);
+}
+
+static void parity__pictures(parity *p, const parity_tensor *tensor, int64_t call)
+{
+    const int64_t *size = tensor->shape + (tensor->axes == 4), count = tensor->axes == 4 ? tensor->shape[0] : 1;
+    int64_t i;
+    if (tensor->type != PARITY_U8 || tensor->axes < 3 || tensor->axes > 4 || size[2] != 3 || size[0] < 1 || size[1] < 1 ||
+        size[0] > 65535 || size[1] > 65535 || size[0] * size[1] > 1 << 28) {
+        parity_fail(p, 1, NULL, "site %s shows what is no picture", p->picture);
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        const int64_t number = call * count + i;
+        parity__string png = {NULL, 0, 0};
+        char name[128];
+        FILE *file;
+        if (p->step == 0 && number == 0)
+            snprintf(name, sizeof name, "frames/%06lld.png", (long long)p->unit);
+        else
+            snprintf(name, sizeof name, "frames/%06lld-%lld-%lld.png", (long long)p->unit, (long long)p->step,
+                     (long long)number);
+        parity__png(&png, (const unsigned char *)tensor->data + 3 * i * size[0] * size[1], size[0], size[1]);
+        file = parity__file(p, name, "wb");
+        parity__print(file, png.data, png.size);
+        parity__finish(file);
+        free(png.data);
+    }
+}
+
 static void parity__record_one(parity *p, const char *site, const char *branch, parity_tensor tensor)
 {
     parity__string out = {NULL, 0, 0}, name = {NULL, 0, 0};
@@ -1678,6 +1776,8 @@ static void parity__record_one(parity *p, const char *site, const char *branch, 
     p->observed++;
     if (p->kept != NULL)
         parity__keep(p, name.data, call, &tensor);
+    if (p->picture != NULL && strcmp(p->picture, site) == 0)
+        parity__pictures(p, &tensor, call);
     free(out.data);
     free(name.data);
 }
@@ -1749,6 +1849,7 @@ int parity_close(parity *p)
     free(p->within.signs);
     free(p->across.signs);
     free(p->folder);
+    free(p->picture);
     free(p->buffer);
     free(p);
     return broken;
