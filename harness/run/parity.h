@@ -188,7 +188,7 @@ parity *parity_dump(const char *folder, const parity_about *about);
 
 /* ---- Helpers that an engine may use too ---- */
 
-/* The value of a text in one block of memory, to be given to free(); NULL where it is no JSON. Its strings hold no NUL. */
+/* The value of a text in one block of memory, to be given to free(). NULL where it is no JSON, or has NUL in it. */
 parity_json *parity_json_parse(const char *text, size_t size);
 /* A member of an object. */
 const parity_json *parity_get(const parity_json *json, const char *name);
@@ -445,16 +445,17 @@ static int parity__take(parity__reader *in, const char *word)
 /* The number behind \u; -1 where it is none. */
 static long parity__hex(parity__reader *in)
 {
+    static const char digits[] = "0123456789abcdefABCDEF";
     long code = 0;
     int i;
     if (in->end - in->at < 4)
         return -1;
     for (i = 0; i < 4; i++) {
         char c = *in->at++;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (digit < 0)
+        const char *digit = c == '\0' ? NULL : strchr(digits, c);
+        if (digit == NULL)
             return -1;
-        code = code * 16 + digit;
+        code = code * 16 + (digit - digits < 16 ? digit - digits : digit - digits - 6);
     }
     return code;
 }
@@ -802,11 +803,12 @@ static float parity__float(double value)
 static uint64_t parity__whole(double value, int bits, int with_sign)
 {
     const double limit = ldexp(1.0, bits - with_sign);
-    if (isnan(value))
+    const uint64_t last = ~(uint64_t)0 >> (64 - bits + with_sign);
+    if (isnan(value) || (value < 0 && !with_sign))
         return 0;
     if (value < 0)
-        return !with_sign ? 0 : -value >= limit ? ~(uint64_t)0 << (bits - 1) : ~(uint64_t)0 - (uint64_t)-value + 1;
-    return value >= limit ? (bits - with_sign == 64 ? ~(uint64_t)0 : ((uint64_t)1 << (bits - with_sign)) - 1) : (uint64_t)value;
+        return -value >= limit ? ~last : 0 - (uint64_t)-value;
+    return value >= limit ? last : (uint64_t)value;
 }
 
 static void parity__write_number(parity_type type, void *data, int64_t i, double value)
@@ -1079,7 +1081,7 @@ struct parity {
     parity__list calls;
     parity__signs within, across;
     int64_t unit, step, observed;
-    uint64_t kept_bytes;
+    int64_t kept_bytes;
     char *phase;
     double sigma;
     char **branches;
@@ -1373,8 +1375,8 @@ int parity_pass_branches(parity *p, int64_t unit, const char *phase, int64_t ste
         return parity__enter(p, unit, phase, step, sigma, branches, count);
     if (p->state != PARITY__RUNNING)
         return 0;
-    parity__tell(&said, "{\"op\":\"pass\",\"unit\":%i,\"phase\":%q,\"step\":%i,\"sigma\":%g,\"branches\":", unit, phase, step,
-                 sigma);
+    parity__tell(&said, "{\"op\":\"pass\",\"unit\":%i,\"phase\":%q,\"step\":%i", unit, phase, step);
+    parity__tell(&said, ",\"sigma\":%g,\"branches\":", sigma);
     parity__texts(&said, branches, count);
     parity__send(p, &said, NULL, 0);
     op = parity__receive(p, &p->pass);
@@ -1553,13 +1555,13 @@ static void parity__manifest(parity *p, int complete)
         if (!parity__is_environment(p->described.items[i].name))
             parity__tell(&out, "%s%q:%q", told++ ? "," : "", p->described.items[i].name, p->described.items[i].text);
     parity__tell(&out, "},\"torch\":%q,\"platform\":%q,\"threads\":%i", parity__described(p, "torch", "none"),
-                 parity__described(p, "platform", "unknown"), (int64_t)(threads > 0 && threads < INT32_MAX ? threads : 1));
+                 parity__described(p, "platform", "unknown"), (int64_t)(threads > 0 ? threads : 1));
     if (parity__find(&p->described, "processor") != NULL)
         parity__tell(&out, ",\"processor\":%q", parity__described(p, "processor", ""));
     for (i = 0; i < p->sites.count; i++)
         parity__tell(&out, i ? ",%q" : ",\"sites\":[%q", p->sites.items[i].name);
-    parity__tell(&out, "%s,\"expected\":%i,\"observed\":%i,\"seconds\":%f", p->sites.count ? "]" : "", p->observed, p->observed,
-                 difftime(time(NULL), p->begun));
+    parity__tell(&out, "%s,\"expected\":%i,\"observed\":%i", p->sites.count ? "]" : "", p->observed, p->observed);
+    parity__tell(&out, ",\"seconds\":%f", difftime(time(NULL), p->begun));
     if (p->ended != NULL)
         parity__tell(&out, ",\"ended\":%q", p->ended);
     parity__tell(&out, ",\"complete\":%s}\n", complete ? "true" : "false");
@@ -1583,10 +1585,12 @@ parity *parity_dump(const char *folder, const parity_about *about)
         fclose(earlier);
         parity__die("%s: has a dump already; name a new folder", folder);
     }
-    parity__tell(out, "{\"schema\":\"waypoint-parity/dump/2\",\"implementation\":%q,\"family\":%q", about->implementation, about->family);
+    parity__put(out, "{\"schema\":\"waypoint-parity/dump/2\"");
+    parity__tell(out, ",\"implementation\":%q,\"family\":%q", about->implementation, about->family);
     parity__tell(out, ",\"numerics\":{\"dtype\":%q,\"device\":%q,\"compiled\":\"false\",\"options\":\"\"}",
                  about->dtype == NULL ? "fp32" : about->dtype, about->device);
-    parity__tell(out, ",\"checkpoint_digest\":%q,\"checkpoint_origin\":%q", about->checkpoint_digest, about->checkpoint_origin);
+    parity__tell(out, ",\"checkpoint_digest\":%q", about->checkpoint_digest);
+    parity__tell(out, ",\"checkpoint_origin\":%q", about->checkpoint_origin);
     parity__tell(out, ",\"scenario_digest\":%q,\"scenario_name\":%q", about->scenario_digest, about->scenario_name);
     parity__put(out, ",\"variant\":null,\"source_revision\":null,\"sigmas\":[");
     for (i = 0; i < about->sigma_count; i++)
@@ -1639,13 +1643,13 @@ static int parity__enter(parity *p, int64_t unit, const char *phase, int64_t ste
 /* Keeps a tensor: its numbers for now in a file of their own, what is said of it in the header of the file to be. */
 static void parity__keep(parity *p, const char *name, int64_t call, const parity_tensor *tensor)
 {
-    const uint64_t bytes = (uint64_t)parity_count(tensor) * parity_type_size(tensor->type);
+    const int64_t bytes = parity_count(tensor) * (int64_t)parity_type_size(tensor->type);
     parity__string key = {NULL, 0, 0};
     parity__tell(&key, call > 0 ? "u%i/%s%i/%s#%i" : "u%i/%s%i/%s", p->unit, p->phase, p->step, name, call);
     parity__add(&key, "", 1);
     parity__tell(&p->kept_header, "%s%q:{\"dtype\":%q,\"shape\":%t", p->kept_header.size > 0 ? "," : "{", key.data,
                  parity_type_name(tensor->type), tensor);
-    parity__tell(&p->kept_header, ",\"data_offsets\":[%i,%i]}", (int64_t)p->kept_bytes, (int64_t)(p->kept_bytes + bytes));
+    parity__tell(&p->kept_header, ",\"data_offsets\":[%i,%i]}", p->kept_bytes, p->kept_bytes + bytes);
     p->kept_bytes += bytes;
     parity__print(p->kept, tensor->data, (size_t)bytes);
     free(key.data);
@@ -1653,9 +1657,11 @@ static void parity__keep(parity *p, const char *name, int64_t call, const parity
 
 static void parity__big_endian(parity__string *out, uint32_t value)
 {
-    const unsigned char bytes[] = {(unsigned char)(value >> 24), (unsigned char)(value >> 16), (unsigned char)(value >> 8),
-                                   (unsigned char)value};
-    parity__add(out, (const char *)bytes, 4);
+    int shift;
+    for (shift = 24; shift >= 0; shift -= 8) {
+        const char byte = (char)(value >> shift & 0xff);
+        parity__add(out, &byte, 1);
+    }
 }
 
 /* A chunk of a PNG: its size, name and data, and a checksum of name and data. */
@@ -1693,9 +1699,9 @@ static void parity__png(parity__string *out, const unsigned char *pixels, int64_
     parity__add(&data, "\x78\1", 2);
     do { /* blocks that are stored */
         const size_t size = rows.size - at < 0xffff ? rows.size - at : 0xffff;
-        const unsigned char block[] = {(unsigned char)(at + size == rows.size), (unsigned char)size, (unsigned char)(size >> 8),
-                                       (unsigned char)~size, (unsigned char)(~size >> 8)};
-        parity__add(&data, (const char *)block, 5);
+        const char block[] = {at + size == rows.size, (char)(size & 0xff), (char)(size >> 8), (char)(~size & 0xff),
+                              (char)(~size >> 8 & 0xff)};
+        parity__add(&data, block, 5);
         parity__add(&data, rows.data + at, size);
         at += size;
     } while (at < rows.size);
@@ -1717,8 +1723,8 @@ static void parity__pictures(parity *p, const parity_tensor *tensor, int64_t cal
 {
     const int64_t *size = tensor->shape + (tensor->axes == 4), count = tensor->axes == 4 ? tensor->shape[0] : 1;
     int64_t i;
-    if (tensor->type != PARITY_U8 || tensor->axes < 3 || tensor->axes > 4 || size[2] != 3 || size[0] < 1 || size[1] < 1 ||
-        size[0] > 65535 || size[1] > 65535 || size[0] * size[1] > 1 << 28) {
+    if (tensor->type != PARITY_U8 || tensor->axes < 3 || tensor->axes > 4 || size[2] != 3 || size[0] < 1 ||
+        size[1] < 1 || size[0] > 16384 || size[1] > 16384) {
         parity_fail(p, 1, NULL, "site %s shows what is no picture", p->picture);
         return;
     }
@@ -1761,12 +1767,13 @@ static void parity__record_one(parity *p, const char *site, const char *branch, 
     entry = parity__entry_of(&p->calls, name.data);
     call = entry->number++;
     parity__entry_of(&p->sites, site);
-    parity__tell(&out, "{\"unit\":%i,\"phase\":%q,\"step\":%i,\"site\":%q,\"call\":%i,\"sigma\":%g", p->unit, p->phase, p->step, site,
-                 call, p->sigma);
+    parity__tell(&out, "{\"unit\":%i,\"phase\":%q,\"step\":%i", p->unit, p->phase, p->step);
+    parity__tell(&out, ",\"site\":%q,\"call\":%i,\"sigma\":%g", site, call, p->sigma);
     parity__tell(&out, ",\"shape\":%t,\"dtype\":%q", &tensor, parity__types[tensor.type].in_records);
-    parity__tell(&out, ",\"mean\":%f,\"std\":%f,\"min\":%f,\"max\":%f,\"absmean\":%f,\"rms\":%f", found.mean, found.deviation,
-                 found.low, found.high, found.absmean, found.rms);
-    parity__tell(&out, ",\"nan\":%i,\"posinf\":%i,\"neginf\":%i", found.nan, found.positive_infinity, found.negative_infinity);
+    parity__tell(&out, ",\"mean\":%f,\"std\":%f,\"min\":%f", found.mean, found.deviation, found.low);
+    parity__tell(&out, ",\"max\":%f,\"absmean\":%f,\"rms\":%f", found.high, found.absmean, found.rms);
+    parity__tell(&out, ",\"nan\":%i,\"posinf\":%i", found.nan, found.positive_infinity);
+    parity__tell(&out, ",\"neginf\":%i", found.negative_infinity);
     for (i = 0; i < PARITY__SAMPLES; i++)
         parity__tell(&out, i ? ",%f" : ",\"sample\":[%f", found.sample[i]);
     parity__put(&out, "],\"sketch\":\"");
