@@ -145,7 +145,7 @@ class Followed(msgspec.Struct, frozen=True):
     unfollowed: list[str]
 
 
-class Manifest(msgspec.Struct, kw_only=True):
+class Manifest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Identity of a run; `complete` only once the last record is on disk.
 
     What another tool did not write is not recorded: an empty digest, no family, no release of torch.
