@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.record.blocks import FilePart, LineBlock, blocks
-from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Count, Record, decode_record
+from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Count, Record, decode_record, left_out
 from waypoint_parity.harness.run.keys import Key
 
 # Phase, step, site, branch, call.
@@ -39,15 +39,10 @@ _AT_ONCE = 1024
 _FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes}
 
 
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    """What a field is where a record leaves it out."""
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-
-
 _Row: Any = msgspec.defstruct(
     "_Row",
     [
-        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=_default(field)))
+        (field.name, _FASTER.get(field.name, field.type), msgspec.field(default=left_out(field)))
         for field in msgspec.structs.fields(Record)
         if field.name != "slots"
     ],

@@ -145,7 +145,7 @@ class Followed(msgspec.Struct, frozen=True):
     unfollowed: list[str]
 
 
-class Manifest(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Manifest(msgspec.Struct, kw_only=True):
     """Identity of a run; `complete` only once the last record is on disk.
 
     What another tool did not write is not recorded: an empty digest, no family, no release of torch.
@@ -195,6 +195,11 @@ class Manifest(msgspec.Struct, kw_only=True, omit_defaults=True):
     # The digest of every other file of the dump, by its name; and that of this manifest (harness.record.seal).
     files: dict[str, str] | None = None
     seal: str | None = None
+
+
+def left_out(field: msgspec.structs.FieldInfo) -> Any:
+    """What a field is where a file leaves it out; NODEFAULT where it may not."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 _decoder = msgspec.json.Decoder(Record)

@@ -11,7 +11,14 @@ import msgspec
 import xxhash
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.records import MANIFEST_NAME, Manifest, encode, kept_pictures, picture_path
+from waypoint_parity.harness.record.records import (
+    MANIFEST_NAME,
+    Manifest,
+    encode,
+    kept_pictures,
+    left_out,
+    picture_path,
+)
 
 
 def file_digest(path: Path) -> str:
@@ -21,8 +28,14 @@ def file_digest(path: Path) -> str:
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """xxh3-64 of what a manifest says, its seal apart."""
-    return xxhash.xxh3_64_hexdigest(encode(msgspec.structs.replace(manifest, seal=None)))
+    """xxh3-64 of what a manifest says, its seal apart.
+
+    A field that it leaves out is none of that: so one that is added to the format breaks no older seal.
+    """
+    fields = [field for field in msgspec.structs.fields(manifest) if field.name != "seal"]
+    values = [(field, getattr(manifest, field.name)) for field in fields]
+    told = {field.name: value for field, value in values if value != left_out(field)}
+    return xxhash.xxh3_64_hexdigest(encode(told))
 
 
 def sealed(manifest: Manifest, files: Mapping[str, str]) -> Manifest:

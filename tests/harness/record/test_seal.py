@@ -63,7 +63,16 @@ def test_a_picture_that_was_added_is_named(dump: Path) -> None:
     assert "000001.png" in found
 
 
-OTHERS = {"variant": "other", "sigmas": [0.5], "seconds": 1e9, "passes": [], "sites": [], "files": {}, "seal": "0"}
+OTHERS = {
+    "variant": "other",
+    "sigmas": [0.5],
+    "seconds": 1e9,
+    "passes": [],
+    "sites": [],
+    "files": {},
+    "seal": "0",
+    "notes": ["one"],
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -92,4 +101,13 @@ def test_a_name_that_leads_out_of_the_dump_is_none_of_its_files(dump: Path) -> N
 def test_a_dump_without_digests_is_not_sealed(dump: Path) -> None:
     assert not is_sealed(read_manifest(foreign(dump)))
     flip(dump / PICTURE)
+    assert broken(dump) == []
+
+
+def test_a_field_that_an_older_writer_did_not_know_breaks_no_seal(dump: Path) -> None:
+    manifest = read_manifest(dump)
+    told = json.loads((dump / MANIFEST_NAME).read_text())
+    del told["notes"]
+    (dump / MANIFEST_NAME).write_text(json.dumps(told))
+    assert read_manifest(dump) == manifest
     assert broken(dump) == []
