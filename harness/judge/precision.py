@@ -311,13 +311,13 @@ def _error(x: Tensor, exact: Tensor) -> tuple[float, float]:
         if not bool((finite | (x == exact) | (x.isnan() & exact.isnan())).all()):
             return math.inf, 0.0
         x, exact = x[finite], exact[finite]
-    difference, square = x - exact, float((exact * exact).sum())
-    distance = float(difference.norm())
+    difference, exact = (x - exact).flatten(), exact.flatten()
+    distance, square = float(difference.norm()), float(exact.dot(exact))
     if not math.isfinite(distance):
         return math.inf, 0.0
     if not square:
         return (math.inf if distance else 0.0), 0.0
-    return distance / math.sqrt(square), float((difference * exact).sum()) / square
+    return distance / math.sqrt(square), float(difference.dot(exact)) / square
 
 
 def _series(key: Key) -> tuple[str, str, str]:

@@ -242,7 +242,8 @@ class Taps:
         """Whether a site shows what was given in the place of its value."""
         here, wanted = list(self._branches(shown)), list(self._branches(given))
         same = [branch for branch, _ in here] == [branch for branch, _ in wanted]
-        return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
+        with apart():
+            return same and all(_equal(ours, theirs) for (_, ours), (_, theirs) in zip(here, wanted, strict=True))
 
 
 def structure(value: Any) -> str:

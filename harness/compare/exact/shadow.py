@@ -202,6 +202,8 @@ class Shadow(TorchDispatchMode):
 
     def know(self, x: Tensor, lanes: Sequence[Tensor], lost: str | None) -> None:
         """Take `lanes` for the exact value of `x` and the disturbed ones, as found in another process."""
+        # Nothing is computed here after which it would be done, and only what waits for its partner lives on.
+        self._let_go()
         self._keep(x, self._remember(x, _Origin.COMPUTED, lost), lanes)
 
     def give(self, tensors: Iterable[Tensor]) -> None:
