@@ -16,6 +16,8 @@ from waypoint_parity.harness.run.keys import is_input
 
 # How far sums of the same values in another order are apart at the most, relative to them.
 _SUMMED = 1e-6
+# Further apart than that are no sums of the same values, in whatever precision they are summed.
+_CONTRADICTS = 1e-3
 
 
 def record_error(actual: Record, expected: Record) -> Error:
@@ -31,17 +33,23 @@ def record_error(actual: Record, expected: Record) -> Error:
         return no_distance(f"shape {actual.shape}, not {expected.shape}")
     if actual.non_finite != expected.non_finite:
         return no_distance(f"NaN, +inf, -inf counts {actual.non_finite}, not {expected.non_finite}")
+    sketches, rms = (
+        [np.array([getter(record)]) for record in (actual, expected)]
+        for getter in (Record.projection, lambda record: record.rms or 0.0)
+    )
     if same_values(actual, expected):
+        if _contradict(sketches, rms)[0]:
+            return no_distance("equal digests, and other statistics: a record is not of its own tensor")
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     if any(expected.non_finite):
         # A sketch leaves them out, so that one which moved need not show in it.
         counts = f"NaN, +inf, -inf counts {expected.non_finite} on both sides"
         return no_distance(f"{counts}, and other values; no record tells whether they are in the same places")
-    distance = float(_distances(actual.projection()[None], expected.projection()[None])[0])
+    distance = float(_distances(*sketches)[0])
     if not math.isfinite(distance):
         return no_distance("the values are too large for a sketch")
     root = math.sqrt(math.prod(expected.shape))
-    norms = ((actual.rms or 0.0) * root, (expected.rms or 0.0) * root)
+    norms = (float(rms[0][0]) * root, float(rms[1][0]) * root)
     if is_input(expected.site) and _same_but_for_sums(actual, expected) and distance <= _SUMMED * norms[1]:
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     # From the distance, not from the sketches' own product: the difference of two nearly equal vectors is small, so an
@@ -63,9 +71,14 @@ def same_values(actual: Record, expected: Record) -> bool:
 def _same_but_for_sums(actual: Record, expected: Record) -> bool:
     """Whether no digest tells two records apart, nor anything that is not summed: other engines sum in other orders."""
     known = None not in (actual.digest, expected.digest) and actual.dtype == expected.dtype
-    return not known and all(
-        getattr(actual, name) == getattr(expected, name) for name in ("min", "max", "non_finite", "sample")
-    )
+    return not known and actual.non_finite == expected.non_finite and _elements(actual) == _elements(expected)
+
+
+def _elements(record: Record) -> list[float | None]:
+    """The elements that a record has, as fp32: other engines may write them with more or fewer digits."""
+    values = [record.min, record.max, *record.sample]
+    with np.errstate(over="ignore"):
+        return [None if value is None else float(np.float32(value)) for value in values]
 
 
 def _content(record: Record) -> tuple[Any, ...]:
@@ -112,6 +125,7 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
     unusual |= ~identical & expected.special.any(1)
     unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
+    unusual |= identical & _contradict((actual.sketches, expected.sketches), (found, norms))
     at_least = np.zeros(len(identical), bool)
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))
@@ -123,6 +137,14 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     return Errors(
         identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown, hollow=hollow, at_least=at_least
     )
+
+
+def _contradict(sketches: Sequence[npt.NDArray[np.float32]], rms: Sequence[Numbers]) -> npt.NDArray[np.bool_]:
+    """Whether sketches and rms of both sides [n] cannot be of the same values."""
+    with np.errstate(invalid="ignore"):
+        norms = np.sqrt(np.einsum("nk,nk->n", sketches[1], sketches[1], dtype=np.float64))
+        apart = _distances(*sketches) > _CONTRADICTS * norms
+        return np.array(apart | (np.abs(rms[0] - rms[1]) > _CONTRADICTS * np.abs(rms[1])), bool)
 
 
 def _distances(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Numbers:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from types import TracebackType
@@ -225,7 +226,7 @@ def describe_run(
         passes=_passes(keys),
         caches=family.caches.describe(geometry) or None,
         inputs=digests | {name: repr(number) for name, number in given.numbers.items()},
-        selection=None if selection == EVERYTHING else selection,
+        selection=None if replace(selection, stepped=()) == EVERYTHING else selection,
         processor=ran_in["processor"],
         observer=observer,
         sites=sorted(sites),

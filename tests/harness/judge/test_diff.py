@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -376,6 +377,30 @@ class TestStatisticsAlone:
         assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE
 
 
+class TestDigests:
+    """A digest says that bits are equal; what else a record says must not contradict it."""
+
+    @pytest.mark.parametrize("site", ["transformer.blocks.2", "input.noise"])
+    @pytest.mark.parametrize("changed", ["rms", "sketch", "bare"])
+    def test_statistics_of_other_values_beside_an_equal_one_are_no_pass(
+        self, reference: Path, tmp_path: Path, site: str, changed: str
+    ) -> None:
+        candidate = write_dump(tmp_path / "c", session())
+        lines = [json.loads(line) for line in (candidate / RECORDS_NAME).read_text().splitlines()]
+        (line,) = (line for line in lines if line["site"] == site)
+        if changed == "sketch":
+            line["sketch"] = lines[5]["sketch"]
+        else:
+            line |= {name: 1.01 * line[name] for name in ("rms", "absmean", "std")}
+        if changed == "bare":
+            del line["sketch"], line["sample"]
+        (candidate / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = diff(reference, foreign(candidate))
+        assert not found
+        assert found.first is not None
+        assert found.first.site == site
+
+
 class TestInputsWithoutDigests:
     """Another engine may hash nothing, and sums in another order."""
 
@@ -390,6 +415,14 @@ class TestInputsWithoutDigests:
     def test_they_are_equal_up_to_the_rounding_of_sums(self, reference: Path, tmp_path: Path) -> None:
         mean = next(read_records(reference)).mean or 0.0
         candidate = self.without_digest(write_dump(tmp_path / "c", session()), mean=mean * (1 + 1e-7))
+        assert diff(reference, candidate).verdict is Verdict.IDENTICAL
+
+    def test_their_elements_may_be_written_with_fewer_digits(self, reference: Path, tmp_path: Path) -> None:
+        """The shortest text that reads back as the same fp32."""
+        told = next(read_records(reference))
+        short = [None if value is None else float(str(np.float32(value))) for value in told.sample]
+        assert short != told.sample
+        candidate = self.without_digest(write_dump(tmp_path / "c", session()), sample=short)
         assert diff(reference, candidate).verdict is Verdict.IDENTICAL
 
     def test_another_element_is_another_input(self, reference: Path, tmp_path: Path) -> None:
