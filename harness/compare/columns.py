@@ -1,6 +1,7 @@
 """Columns: many records as arrays; a number for every place in a run; and which units showed which places."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from waypoint_parity.harness.record.blocks import FilePart, LineBlock, blocks
-from waypoint_parity.harness.record.records import MOST_UNITS, SKETCH_SIZE, Count, Record, decode_record, left_out
+from waypoint_parity.harness.record.records import (
+    MOST_UNITS,
+    SKETCH_SIZE,
+    Count,
+    Record,
+    decode_record,
+    is_whole,
+    left_out,
+)
 from waypoint_parity.harness.run.keys import Key
 
 # Phase, step, site, branch, call.
@@ -32,11 +41,12 @@ _SKETCH_BYTES = 4 * SKETCH_SIZE
 # In the place of one that a record does not have: no distance is known.
 _NO_SKETCH = np.full(SKETCH_SIZE, math.nan, "<f4").tobytes()
 _WHOLE = {0, _SKETCH_BYTES}
+_NO_HEX = re.compile("[^0-9a-f]")
 # So many records are compared at once, for numpy's sake.
 _AT_ONCE = 1024
 
 # The fields of a record, some as types that take less time to read; slots are not read.
-_FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes}
+_FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes, "digest": str | None}
 
 
 _Row: Any = msgspec.defstruct(
@@ -167,8 +177,8 @@ class Columns:
     """What a comparison needs of records [n] of one dump. `at` is the index of their lines in the part, from 0.
 
     `alike` is the same number for equal shape and dtype. `elements` counts all elements, NaN where nobody knows,
-    `special` [n,3] NaN, +inf and -inf. `digests`, `exact` (None where a record has none) and `sources` are arrays of
-    objects.
+    `special` [n,3] NaN, +inf and -inf; `whole` says of whole numbers. `digests`, `exact` (None where a record has none)
+    and `sources` are arrays of objects.
     """
 
     codes: Indices
@@ -180,6 +190,7 @@ class Columns:
     sketches: npt.NDArray[np.float32]
     digests: npt.NDArray[np.object_]
     exact: npt.NDArray[np.object_]
+    whole: Flags
     sources: npt.NDArray[np.object_]
 
     def __len__(self) -> int:
@@ -213,8 +224,8 @@ class ColumnReader:
         # Numbers of everything that records repeat unit after unit, and of shape with dtype alone.
         self._forms: defaultdict[tuple[Any, ...], int] = defaultdict(count().__next__)
         self._alike: defaultdict[tuple[Any, ...], int] = defaultdict(count().__next__)
-        # By form: the number of its place, that of its shape and dtype, and how many elements it has.
-        self._table: Numbers = np.empty((0, 3))
+        # By form: the numbers of its place and of its shape and dtype, its elements, whether they are whole numbers.
+        self._table: Numbers = np.empty((0, 4))
 
     def read(self, part: FilePart) -> Iterator[tuple[int, Columns]]:
         """(bytes, columns) of a part, some blocks at a time.
@@ -238,7 +249,7 @@ class ColumnReader:
             list(chain.from_iterable(each)) for each in zip(*fields, strict=True)
         )
         lines = [block.lines for block in read]
-        places, alike, elements = self._of_forms(np.fromiter(forms, np.int64))
+        places, alike, elements, whole = self._of_forms(np.fromiter(forms, np.int64))
         specials = np.zeros((len(forms), 3))
         if special != [(0, 0, 0)] * len(forms):
             specials = np.array(special, np.float64)
@@ -253,6 +264,7 @@ class ColumnReader:
             sketches=np.frombuffer(b"".join(sketches), "<f4").reshape(-1, SKETCH_SIZE),
             digests=np.array(digests, object),
             exact=np.array(exact, object),
+            whole=whole.astype(bool),
             sources=sources.repeat(lines),
         )
 
@@ -262,16 +274,16 @@ class ColumnReader:
         columns = (list(map(field, rows)) for field in (_unit, _special, _rms, _digest, _exact))
         return forms, *columns, [b"".join(map(_sketch, rows))]
 
-    def _of_forms(self, forms: Indices) -> tuple[Indices, Indices, Numbers]:
-        """Of forms [n]: their places, a number that is the same for equal shape and dtype, and their elements."""
+    def _of_forms(self, forms: Indices) -> tuple[Indices, Indices, Numbers, Numbers]:
+        """Of forms [n]: their places; one number for equal shape and dtype; their elements; whether they are whole."""
         new = []
         for *place, dtype, shape in islice(self._forms, len(self._table), None):
             elements = math.nan if shape is None else math.prod(map(float, shape))
-            new.append((self._places[tuple(place)], self._alike[dtype, shape], elements))
+            new.append((self._places[tuple(place)], self._alike[dtype, shape], elements, is_whole(dtype)))
         if new:
             self._table = np.concatenate([self._table, np.array(new)])
-        places, alike, elements = self._table[forms].T
-        return places.astype(np.int64), alike.astype(np.int64), elements
+        places, alike, elements, whole = self._table[forms].T
+        return places.astype(np.int64), alike.astype(np.int64), elements, whole
 
 
 def _rows(part: FilePart, block: LineBlock) -> list[Any]:
@@ -282,7 +294,9 @@ def _rows(part: FilePart, block: LineBlock) -> list[Any]:
         rows = []
     units = list(map(_unit, rows)) or [-1]
     sketches = set(map(len, map(_sketch, rows)))
-    if len(rows) == block.lines and sketches <= _WHOLE and min(units) >= 0 and max(units) < MOST_UNITS:
+    digests = [digest for digest in map(_digest, rows) if digest is not None]
+    spelt = set(map(len, digests)) <= {16} and not _NO_HEX.search("".join(digests))
+    if len(rows) == block.lines and sketches <= _WHOLE and spelt and min(units) >= 0 and max(units) < MOST_UNITS:
         return rows if 0 not in sketches else list(map(_with_sketch, rows))
     # A line may be broken, or of the first schema.
     records = (decode_record(part, at, line) for at, line in enumerate(block.content.split(b"\n")[:-1], block.first))

@@ -25,8 +25,11 @@ class Error:
     grown: float | None = None
     # Of a tensor of one element that differs: the element itself, (actual, expected).
     values: tuple[float, float] | None = None
-    # From statistics alone: `rel_l2` is what they prove, and the error is at least that; NaN where they share none.
-    at_least: bool = False
+    # Where only statistics tell of it: of how many elements, 1 if nobody knows. It is at least `rel_l2` then; NaN where
+    # they share none.
+    by_statistics_of: int = 0
+    # Of whole numbers, which are equal or not.
+    whole: bool = False
     # Neither side has a finite value: equal or not, that proves nothing.
     hollow: bool = False
 

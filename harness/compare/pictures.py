@@ -13,6 +13,7 @@ from PIL import Image
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import (
+    SAMPLES,
     PictureAt,
     Record,
     kept_pictures,
@@ -140,6 +141,10 @@ def _is_recorded(pixels: Sequence[Pixels], record: Record, shape: list[int]) -> 
     values = np.stack(pixels)
     if record.digest is not None:
         return xxhash.xxh3_64_hexdigest(values.tobytes()) == record.digest
+    # Sums are those of a picture with its pixels in other places, too.
+    places = [(2 * i * (values.size - 1) + 7) // 14 for i in range(SAMPLES)]
+    if record.sample and values.reshape(-1)[places].tolist() != record.sample:
+        return False
     sums = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), values.min(), values.max()
     told = record.mean, record.std, record.min, record.max
     return all(there is None or math.isclose(here, there, rel_tol=1e-6) for here, there in zip(sums, told, strict=True))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from waypoint_parity.harness.compare.columns import Columns, Numbers
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
 from waypoint_parity.harness.compare.least_error import least_error
-from waypoint_parity.harness.record.records import Record
+from waypoint_parity.harness.record.records import Record, is_whole
 from waypoint_parity.harness.run.keys import is_input
 
 # How far sums of the same values in another order are apart at the most, relative to them.
@@ -21,6 +21,11 @@ _CONTRADICTS = 1e-3
 
 
 def record_error(actual: Record, expected: Record) -> Error:
+    """The error that two records tell of: see _told_error."""
+    return replace(_told_error(actual, expected), whole=is_whole(actual.dtype) or is_whole(expected.dtype))
+
+
+def _told_error(actual: Record, expected: Record) -> Error:
     """The error that two records tell of.
 
     Distance and product come from the sketches, whose estimates of a norm are good to 9 % (one standard deviation);
@@ -50,7 +55,10 @@ def record_error(actual: Record, expected: Record) -> Error:
         return no_distance("the values are too large for a sketch")
     root = math.sqrt(math.prod(expected.shape))
     norms = (float(rms[0][0]) * root, float(rms[1][0]) * root)
-    if is_input(expected.site) and _same_but_for_sums(actual, expected) and distance <= _SUMMED * norms[1]:
+    # No two vectors are nearer than their norms.
+    distance = max(distance, abs(norms[0] - norms[1]))
+    exactly = is_input(expected.site) or is_whole(expected.dtype)
+    if exactly and _same_but_for_sums(actual, expected) and distance <= _SUMMED * norms[1]:
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     # From the distance, not from the sketches' own product: the difference of two nearly equal vectors is small, so an
     # error of 9 % in it leaves the cosine right where the product's would not.
@@ -97,15 +105,16 @@ class Errors(NamedTuple):
     local: Numbers
     grown: Numbers
     hollow: npt.NDArray[np.bool_]
-    at_least: npt.NDArray[np.bool_]
+    by_statistics_of: Numbers
+    whole: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        columns = [(e.identical, e.hollow, e.at_least, e.rel_l2, e.log_norm, e.exact, e.local, e.grown) for e in errors]
-        identical, hollow, at_least, *numbers = zip(*columns, strict=True)
-        rel_l2, log_norm, exact, local, grown = (np.array(column, np.float64) for column in numbers)
-        return cls(np.array(identical), rel_l2, log_norm, exact, local, grown, np.array(hollow), np.array(at_least))
+        flags, numbers = ("identical", "hollow", "whole"), ("rel_l2", "log_norm", "exact", "local", "grown")
+        columns = {name: np.array([getattr(error, name) for error in errors]) for name in flags}
+        columns |= {name: np.array([getattr(e, name) for e in errors], np.float64) for name in numbers}
+        return cls(**columns, by_statistics_of=np.array([error.by_statistics_of for error in errors], np.float64))
 
     @property
     def distance(self) -> Numbers:
@@ -119,23 +128,34 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     distances = _distances(actual.sketches, expected.sketches)
     found, norms = actual.rms, expected.rms
     with np.errstate(divide="ignore", invalid="ignore"):
-        rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * np.sqrt(expected.elements)))
+        # No two vectors are nearer than their norms.
+        roots = np.sqrt(expected.elements)
+        distances = np.where(identical, distances, np.maximum(distances, np.abs(found - norms) * roots))
+        rel_l2 = np.where(identical | (distances == 0), 0.0, distances / (norms * roots))
         log_norm = np.where(identical | (norms == 0), 0.0, np.abs(np.log(found / norms)))
     # Of unlike shapes or counts, not finite, without digests, too large for a sketch: no distance has a reason.
     unusual = ~np.isfinite(distances) | (actual.alike != expected.alike) | (actual.special != expected.special).any(1)
     unusual |= ~identical & expected.special.any(1)
     unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
     unusual |= identical & _contradict((actual.sketches, expected.sketches), (found, norms))
-    at_least = np.zeros(len(identical), bool)
+    by_statistics_of = np.zeros(len(identical))
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
-        at_least[index] = error.at_least
+        by_statistics_of[index] = error.by_statistics_of
     unknown = np.full(len(identical), math.nan)
     counted = np.minimum(actual.special.sum(1), expected.special.sum(1))
     hollow = (counted >= expected.elements) & (expected.elements > 0)
     return Errors(
-        identical, rel_l2, log_norm, exact=unknown, local=unknown, grown=unknown, hollow=hollow, at_least=at_least
+        identical,
+        rel_l2,
+        log_norm,
+        exact=unknown,
+        local=unknown,
+        grown=unknown,
+        hollow=hollow,
+        by_statistics_of=by_statistics_of,
+        whole=actual.whole | expected.whole,
     )
 
 

@@ -13,6 +13,11 @@ from waypoint_parity.harness.run.taps import Observation
 
 def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     """The error between two full tensors, computed in fp64 on the expected tensor's device."""
+    whole = not all(tensor.is_floating_point() or tensor.is_complex() for tensor in (actual, expected))
+    return replace(_error(actual, expected), whole=whole)
+
+
+def _error(actual: Tensor, expected: Tensor) -> Error:
     if actual.shape != expected.shape:
         return no_distance(f"shape {list(actual.shape)}, not {list(expected.shape)}")
     actual = actual.to(expected.device)

@@ -111,7 +111,7 @@ class SiteResult(msgspec.Struct, frozen=True, kw_only=True):
             beyond = f"{times(self.grown or INFINITE)} what rounding grows to by then"
             return f"{where}: {beyond}, though no site is wrong by itself; as computed {self.rel_l2:.2e}"
         if self.rel_l2 is None:
-            return f"{where}: {self.note}"
+            return f"{where}: {self.note or 'infinitely far: every element of the reference is 0'}"
         if self.at_least:
             return f"{where}: relative error at least {self.rel_l2:.2e} by statistics, bound {self.tolerance:.1e}"
         distance = f"{where}: relative L2 {self.rel_l2:.2e}, tolerance {self.tolerance:.1e}"

@@ -36,7 +36,7 @@ from waypoint_parity.harness.compare.pictures import (
 from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict, contradicted
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
-from waypoint_parity.harness.judge.table import Expected, VerdictTable, incomparable
+from waypoint_parity.harness.judge.table import LINES, Expected, VerdictTable, incomparable
 from waypoint_parity.harness.record.records import (
     RECORDS_NAME,
     Manifest,
@@ -140,6 +140,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     # Slot by slot only where a cache is wrong: it reads both dumps once more.
     slots = slot_faults(reference, candidate, family, execution) if wrong else []
     contradictions = [each for dump in (reference, candidate) for each in _contradictions(dump)]
+    contradictions += _unlike_pictures(comparison)
     return msgspec.structs.replace(
         contradicted(comparison, contradictions),
         slots=slots,
@@ -170,7 +171,7 @@ def enter_missing(join: DumpJoin, table: VerdictTable) -> None:
     for side in SIDES:
         for code, line in join.waiting[side].items():
             key = table.places.key(code)
-            table.missing(line.first, key, lacking=OTHER[side], seen_elsewhere=key.site in compared)
+            table.missing(key.unit * LINES + line.first, key, lacking=OTHER[side], seen_elsewhere=key.site in compared)
 
 
 def _enter_missing_pictures(dumps: Mapping[SideName, Dump], join: DumpJoin, table: VerdictTable) -> None:
@@ -235,6 +236,15 @@ def _contradictions(dump: Dump) -> list[str]:
     if is_sealed(manifest):
         return [*found, *broken_seals(dump.folder, manifest)]
     return [*found, *unlike_their_records(dump.folder, family)]
+
+
+def _unlike_pictures(comparison: Comparison) -> list[str]:
+    """Why a comparison that passes does not: pictures are further apart than the records of their site."""
+    apart = [picture for picture in comparison.pictures if not picture.within_noise] if comparison else []
+    if not apart:
+        return []
+    first = f"first in unit {apart[0].at}: SSIM {apart[0].ssim:.6f}, mean |d| {apart[0].mean_abs:.4g} of 255"
+    return [f"{len(apart)} pictures are further apart than their records tell, {first}"]
 
 
 def slot_faults(

@@ -45,6 +45,8 @@ ACCEPTED_INPUT = "ACCEPTED_INPUT"
 MOST_FAILURES = 200
 # Pairs that come one by one are judged so many at a time.
 _BATCH = 512
+# More than a file of records has lines.
+LINES = 1 << 40
 # Verdicts and kinds of sites as numbers, for columns.
 _VERDICTS: tuple[str, ...] = (*Verdict, ACCEPTED_INPUT)
 _VERDICT = {name: number for number, name in enumerate(_VERDICTS)}
@@ -80,7 +82,8 @@ class VerdictTable:
         """Raise UserError for an accepted input that does not exist.
 
         `tensors`: those that both of two dumps keep. `execution`: the order of their session, by which the first comes
-        first; else the order of the reference's lines. `named`: the sites that each side says it has, and may not lack.
+        first; else it is that of units, and in a unit that of the reference's lines. `named`: the sites that each side
+        says it has, and may not lack.
         """
         self.places = Places()
         self.counts: Counter[str] = Counter()
@@ -114,7 +117,7 @@ class VerdictTable:
         # error, below any where there is none, and the unit that showed it; and how many observations there were.
         counts = [(name, np.int64) for name in _COUNTS]
         limits = ("limits", np.float64, (self._bounds.units + 1, 2))
-        judged = [("kind", np.int8), ("accepted", np.bool_), limits, ("at_least", np.bool_)]
+        judged = [("kind", np.int8), ("accepted", np.bool_), limits, ("statistics_of", np.float64)]
         self._rows = np.zeros(
             0,
             [*judged, ("error", np.float64), ("unit", np.int64), ("exact", np.float64), ("local", np.float64), *counts],
@@ -134,7 +137,7 @@ class VerdictTable:
         for index, error in kept.items():
             errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
             errors.log_norm[index] = error.log_norm
-            errors.at_least[index] = False
+            errors.by_statistics_of[index] = 0
 
         def error_of(index: int) -> Error:
             error = kept.get(index) or record_error(actual.record(index), expected.record(index))
@@ -144,7 +147,9 @@ class VerdictTable:
         both = np.fmin.reduce(found.bound, initial=least), np.fmax.reduce(found.bound, initial=largest)
         self._caught = float(both[0]), float(both[1])
         known = errors._replace(exact=found.exact, local=found.local)
-        order = expected.at if self._execution is None else self._execution.orders(expected.codes, self.places)
+        order = expected.codes // MOST_PLACES * LINES + expected.at
+        if self._execution is not None:
+            order = self._execution.orders(expected.codes, self.places)
         self._judge(order, expected.codes, known, error_of, np.stack([actual.at, expected.at], 1) + 1)
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool, note: str = "") -> None:
@@ -157,7 +162,8 @@ class VerdictTable:
         is_named = key.site in self._named.get(lacking, ())
         if self._sites.is_optional(key.site) and not (seen_elsewhere or is_named):
             return
-        order = order if self._execution is None else self._execution.of(key)
+        if self._execution is not None:
+            order = self._execution.of(key)
         self._enter(np.array([order]), self.places.codes([key]))
         has = "names the site, and has no record of it" if is_named else "has no record of it"
         self._missing(order, key, 1, note or f"the {lacking} {has}", seen_elsewhere or is_named)
@@ -176,7 +182,7 @@ class VerdictTable:
             ours[name][numbers] += theirs[name]
         for name in ("exact", "local"):
             ours[name][numbers] = np.fmax(ours[name][numbers], theirs[name])
-        ours["at_least"][numbers] |= theirs["at_least"]
+        ours["statistics_of"][numbers] = np.fmax(ours["statistics_of"][numbers], theirs["statistics_of"])
         self._entered.merge(part._entered, numbers)
         self.end = max(self.end, part.end + before)
         self.by_tensors += part.by_tensors
@@ -266,7 +272,7 @@ class VerdictTable:
     @property
     def by_statistics(self) -> bool:
         """Whether of any pair of records there were only statistics."""
-        return bool(self._known()["at_least"].any())
+        return bool(self._known()["statistics_of"].any())
 
     @property
     def evidence(self) -> str:
@@ -274,7 +280,7 @@ class VerdictTable:
         known = self._known()
         kinds = {
             "tensors of both dumps": self.by_tensors > 0,
-            "sketches": bool((known["compared"][~known["at_least"]]).sum() > self.by_tensors),
+            "sketches": bool((known["compared"][known["statistics_of"] == 0]).sum() > self.by_tensors),
             "statistics": self.by_statistics,
         }
         return " and ".join(kind for kind, used in kinds.items() if used) or "sketches"
@@ -334,7 +340,7 @@ class VerdictTable:
         there = verdicts != _VERDICT[Verdict.MISSING]
         # All but inputs that differ, which are beyond the verdicts of what was compared.
         compared = there & (verdicts <= _VERDICT[Verdict.DIVERGED])
-        self._rows["at_least"][places[compared & errors.at_least]] = True
+        np.fmax.at(self._rows["statistics_of"], places[compared], errors.by_statistics_of[compared])
         self._raise(places[compared], errors.distance[compared], units[compared])
         for name in ("exact", "local"):
             values = getattr(errors, name)[compared]
@@ -354,10 +360,12 @@ class VerdictTable:
         wrong: Flags = ((errors.exact > SAME_MATHEMATICS) | (errors.local > 1)) & ~inputs
         right: Flags = ~wrong & ~(np.isnan(errors.exact) & np.isnan(errors.local))
         unexplained: Flags = right & np.isnan(errors.exact) & (errors.grown > 1) & ~inputs
-        within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm)
-        by_statistics: Flags = errors.at_least
-        masks = rows["kind"][places] == _KIND[Kind.MASK]
-        not_refuted: Flags = errors.rel_l2 <= np.where(inputs | masks, 0.0, self._bounds.statistics)
+        # Whole numbers are equal or not; the levels of a picture are roundings.
+        exactly = errors.whole & (rows["kind"][places] != _KIND[Kind.PICTURE])
+        within: Flags = (errors.rel_l2 <= distance) & (errors.log_norm <= norm) & ~exactly
+        by_statistics: Flags = errors.by_statistics_of > 0
+        bound = _statistics_bound(self._bounds.statistics, distance, errors.by_statistics_of)
+        not_refuted: Flags = errors.rel_l2 <= np.where(inputs | exactly, 0.0, bound)
         # The first that holds.
         cases = {
             Verdict.IDENTICAL: errors.identical & ~wrong,
@@ -513,7 +521,7 @@ class VerdictTable:
         return WorstAtSite(
             **rung._asdict(),
             rel_l2=finite(float(worst["error"])),
-            tolerance=self._bounds.statistics if worst["at_least"] else self._bounds.of(Key(unit, *rung)).rel_l2,
+            tolerance=self._tolerance(self._bounds.of(Key(unit, *rung)).rel_l2, float(worst["statistics_of"])),
             unit=unit,
             failed=int(rows["failed"].sum()),
             observations=int((rows["compared"] + rows["missing"]).sum()),
@@ -523,6 +531,12 @@ class VerdictTable:
 
     def _growth(self, key: Key, rel_l2: float) -> LatentError:
         return LatentError(unit=key.unit, rel_l2=finite(rel_l2), tolerance=self._bounds.of(key).rel_l2)
+
+    def _tolerance(self, rel_l2: float, statistics_of: float) -> float:
+        """The largest error that passes at a site, by `rel_l2` or by statistics of so many elements."""
+        if not statistics_of:
+            return rel_l2
+        return float(_statistics_bound(self._bounds.statistics, np.array(rel_l2), np.array(statistics_of)))
 
     def _result(
         self, order: int, key: Key, verdict: Verdict, error: Error, lines: tuple[int, int] | None
@@ -534,7 +548,7 @@ class VerdictTable:
             block=block_of(key.site),
             verdict=verdict,
             rel_l2=finite(error.rel_l2),
-            tolerance=self._bounds.statistics if error.at_least else limits.rel_l2,
+            tolerance=self._tolerance(limits.rel_l2, error.by_statistics_of),
             norm_tolerance=finite(limits.log_norm),
             cosine=error.cosine,
             norm_ratio=error.norm_ratio,
@@ -542,7 +556,7 @@ class VerdictTable:
             note=error.note,
             exact=None if error.exact is None else _measured(error.exact),
             local=None if error.local is None else _measured(error.local),
-            at_least=error.at_least,
+            at_least=error.by_statistics_of > 0,
             grown=None if error.grown is None else _measured(error.grown),
             values=error.values,
             lines=lines,
@@ -554,6 +568,15 @@ def _moved(result: SiteResult, lines: Mapping[SideName, int], before: int) -> Si
     here = result.lines
     moved = None if here is None else (here[0] + lines[CANDIDATE], here[1] + lines[REFERENCE])
     return msgspec.structs.replace(result, order=result.order + before, lines=moved)
+
+
+def _statistics_bound(least: float, tolerance: Numbers, elements: Numbers) -> Numbers:
+    """The largest errors that statistics of so many elements may prove where those of values may be `tolerance`.
+
+    An error that is independent of the values moves a norm by its size over the root of their number: twice that is
+    allowed besides `least`.
+    """
+    return np.minimum(tolerance, least + 2 * tolerance / np.sqrt(np.maximum(elements, 1)))
 
 
 def finite(value: float) -> float | None:

@@ -46,6 +46,8 @@ MOST_UNITS = 1 << 20
 Unit = Annotated[int, msgspec.Meta(ge=0, lt=MOST_UNITS)]
 # Of elements, and along an axis: more are counted nowhere.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+# That of other tools says what it is.
+_DIGEST = "^([0-9a-f]{16}|crc32:[0-9a-fA-F]+)$"
 _NO_NUMBER = re.compile(rb"\b(NaN|Infinity)\b")
 
 
@@ -97,7 +99,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     branch: str = ""
     # xxh3-64 of the bytes in the official layout: equality bit for bit, which no statistic proves. Absent where an
     # accelerator would have had to send the tensor home for it.
-    digest: str | None = None
+    digest: Annotated[str, msgspec.Meta(pattern=_DIGEST)] | None = None
     # Of the sites of a cache, slot by slot (harness.run.family.Caches); left out where they are not told.
     slots: list[str] | None = None
     # Left out where nobody followed the run, or could.
@@ -195,6 +197,11 @@ class Manifest(msgspec.Struct, kw_only=True):
     # The digest of every other file of the dump, by its name; and that of this manifest (harness.record.seal).
     files: dict[str, str] | None = None
     seal: str | None = None
+
+
+def is_whole(dtype: str | None) -> bool:
+    """Whether a record is of whole numbers or of true and false."""
+    return dtype is not None and dtype.startswith(("int", "uint", "bool"))
 
 
 def left_out(field: msgspec.structs.FieldInfo) -> Any:

@@ -493,8 +493,13 @@ class Unknown(Plain):
     layout = "none"
     fields: ClassVar[Mapping[str, Field]] = {}
     parts: ClassVar[Sequence[Part]] = ()
-    # Those of Waypoint, for want of a measurement.
-    tolerances: ClassVar[Mapping[str, tuple[float, float]]] = {"fp32": (1e-5, 1e-3), "bf16": (3e-2, 3e-2)}
+    # Those of Waypoint, for want of a measurement; fp16 has three bits more than bf16.
+    tolerances: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "fp64": (1e-5, 1e-3),
+        "fp32": (1e-5, 1e-3),
+        "fp16": (3e-2 / 8, 3e-2 / 8),
+        "bf16": (3e-2, 3e-2),
+    }
 
     @property
     def sites(self) -> "SiteTable":

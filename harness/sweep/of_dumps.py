@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from waypoint_parity.harness.errors import UserError
@@ -28,12 +28,14 @@ def write_run(reference: Dump, candidate: Dump, comparison: Comparison, out: Pat
     Raises UserError for a folder that holds other things, and for a dump that is broken.
     """
     folder = out / CELLS / CELL
-    _check(out)
+    # They may be named by the links of an earlier report, which is replaced.
+    dumps = {"reference": reference.folder.resolve(), "candidate": candidate.folder.resolve()}
+    _check(out, dumps.values())
     with writing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for side, dump in (("reference", reference), ("candidate", candidate)):
-            (folder / side).symlink_to(os.path.relpath(dump.folder.resolve(), folder.resolve()), True)
+        for side, dump in dumps.items():
+            (folder / side).symlink_to(os.path.relpath(dump, folder.resolve()), True)
         (folder / COMPARISON_NAME).write_bytes(to_json(comparison))
     run = reference.manifest
     # What is broken or was never finished is not looked into.
@@ -65,8 +67,15 @@ def write_run(reference: Dump, candidate: Dump, comparison: Comparison, out: Pat
     return summary
 
 
-def _check(out: Path) -> None:
-    """Raise UserError for a folder in which there is something else than such a run."""
+def _check(out: Path, dumps: Collection[Path]) -> None:
+    """Raise UserError for a folder in which there is something else than such a run, or one of the dumps themselves."""
+    if inside := [dump for dump in dumps if dump.is_relative_to(out.resolve())]:
+        raise UserError(
+            f"{out}: the report would replace a dump",
+            found=f"{inside[0]} within it",
+            expected="another folder",
+            do="name one with --out",
+        )
     others = [path.name for path in (out / CELLS).glob("*") if path.name != CELL]
     if others or (out.is_dir() and any(out.iterdir()) and not (out / CELLS / CELL).is_dir()):
         raise UserError(

@@ -8,13 +8,11 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from torch import Tensor
-
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import open_tensors, reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
 from waypoint_parity.harness.record.foreign.tensors import tensor_in
-from waypoint_parity.harness.record.foreign.told import rounding, told
+from waypoint_parity.harness.record.foreign.told import as_told, rounding, told
 
 NAME = "transformers model debugging"
 _TREE = "_debug_tree_FULL_TENSORS.json"
@@ -91,39 +89,27 @@ class _Tree:
                 yield from self._value(name, taken, self._calls_left[str(behind["module_path"])] == 1)
 
     def _value(self, name: str, leaf: dict[str, Any], is_last: bool) -> Iterator[Found]:
-        value = leaf.get("value")
-        if isinstance(value, str) and is_last:
-            path = self._folder / PureWindowsPath(value).name
-            if path.is_file():
-                yield Found(name=name, value=self._tensor(path, leaf))
-                return
-            self._notes.leave_out("tensors whose files are gone, so that statistics stand for them")
-        elif isinstance(value, str):
-            self._notes.leave_out("tensors of modules that were called again, whose files hold the last call alone")
-        dtype = str(leaf["dtype"])
-        resolution = max(_PRINTED, rounding(dtype.removeprefix("torch.")))
-        self._notes.say("Printed statistics have five digits, of the tensor's own dtype; printed values are not read.")
+        kept, dtype = leaf.get("value"), str(leaf["dtype"])
         value = told(
             shape=_shape(leaf),
             dtype=dtype,
-            resolution=resolution,
+            resolution=max(_PRINTED, rounding(dtype.removeprefix("torch."))),
             mean=_number(leaf, "mean"),
             sample_std=_number(leaf, "std"),
             low=_number(leaf, "min"),
             high=_number(leaf, "max"),
         )
+        if isinstance(kept, str) and is_last:
+            path = self._folder / PureWindowsPath(kept).name
+            if path.is_file():
+                tensor = tensor_in(open_tensors(path, called="a tensor of a module"), "data", path)
+                yield Found(name=name, value=as_told(tensor, value, path))
+                return
+            self._notes.leave_out("tensors whose files are gone, so that statistics stand for them")
+        elif isinstance(kept, str):
+            self._notes.leave_out("tensors of modules that were called again, whose files hold the last call alone")
+        self._notes.say("Printed statistics have five digits, of the tensor's own dtype; printed values are not read.")
         yield Found(name=name, value=value)
-
-    def _tensor(self, path: Path, leaf: dict[str, Any]) -> Tensor:
-        tensor = tensor_in(open_tensors(path, called="a tensor of a module"), "data", path)
-        if list(tensor.shape) != _shape(leaf):
-            raise UserError(
-                f"{path}: is not the tensor that the tree tells of",
-                found=str(list(tensor.shape)),
-                expected=str(leaf["shape"]),
-                do="write both again; one of them is of another pass",
-            )
-        return tensor
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

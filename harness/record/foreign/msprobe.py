@@ -11,7 +11,7 @@ from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, one_process
 from waypoint_parity.harness.record.foreign.natural import natural
 from waypoint_parity.harness.record.foreign.tensors import comparable, load
-from waypoint_parity.harness.record.foreign.told import number, rounding, sizes, told
+from waypoint_parity.harness.record.foreign.told import as_told, number, rounding, sizes, told
 
 NAME = "msprobe"
 _MODULE = re.compile(r"(?:Module|Cell)\.(.+)\.[^.]+\.forward\.(\d+)")
@@ -98,17 +98,8 @@ def _found(path: Path, site: str, leaf: dict[str, Any], notes: Notes, *, step: i
     if not isinstance(dtype, str) or shape is None:
         notes.leave_out("values that are no tensors")
         return None
-    if isinstance(kept, str):
-        # The name of a file may be a path of the machine that wrote it.
-        file = path.parent / "dump_tensor_data" / PureWindowsPath(kept).name
-        if file.is_file():
-            tensor = comparable(load(file), notes)
-            return None if tensor is None else Found(name=site, value=tensor, step=step, call=call)
-        notes.leave_out("tensors whose files are gone, so that statistics stand for them")
-    resolution = rounding(dtype.removeprefix("torch."))
-    if resolution > rounding("float32"):
-        notes.say(f"Statistics of {dtype} were rounded to it, so they are off by {resolution:.1g} at the most.")
     checksum = leaf.get("md5")
+    resolution = rounding(dtype.removeprefix("torch."))
     value = told(
         shape=shape,
         dtype=dtype,
@@ -119,4 +110,15 @@ def _found(path: Path, site: str, leaf: dict[str, Any], notes: Notes, *, step: i
         high=number(leaf.get("Max")),
         digest=f"crc32:{checksum}" if isinstance(checksum, str) else None,
     )
+    if isinstance(kept, str):
+        # The name of a file may be a path of the machine that wrote it.
+        file = path.parent / "dump_tensor_data" / PureWindowsPath(kept).name
+        if file.is_file():
+            tensor = comparable(load(file), notes)
+            if tensor is None:
+                return None
+            return Found(name=site, value=as_told(tensor, value, file), step=step, call=call)
+        notes.leave_out("tensors whose files are gone, so that statistics stand for them")
+    if resolution > rounding("float32"):
+        notes.say(f"Statistics of {dtype} were rounded to it, so they are off by {resolution:.1g} at the most.")
     return Found(name=site, value=value, step=step, call=call)

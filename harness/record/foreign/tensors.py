@@ -259,7 +259,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _place(name: Path) -> tuple[Any, ...]:
-    return (*(natural(part) for part in name.parts[:-1]), inner_first(name.stem))
+    return (*([natural(part)] for part in name.parts[:-1]), inner_first(name.stem))
 
 
 def _name(path: tuple[str | _Step, ...]) -> str:

@@ -146,6 +146,8 @@ def _outcome(comparison: Comparison) -> Outcome:
     baseline did; and what is not seen any more is no pass.
     """
     passing = {Verdict.IDENTICAL: Outcome.IDENTICAL, Verdict.WITHIN_NOISE: Outcome.WITHIN_NOISE}
+    # By statistics alone nothing can be told of it.
+    passing[Verdict.NOT_REFUTED] = Outcome.STALE
     return passing.get(comparison.verdict, Outcome.REGRESSED)
 
 

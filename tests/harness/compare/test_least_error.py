@@ -41,7 +41,7 @@ def test_a_scale_is_proven_whole() -> None:
     x = normal(64)
     error = least_error(bare(1.01 * x), bare(x))
     assert error.rel_l2 == pytest.approx(0.01, rel=1e-4)
-    assert error.at_least
+    assert error.by_statistics_of == 64
 
 
 def test_a_permutation_is_not_seen() -> None:
@@ -88,7 +88,7 @@ def test_other_shapes_and_what_is_not_finite_on_one_side_have_no_distance() -> N
     broken[3] = math.nan
     assert least_error(bare(x), bare(x.view(2, 4))).rel_l2 == math.inf
     assert least_error(bare(broken), bare(x)).rel_l2 == math.inf
-    assert not least_error(bare(broken), bare(x)).at_least
+    assert not least_error(bare(broken), bare(x)).by_statistics_of
 
 
 def test_equal_statistics_are_never_equal_values() -> None:
@@ -104,9 +104,9 @@ def test_an_equal_digest_is() -> None:
 def test_it_is_taken_where_either_record_has_no_sketch(tmp_path: Path) -> None:
     x = normal(64)
     whole = record(tmp_path / "dump", x)
-    assert record_error(bare(1.01 * x), whole).at_least
-    assert record_error(whole, bare(1.01 * x)).at_least
-    assert not record_error(whole, whole).at_least
+    assert record_error(bare(1.01 * x), whole).by_statistics_of
+    assert record_error(whole, bare(1.01 * x)).by_statistics_of
+    assert not record_error(whole, whole).by_statistics_of
 
 
 def test_a_reference_of_zeros_is_an_infinite_error_of_anything_else() -> None:

@@ -1,10 +1,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -377,6 +379,61 @@ class TestStatisticsAlone:
         assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE
 
 
+def test_without_passes_units_are_the_order_of_execution(tmp_path: Path) -> None:
+    """A dump made of stacked tensors has all units of one site before those of the next."""
+    places = [(key(site, unit), normal(8, seed=unit)) for site in ("x", "y") for unit in range(3)]
+    right = write_dump(tmp_path / "r", places)
+    off = {("x", 2), ("y", 0)}
+    wrong = [(at, 2 * tensor if (at.site, at.unit) in off else tensor) for at, tensor in places]
+    found = diff(right, write_dump(tmp_path / "c", wrong))
+    assert [(failure.site, failure.unit) for failure in found.failures] == [("y", 0), ("x", 2)]
+
+
+class TestWholeNumbers:
+    """They are equal or not, in whatever dtype the run computes."""
+
+    @pytest.mark.parametrize("keep", [["*"], []], ids=["tensors", "records"])
+    def test_one_of_many_that_differs_is_wrong(self, tmp_path: Path, keep: list[str]) -> None:
+        at = key("token_ids")
+        dumps = []
+        for name, last in (("r", 4095), ("c", 4096)):
+            ids = torch.arange(4096)
+            ids[-1] = last
+            dumps.append(write_dump(tmp_path / name, [(key("input.noise"), normal(8)), (at, ids)], keep=keep))
+        assert diff(dumps[0], dumps[0]).verdict is Verdict.IDENTICAL
+        found = diff(*dumps)
+        assert found.verdict is Verdict.DIVERGED
+        assert found.first is not None
+        assert found.first.site == "token_ids"
+
+    def test_another_engine_may_sum_them_otherwise(self, tmp_path: Path) -> None:
+        dumps = [write_dump(tmp_path / name, [(key("ids"), torch.arange(100))]) for name in ("r", "c")]
+        lines = [json.loads(line) for line in (dumps[1] / RECORDS_NAME).read_text().splitlines()]
+        del lines[0]["digest"]
+        lines[0]["mean"] *= 1 + 1e-8
+        (dumps[1] / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert diff(dumps[0], foreign(dumps[1])).verdict is Verdict.IDENTICAL
+
+
+class TestPictures:
+    """What a record tells of a picture cannot tell every picture apart."""
+
+    @pytest.mark.parametrize("moved", [lambda x: x[:, ::-1], lambda x: np.roll(x, 7, 0)], ids=["mirrored", "rolled"])
+    def test_one_that_was_moved_is_no_pass(self, reference: Path, tmp_path: Path, moved: Any) -> None:
+        candidate = foreign(write_dump(tmp_path / "c", session()))
+        lines = [json.loads(line) for line in (candidate / RECORDS_NAME).read_text().splitlines()]
+        for line in lines:
+            del line["digest"]
+        # Where not even a sample is there.
+        lines[-1]["sample"] = []
+        (candidate / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        picture = picture_path(candidate, PictureAt(0))
+        pixels = np.asarray(Image.open(picture))
+        Image.fromarray(np.ascontiguousarray(moved(pixels))).save(picture)
+        found = diff(reference, candidate)
+        assert not found
+
+
 class TestDigests:
     """A digest says that bits are equal; what else a record says must not contradict it."""
 
@@ -399,6 +456,15 @@ class TestDigests:
         assert not found
         assert found.first is not None
         assert found.first.site == site
+
+    @pytest.mark.parametrize("digest", ["n/a", "", "0x1234", "ABCDEF0123456789"])
+    def test_what_is_none_is_refused(self, tmp_path: Path, digest: str) -> None:
+        candidate = write_dump(tmp_path / "c", session())
+        lines = [json.loads(line) for line in (candidate / RECORDS_NAME).read_text().splitlines()]
+        lines[2]["digest"] = digest
+        (candidate / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(UserError, match="line 3: not a record"):
+            diff(foreign(candidate), candidate)
 
 
 class TestInputsWithoutDigests:

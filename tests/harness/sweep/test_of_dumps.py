@@ -105,3 +105,17 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, other: st
     with pytest.raises(UserError, match="is not empty"):
         run(dump(tmp_path / "right"), dump(tmp_path / "wrong"), tmp_path / "out")
     assert (tmp_path / "out" / other).read_text() == "mine"
+
+
+def test_the_links_of_an_earlier_one_name_the_dumps(tmp_path: Path) -> None:
+    run(dump(tmp_path / "right"), dump(tmp_path / "wrong", off=0.5), tmp_path / "out")
+    cell = tmp_path / "out/cells" / CELL
+    assert run(cell / "reference", cell / "candidate", tmp_path / "out").verdict is Verdict.DIVERGED
+    assert open_dump(cell / "candidate").manifest.implementation == "wrong"
+
+
+def test_a_dump_within_it_is_never_replaced(tmp_path: Path) -> None:
+    inside = dump(tmp_path / "out/cells" / CELL / "candidate")
+    with pytest.raises(UserError, match="would replace a dump"):
+        run(dump(tmp_path / "right"), inside, tmp_path / "out")
+    assert diff(inside, inside)

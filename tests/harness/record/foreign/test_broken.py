@@ -242,3 +242,27 @@ def test_what_is_no_dump_is_refused(tmp_path: Path, refused: Callable[..., UserE
 def test_a_dump_of_ours_is_not_imported(tmp_path: Path, refused: Callable[..., UserError]) -> None:
     imported("hand/flat/right.pt", tmp_path / "ours")
     assert "diff" in refused(tmp_path / "ours").do
+
+
+def test_statistics_of_another_run_beside_a_tensor_are_refused(
+    tmp_path: Path, refused: Callable[..., UserError]
+) -> None:
+    """What a second run into one folder leaves behind."""
+    tree = copied("transformers/full/permuted", tmp_path)
+    for file in (SAMPLES / "transformers/full/right").glob("*.safetensors"):
+        shutil.copy(file, tree)
+    assert "out_proj" in refused(tree).what
+
+
+@pytest.mark.parametrize("changed", [{"Max": 99.0}, {"Norm": 1e4}, {"shape": [7, 7]}, {"dtype": "torch.float64"}])
+def test_a_leaf_of_msprobe_must_be_of_its_tensor(
+    tmp_path: Path, refused: Callable[..., UserError], changed: dict[str, Any]
+) -> None:
+    source = copied("msprobe/tensor/right", tmp_path)
+    (file,) = source.rglob("dump.json")
+    told = json.loads(file.read_text())
+    for entry in told["data"].values():
+        for leaf in entry["output"]:
+            leaf |= changed
+    file.write_text(json.dumps(told))
+    assert refused(source).what.startswith(str(source))

@@ -315,6 +315,13 @@ def test_folders_of_steps(tmp_path: Path) -> None:
     assert found.keys == [f"u0/forward{step}/{site}" for step in range(2) for site in sites]
 
 
+def test_files_at_two_depths(tmp_path: Path) -> None:
+    (tmp_path / "source/sub").mkdir(parents=True)
+    for name in ("x", "sub/y"):
+        torch.save(normal(3), tmp_path / "source" / f"{name}.pt")
+    assert len(imported(tmp_path / "source", tmp_path / "out").keys) == 2
+
+
 def test_passes_of_an_older_dumper_of_one_process(tmp_path: Path) -> None:
     for rank in range(2):
         folder = tmp_path / "source" / f"TP{rank}_PP0_Rank{rank}_pid77"
