@@ -40,15 +40,13 @@ _UNITS = 256
 _SKETCH_BYTES = 4 * SKETCH_SIZE
 # In the place of one that a record does not have: no distance is known.
 _NO_SKETCH = np.full(SKETCH_SIZE, math.nan, "<f4").tobytes()
-_WHOLE = {0, _SKETCH_BYTES}
+_SKETCH_LENGTHS = {0, _SKETCH_BYTES}
 _NO_HEX = re.compile("[^0-9a-f]")
 # So many records are compared at once, for numpy's sake.
 _AT_ONCE = 1024
 
 # The fields of a record, some as types that take less time to read; slots are not read.
 _FASTER = {"unit": int, "shape": tuple[Count, ...] | None, "sketch": bytes, "digest": str | None}
-
-
 _Row: Any = msgspec.defstruct(
     "_Row",
     [
@@ -296,7 +294,13 @@ def _rows(part: FilePart, block: LineBlock) -> list[Any]:
     sketches = set(map(len, map(_sketch, rows)))
     digests = [digest for digest in map(_digest, rows) if digest is not None]
     spelt = set(map(len, digests)) <= {16} and not _NO_HEX.search("".join(digests))
-    if len(rows) == block.lines and sketches <= _WHOLE and spelt and min(units) >= 0 and max(units) < MOST_UNITS:
+    if (
+        len(rows) == block.lines
+        and sketches <= _SKETCH_LENGTHS
+        and spelt
+        and min(units) >= 0
+        and max(units) < MOST_UNITS
+    ):
         return rows if 0 not in sketches else list(map(_with_sketch, rows))
     # A line may be broken, or of the first schema.
     records = (decode_record(part, at, line) for at, line in enumerate(block.content.split(b"\n")[:-1], block.first))

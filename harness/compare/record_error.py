@@ -21,7 +21,7 @@ _CONTRADICTS = 1e-3
 
 
 def record_error(actual: Record, expected: Record) -> Error:
-    """The error that two records tell of: see _told_error."""
+    """The error that two records tell of, and whether it is of whole numbers: see _told_error."""
     return replace(_told_error(actual, expected), whole=is_whole(actual.dtype) or is_whole(expected.dtype))
 
 
@@ -38,10 +38,8 @@ def _told_error(actual: Record, expected: Record) -> Error:
         return no_distance(f"shape {actual.shape}, not {expected.shape}")
     if actual.non_finite != expected.non_finite:
         return no_distance(f"NaN, +inf, -inf counts {actual.non_finite}, not {expected.non_finite}")
-    sketches, rms = (
-        [np.array([getter(record)]) for record in (actual, expected)]
-        for getter in (Record.projection, lambda record: record.rms or 0.0)
-    )
+    sketches = actual.projection()[None], expected.projection()[None]
+    rms = np.array([actual.rms or 0.0]), np.array([expected.rms or 0.0])
     if same_values(actual, expected):
         if _contradict(sketches, rms)[0]:
             return no_distance("equal digests, and other statistics: a record is not of its own tensor")
