@@ -11,7 +11,7 @@ from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName,
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.diff import enter_missing
-from waypoint_parity.harness.judge.table import VerdictTable
+from waypoint_parity.harness.judge.table import LINES, VerdictTable
 from waypoint_parity.harness.record.records import RECORDS_NAME
 from waypoint_parity.harness.record.selection import Selection
 from waypoint_parity.harness.run.keys import Key
@@ -78,7 +78,8 @@ def test_parts_add_up_to_the_whole(
 def test_a_failure_in_a_later_part_has_its_place_in_the_whole_files(reference: Path, tmp_path: Path) -> None:
     comparison = compared(reference, written(tmp_path, [key("patchify"), *KEYS]), 3)
     found = [(failure.key, failure.order, failure.lines) for failure in comparison.failures if failure.lines]
-    assert found == [(at, KEYS.index(at), (KEYS.index(at) + 2, KEYS.index(at) + 1)) for at in sorted(WRONG)]
+    lines = {at: KEYS.index(at) for at in sorted(WRONG)}
+    assert found == [(at, at.unit * LINES + line, (line + 2, line + 1)) for at, line in lines.items()]
     assert comparison.horizon == 17
 
 
