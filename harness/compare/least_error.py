@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.record.records import Record
 
+UNLIKE_DIGEST = "equal digests, and other statistics: a record is not of its own tensor"
 # Of two tensors, none of these differs by more than rms(actual - expected) ...
 _MEANS = ("rms", "std", "mean", "absmean")
 # ... and none of these by more than its norm.
@@ -32,7 +33,7 @@ def least_error(actual: Record, expected: Record) -> Error:
     of_one_type = None in (actual.dtype, expected.dtype) or actual.dtype == expected.dtype
     if actual.digest is not None and actual.digest == expected.digest and of_one_type:
         if proven > _CONTRADICTS:
-            return no_distance("equal digests, and other statistics: a record is not of its own tensor")
+            return no_distance(UNLIKE_DIGEST)
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     ratio = actual.rms / expected.rms if actual.rms is not None and expected.rms else None
     note = "no statistic that both sides have" if math.isnan(proven) else None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from waypoint_parity.harness.compare.columns import Columns, Numbers
 from waypoint_parity.harness.compare.error import Error, error_of, no_distance
-from waypoint_parity.harness.compare.least_error import least_error
+from waypoint_parity.harness.compare.least_error import UNLIKE_DIGEST, least_error
 from waypoint_parity.harness.record.records import Record, is_whole
 from waypoint_parity.harness.run.keys import is_input
 
@@ -42,7 +42,7 @@ def _told_error(actual: Record, expected: Record) -> Error:
     rms = np.array([actual.rms or 0.0]), np.array([expected.rms or 0.0])
     if same_values(actual, expected):
         if _contradict(sketches, rms)[0]:
-            return no_distance("equal digests, and other statistics: a record is not of its own tensor")
+            return no_distance(UNLIKE_DIGEST)
         return Error(identical=True, rel_l2=0.0, cosine=1.0, norm_ratio=1.0)
     if any(expected.non_finite):
         # A sketch leaves them out, so that one which moved need not show in it.

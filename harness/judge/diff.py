@@ -103,12 +103,13 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     judgement = replace(judgement, bounds=judgement.bounds.for_sketches(reference.manifest.observed))
     if reason := unlike_models(*sides, accepted):
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
+    family = family_named(reference.manifest.family)
     tensors = TensorsOfDumps(candidate.folder, reference.folder)
     passes = reference.manifest.passes or candidate.manifest.passes
     execution = None if passes is None else Execution(passes)
     table = VerdictTable(
         judgement,
-        family_named(reference.manifest.family),
+        family,
         tensors,
         execution=execution,
         named={REFERENCE: reference.manifest.sites or (), CANDIDATE: candidate.manifest.sites or ()},
@@ -118,7 +119,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
         return incomparable(*names, reason, bounds=judgement.bounds, evidence=EVIDENCE)
     expected = expected_observations(reference.manifest, candidate.manifest)
     # Of a family that shows none, none is judged: see _contradictions.
-    shows = family_named(reference.manifest.family).sites.sites(Kind.PICTURE)
+    shows = family.sites.sites(Kind.PICTURE)
     pictures = list(_pictures(candidate.folder, reference.folder)) if shows else []
     comparison = table.close(*names, evidence=table.evidence, expected=expected, pictures=pictures)
     if comparison.verdict is Verdict.INCOMPARABLE:
@@ -136,7 +137,6 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     notes += [f"{dump.folder}: {note}" for dump in (reference, candidate) for note in dump.manifest.notes]
     foreign = [str(dump.folder) for dump in (reference, candidate) if not is_sealed(dump.manifest)]
     notes += [f"nothing vouches for the files of {folder}: the dump has no digests" for folder in foreign]
-    family = family_named(reference.manifest.family)
     wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
     # Slot by slot only where a cache is wrong: it reads both dumps once more.
     slots = slot_faults(reference, candidate, family, execution) if wrong else []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import TENSORS_NAME, Record
-from waypoint_parity.harness.record.statistics import summarise
+from waypoint_parity.harness.record.statistics import other_statistic, summarise
 from waypoint_parity.harness.run.digest import fast_digest
 
 # Sketches of the same values, summed in another order, are apart by far less.
@@ -64,10 +64,7 @@ def _unlike(record: Record, tensor: Tensor) -> str | None:
     if (values.nan, values.posinf, values.neginf) != record.non_finite:
         return f"NaN, +inf, -inf counts {(values.nan, values.posinf, values.neginf)}, in the record {record.non_finite}"
     if not record.sketch:
-        near = (record.resolution + _ALIKE) * max(abs(values.min or 0.0), abs(values.max or 0.0))
-        told = [(getattr(record, name), getattr(values, name)) for name in ("min", "max", "mean", "rms", "absmean")]
-        unlike = [pair for pair in told if None not in pair and not abs(pair[0] - pair[1]) <= near]
-        return f"other values: {unlike[0][1]:.6g}, in the record {unlike[0][0]:.6g}" if unlike else None
+        return other_statistic(record, values, near=record.resolution + _ALIKE)
     sketch, recorded = np.frombuffer(values.sketch, "<f4"), record.projection()
     apart = float(np.linalg.norm(np.subtract(sketch, recorded, dtype=np.float64)))
     if apart > _ALIKE * float(np.linalg.norm(recorded.astype(np.float64))):

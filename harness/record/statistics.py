@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -105,6 +105,19 @@ class Measurements:
 def summarise(tensor: Tensor) -> Statistics:
     """The summary of one tensor, of any shape and dtype, on any device."""
     return next(_unpacked(measure(tensor)[None]))
+
+
+def other_statistic(told: Any, values: Statistics, *, near: float) -> str | None:
+    """A statistic of `told` that is not that of `values`, in words; None where all that are told are.
+
+    They may be `near` apart, relative to the largest magnitude.
+    """
+    apart = near * max(abs(values.min or 0.0), abs(values.max or 0.0))
+    for name in ("min", "max", "mean", "rms", "absmean"):
+        found, wanted = getattr(values, name), getattr(told, name)
+        if found is not None and wanted is not None and not abs(found - wanted) <= apart:
+            return f"{name} {found:.6g}, not {wanted:.6g}"
+    return None
 
 
 def project(tensor: Tensor) -> bytes:

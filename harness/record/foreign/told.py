@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.record.statistics import summarise
+from waypoint_parity.harness.record.statistics import other_statistic, summarise
 
 # Statistics that are computed in fp32 are off by the rounding of a long sum.
 SUMMED = 1e-6
@@ -122,26 +122,17 @@ def told(
 
 def as_told(tensor: Tensor, told: Told, path: Path) -> Tensor:
     """The tensor in a file. Raises UserError where what stands beside it tells of another one."""
-    values = summarise(tensor)
-    unlike = []
+    unlike = None
     if told.shape is not None and told.shape != list(tensor.shape):
-        unlike.append(f"shape {list(tensor.shape)}, not {told.shape}")
+        unlike = f"shape {list(tensor.shape)}, not {told.shape}"
     elif told.dtype is not None and told.dtype != str(tensor.dtype).removeprefix("torch."):
-        unlike.append(f"{tensor.dtype}, not {told.dtype}")
+        unlike = f"{tensor.dtype}, not {told.dtype}"
     elif not tensor.is_complex():
-        near = (told.resolution + _SUMS) * max(abs(values.min or 0.0), abs(values.max or 0.0))
-        pairs = [
-            (name, getattr(values, name), getattr(told, name)) for name in ("min", "max", "mean", "rms", "absmean")
-        ]
-        unlike += [
-            f"{name} {found:.6g}, not {wanted:.6g}"
-            for name, found, wanted in pairs
-            if found is not None and wanted is not None and abs(found - wanted) > near
-        ]
-    if unlike:
+        unlike = other_statistic(told, summarise(tensor), near=told.resolution + _SUMS)
+    if unlike is not None:
         raise UserError(
             f"{path}: is not the tensor that is told of beside it",
-            found=unlike[0],
+            found=unlike,
             expected="a file and statistics of one pass",
             do="write both again, into a new folder; one of them is of another run",
         )
