@@ -8,7 +8,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.reference.eager.autoencoder import Autoencoder, load_autoencoder
-from waypoint_parity.reference.eager.math import rotation_angles
+from waypoint_parity.reference.eager.math import cosines_and_sines, rotation_angles
 from waypoint_parity.reference.eager.taehv import Taehv, load_taehv
 
 
@@ -19,7 +19,7 @@ def rotation_by_rounded_tables(config: TransformerConfig, clock: int, dtype: tor
     exact tables, 2.4e-3 with rounded frequencies, 2.2e-3 with rounded angles.
     """
     angles = rotation_angles(clock, config.height, config.width, config.head_dim)
-    return torch.stack([angles.cos(), angles.sin()]).to(dtype).float()[:, None, None]
+    return cosines_and_sines(angles).to(dtype).float()
 
 
 def rotation_by_rounded_frequencies(config: TransformerConfig, clock: int, dtype: torch.dtype) -> Tensor:
@@ -36,7 +36,7 @@ def rotation_by_rounded_frequencies(config: TransformerConfig, clock: int, dtype
         base=config.rope_theta,
         through=dtype,
     )
-    return torch.stack([angles.cos(), angles.sin()])[:, None, None]
+    return cosines_and_sines(angles)
 
 
 def step_in_its_dtype(x: Tensor, change: Tensor, velocity: Tensor) -> Tensor:

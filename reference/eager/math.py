@@ -65,6 +65,11 @@ def rotation_angles(
     return torch.cat(per_axis, dim=-1).flatten(0, 1)
 
 
+def cosines_and_sines(angles: Tensor) -> Tensor:
+    """The rotation by `angles` [T,D/2], as [2,1,1,T,D/2]: cosines, then sines."""
+    return torch.stack([angles.cos(), angles.sin()])[:, None, None]
+
+
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate the consecutive pairs (x[2j], x[2j+1]) of `x` [1,heads,T,D]; same shape and dtype.
 
