@@ -64,8 +64,9 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """Velocity [1,1,C,h*ph,w*pw] of the latent `x` (same shape) at noise level `sigma` [1,1].
 
-        `timestamp` [1,1] int64 is the frame clock; rotation turns `clock_ratio` times as fast. `prompt` [1,P,E] as given. The pass leaves this frame's keys and
-        values in the tail of `kv_cache`; only its `commit` keeps them.
+        `timestamp` [1,1] int64 is the frame clock; the rotation's clock runs `clock_ratio` times as fast. `prompt`
+        [1,P,E] as given. The pass leaves this frame's keys and values in the tail of `kv_cache`; only its `commit`
+        keeps them.
         """
         frame = int(timestamp)
         rotation = self.generation.rotation(self.config, frame * self.config.clock_ratio, x.dtype)

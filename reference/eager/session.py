@@ -43,7 +43,9 @@ class Session(nn.Module):
         self.sigmas: Tensor | None = None
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin: clock 0, nothing written, no picture remembered. `sigmas` [S+1] fp32; they are rounded to the session's dtype.
+        """Begin: clock 0, nothing written, no picture remembered.
+
+        `sigmas` [S+1] fp32; they are rounded to the session's dtype.
 
         Raises UserError where the model takes a prompt and none is given, and where it takes none and one is given.
         """
@@ -69,6 +71,7 @@ class Session(nn.Module):
         idle = Controls(torch.zeros(self.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
         self._cache_pass(latent.unsqueeze(1), self._take(idle))
         if self.decodes_seed:
+            yield Pass("decode")
             self.frame(self.decoder(latent))
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:

@@ -1,7 +1,7 @@
 """TAEHV: four pictures <-> one latent, by plain convolutions that remember the frames before.
 
-Each half is a list of layers, and a layer is called by its place in it, as in the checkpoint. The frames of one latent go
-through a layer together, first frame first: [n,c,H,W], n = how many of them there are at that place (4, 2 or 1).
+Each half is a list of layers, and a layer is called by its place in it, as in the checkpoint. The frames of one latent
+go through a layer together, first frame first: [n,c,H,W], n = how many there are at that place (4, 2 or 1).
 """
 
 from collections.abc import Mapping
@@ -74,7 +74,8 @@ class TGrow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n,c,H,W] -> [n*stride,c,H,W]; of the channels those of the earlier frame come first."""
-        return rearrange(self.conv(x), "n (s c) H W -> (n s) c H W", s=self.stride)
+        y: Tensor = rearrange(self.conv(x), "n (s c) H W -> (n s) c H W", s=self.stride)
+        return y
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -82,14 +83,20 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=False)
 
 
-class Stream(nn.Sequential):
-    """Layers that remember, called by their place."""
+class Stream(nn.ModuleList):
+    """Layers one behind the other, of which some remember."""
 
     def reset(self) -> None:
         """Begin a stream: nothing is remembered."""
         for layer in self:
             if isinstance(layer, MemBlock):
                 layer.memory = None
+
+    def through(self, x: Tensor) -> Tensor:
+        """`x` after all layers."""
+        for layer in self:
+            x = layer(x)
+        return x
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,14 +109,15 @@ class Encoder(Stream):
 
     def __init__(self, config: TaehvConfig) -> None:
         width = config.encoder_width
-        super().__init__(
+        layers = [
             conv3(PATCH_CHANNELS, width),  # 0
             nn.ReLU(),
             *self._stage(width, pooled=2),  # 2..6: 4 frames -> 2
             *self._stage(width, pooled=2),  # 7..11: 2 frames -> 1
             *self._stage(width, pooled=1),  # 12..16
             conv3(width, config.latent_channels),  # 17
-        )
+        ]
+        super().__init__(layers)
         self.inner_size = config.inner_size
 
     @staticmethod
@@ -121,8 +129,7 @@ class Encoder(Stream):
     def forward(self, image: Tensor) -> Tensor:
         """`image` [4,H,W,3] uint8 -> latent [1,C,h,w], in the dtype of the weights."""
         pixels = rearrange(image, "n H W c -> n c H W").to(self.dtype) / 255
-        latent: Tensor = super().forward(pixel_unshuffle(resize(pixels, self.inner_size), PATCH))
-        return latent
+        return self.through(pixel_unshuffle(resize(pixels, self.inner_size), PATCH))
 
 
 class Decoder(Stream):
@@ -130,7 +137,7 @@ class Decoder(Stream):
 
     def __init__(self, config: TaehvConfig) -> None:
         first, second, third, last = config.decoder_widths
-        super().__init__(
+        layers = [
             Clamp(),  # 0
             conv3(config.latent_channels, first),
             nn.ReLU(),
@@ -139,7 +146,8 @@ class Decoder(Stream):
             *self._stage(third, last, grown=2),  # 15..20: 2 frames -> 4
             nn.ReLU(),
             conv3(last, PATCH_CHANNELS),  # 22
-        )
+        ]
+        super().__init__(layers)
         self.picture_size = config.picture_size
         self.primed = False
 
@@ -160,7 +168,7 @@ class Decoder(Stream):
         latent = latent.to(self.dtype)
         if not self.primed:
             self._prime(latent)
-        pixels = pixel_shuffle(super().forward(latent), PATCH).clamp(0, 1)
+        pixels = pixel_shuffle(self.through(latent), PATCH).clamp(0, 1)
         levels = resize(pixels, self.picture_size).clamp(0, 1) * 255
         return rearrange(levels.round().to(torch.uint8), "n c H W -> n H W c")
 
