@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.weights import Rewrite, Weights
+from waypoint_parity.harness.errors import listed
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 
 # Copies of the conditioning heads that no model reads.
@@ -33,17 +34,29 @@ def canonical(weights: Weights, config: TransformerConfig) -> Weights:
     return replace(weights, rewrites=made, unused=frozenset(unused))
 
 
-def biases(weights: Weights, config: TransformerConfig) -> dict[int, bool]:
-    """Of every block that is published with two biases in its conditioning heads: whether they are equal."""
-    files = replace(weights, rewrites={}, unused=frozenset(), ties={})
-    held = dict(files.stream(".bias_in"))
-    found = {}
+def bias_line(weights: Weights, config: TransformerConfig) -> str:
+    """Which bias the conditioning heads of a checkpoint need, in a line for a terminal.
+
+    The official package has one for all six matrices of a block. Published are two, of three matrices each; its
+    diffusers form uses both.
+    """
+    files = dict(replace(weights, rewrites={}, unused=frozenset(), ties={}).stream("_cond_head.bias_in"))
+    apart, published = [], False
     for layer in range(config.n_layers):
-        block = f"transformer.blocks.{layer}."
-        attention, mlp = (held.get(f"{block}{half}_cond_head.bias_in") for half in ("attn", "mlp"))
+        names = (f"transformer.blocks.{layer}.{half}_cond_head.bias_in" for half in ("attn", "mlp"))
+        attention, mlp = map(files.get, names)
         if attention is not None and mlp is not None:
-            found[layer] = torch.equal(attention, mlp)
-    return found
+            published = True
+            apart += [] if torch.equal(attention, mlp) else [str(layer)]
+    if not published:
+        told = "one for all conditioning matrices of a block"
+    elif not apart:
+        told = "two in every block's conditioning heads, which are equal"
+    else:
+        told = (
+            f"two in every block's conditioning heads, which differ in {listed(apart)}: here the MLP's is that of all"
+        )
+    return f"biases       {told}"
 
 
 def _unpatchify(config: TransformerConfig) -> Iterator[tuple[str, Rewrite]]:
