@@ -33,7 +33,11 @@ def scenario() -> Scenario:
 def config(checkpoint: Checkpoint) -> WaypointConfig:
     """The golden geometry: local ring of 4 frames, global ring of 8 with dilation 2."""
     return WaypointConfig(
-        **{field.name: getattr(checkpoint.geometry.transformer, field.name) for field in fields(WaypointConfig)}
+        **{
+            field.name: getattr(checkpoint.geometry.transformer, field.name)
+            for field in fields(WaypointConfig)
+            if hasattr(checkpoint.geometry.transformer, field.name)
+        }
     )
 
 
@@ -55,7 +59,7 @@ def engine(
 ) -> Engine:
     """A fresh fp32 engine: a test may hook it."""
     model = load_waypoint(config, weights, torch.float32, CPU)
-    return Engine(model, load_autoencoder(codec, checkpoint.weights("vae"), CPU))
+    return Engine(model, load_autoencoder(codec, checkpoint.weights("vae"), torch.float32, CPU))
 
 
 @pytest.fixture
