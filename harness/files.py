@@ -86,6 +86,28 @@ def open_tensors(path: Path, *, called: str) -> Any:
         ) from error
 
 
+def load_pickle(path: Path) -> Any:
+    """What a file of torch holds, tensors mapped and not read. Runs no code. Raises UserError for a broken one."""
+    import torch
+
+    with reading(path):
+        path.open("rb").close()
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, ValueError):
+            # Files of the older form cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    # Broken pickles raise whatever their bytes lead to.
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be read as a file of torch",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a whole file, with tensors and plain values alone",
+            do="copy it again, or save plain tensors: code in such a file is never run",
+        ) from error
+
+
 @contextmanager
 def reading(path: object) -> Iterator[None]:
     """Turn the refusal of the operating system to show what lies at `path` into a UserError."""

@@ -3,8 +3,9 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.files import open_tensors, reading
+from waypoint_parity.harness.files import load_pickle, open_tensors, reading
 from waypoint_parity.harness.run.digest import fast_digest
 from waypoint_parity.harness.run.keys import block_of
 
@@ -103,15 +104,41 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The tensors of one model, spread over safetensors files; `files` maps each file to the prefix its keys lack.
+class Rewrite:
+    """How a tensor is made `of` others, which the files hold in another spelling of the model."""
 
-    `ties` maps a key that the files leave out to the one whose tensor it shares.
+    of: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+    def stored(self, files: Mapping[str, Stored]) -> Stored:
+        """How it would be stored. Raises UserError where the shapes of the others do not go together."""
+        parts = [files[key] for key in self.of]
+        try:
+            made = self.make(*(torch.empty(part.shape, device="meta") for part in parts))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise UserError(
+                "weights of one layer do not go together",
+                found=listed([f"{key} {list(files[key].shape)}" for key in self.of]),
+                expected="shapes of one layer",
+                do="fetch or save the checkpoint again",
+            ) from error
+        return Stored(tuple(made.shape), parts[0].dtype)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one model, spread over files; `files` maps each file to the prefix its keys lack.
+
+    Files are in safetensors, or torch's own, of which only tensors are read. `ties` maps a key that the files leave out
+    to the one whose tensor it shares. `rewrites` are keys that are made of others; those others, and what is `unused`,
+    are no keys of the model.
     """
 
     files: Mapping[Path, str]
     index: Index | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
+    rewrites: Mapping[str, Rewrite] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
 
     def stored(self) -> dict[str, Stored]:
         """Key -> how the tensor is stored, sorted by key, from the file headers alone.
@@ -119,10 +146,11 @@ class Weights:
         Raises UserError for a file that cannot be read, a key in two files, and an index that contradicts the files.
         """
         handles, homes = self._opened()
-        found: dict[str, Stored] = {}
-        for key, (path, name) in homes.items():
-            entry = handles[path].get_slice(name)
-            found[key] = Stored(tuple(entry.get_shape()), entry.get_dtype())
+        entries = {key: handles[path].get_slice(name) for key, (path, name) in homes.items()}
+        files = {key: Stored(tuple(entry.get_shape()), entry.get_dtype()) for key, entry in entries.items()}
+        found = {key: stored for key, stored in files.items() if key not in self._spent}
+        found |= {key: rewrite.stored(files) for key, rewrite in self.rewrites.items()}
+        found |= {key: found[kept] for key, kept in self.ties.items()}
         return dict(sorted(found.items()))
 
     def shapes(self) -> dict[str, Shape]:
@@ -226,11 +254,11 @@ class Weights:
         Raises UserError for a type that torch does not have.
         """
         handles, homes = self._opened()
-        for key, (path, name) in sorted(homes.items()):
-            if containing not in key:
-                continue
+
+        def read(key: str) -> Tensor:
+            path, name = homes[key]
             try:
-                tensor = handles[path].get_tensor(name)
+                tensor: Tensor = handles[path].get_tensor(name)
             except SafetensorError as error:
                 raise UserError(
                     f"{path}: a tensor cannot be read",
@@ -238,8 +266,21 @@ class Weights:
                     expected=f"weights in {', '.join(_PLAIN)}",
                     do="take the checkpoint that is not quantised",
                 ) from error
+            return tensor
+
+        for key in sorted({*homes} - self._spent | {*self.rewrites, *self.ties}):
+            if containing not in key:
+                continue
+            kept = self.ties.get(key, key)
+            rewrite = self.rewrites.get(kept)
+            tensor = read(kept) if rewrite is None else rewrite.make(*map(read, rewrite.of))
             # Each is memory of its own, as if the files held it.
             yield key, tensor.clone() if key in self.ties else tensor
+
+    @cached_property
+    def _spent(self) -> frozenset[str]:
+        """Keys of the files that are none of the model."""
+        return self.unused.union(*(rewrite.of for rewrite in self.rewrites.values()))
 
     def unread(self) -> list[str]:
         """Names of files of weights that lie beside those that are read, such as another precision of the same."""
@@ -263,7 +304,7 @@ class Weights:
                 homes[key] = path, name
         if self.index is not None:
             self.index.check({key: path for key, (path, _) in homes.items()})
-        return handles, homes | {key: homes[kept] for key, kept in self.ties.items()}
+        return handles, homes
 
     def _named(self) -> str:
         return listed([str(path) for path in self.files])
@@ -315,13 +356,52 @@ def _prefix(found: Collection[str], expected: Collection[str]) -> str | None:
     )
 
 
+class _Pickled:
+    """A file of torch's own, with the methods of an open safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        held = load_pickle(path)
+        if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+            raise UserError(
+                f"{path}: is not a file of weights",
+                found=f"{type(held).__name__} of other things than tensors",
+                expected="a mapping from key to tensor",
+                do="save the model's state_dict() alone",
+            )
+        self._tensors: Mapping[str, Tensor] = {str(key): value for key, value in held.items()}
+
+    def keys(self) -> Collection[str]:
+        return self._tensors.keys()
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def get_slice(self, key: str) -> "_Slice":
+        return _Slice(self._tensors[key])
+
+    def get_tensor(self, key: str) -> Tensor:
+        return self._tensors[key].detach().clone()
+
+
+@dataclass(frozen=True)
+class _Slice:
+    tensor: Tensor
+
+    def get_shape(self) -> list[int]:
+        return list(self.tensor.shape)
+
+    def get_dtype(self) -> str:
+        named = {dtype: name for name, dtype in _PLAIN.items()}
+        return named.get(self.tensor.dtype, str(self.tensor.dtype).removeprefix("torch."))
+
+
 def _open(path: Path) -> Any:
-    """The open safetensors file. Raises UserError; where it is absent, with what lies in its place."""
+    """The open file. Raises UserError; where it is absent, with what lies in its place."""
     with reading(path.parent):
         absent = path.parent.is_dir() and not path.exists() and not path.is_symlink()
         others = _weights_in(path.parent) if absent else []
     if not absent:
-        return open_tensors(path, called="safetensors")
+        return _Pickled(path) if path.suffix in _PICKLES else open_tensors(path, called="safetensors")
     tensors = [entry for entry in others if entry.suffix == ".safetensors"]
     pickles = [entry for entry in others if entry.suffix in _PICKLES]
     if any("-of-" in entry.name for entry in [*tensors, path]):

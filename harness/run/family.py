@@ -232,14 +232,15 @@ class _NoFaults:
 class Decoding:
     """How a unit's final latent becomes pictures, for decoding one side's latents with the other's decoder.
 
-    `latent`, `output` and `picture` are sites: what is decoded, what the decoder gives before it is made a picture, and
-    the pictures. `alone` makes the shortest session in which the latents of `units` can be put in place and decoded.
+    `latent`, `outputs` and `picture` are sites: what is decoded, what a decoder gives before it is made a picture (of
+    several, a model has one), and the pictures. `alone(scenario, geometry, units)` makes the shortest session in which
+    the latents of some units can be put in place and decoded, and says which units it has.
     """
 
     latent: str
-    output: str
+    outputs: tuple[str, ...]
     picture: str
-    alone: Callable[["Scenario", Sequence[int]], "Scenario"]
+    alone: Callable[["Scenario", Any, Sequence[int]], tuple["Scenario", Sequence[int]]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def gain(reference: Adapter, spare: Adapter, checkpoint: Checkpoint, scenario: S
 
 def _shown_at(decoding: Decoding | None, reference: Adapter) -> str | None:
     """What is decoded before it is rounded to levels; where that is not shown, the picture: a coarse figure."""
-    names = () if decoding is None else (decoding.output, decoding.picture)
+    names = () if decoding is None else (*decoding.outputs, decoding.picture)
     return next((name for name in names if name in reference.sites()), None)
 
 

@@ -59,7 +59,7 @@ def birth(
 def _output_of(comparison: Comparison, family: Family) -> WorstAtSite | None:
     """How far what the decoder gives was off, before it is made a picture, where that is shown."""
     decoding = family.decoding
-    return next((rung for rung in comparison.sites if decoding is not None and rung.site == decoding.output), None)
+    return next((rung for rung in comparison.sites if decoding is not None and rung.site in decoding.outputs), None)
 
 
 def _crossed(

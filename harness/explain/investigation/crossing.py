@@ -71,7 +71,9 @@ def cross_decode(
     if reason := _unpatchable(sides, decoding):
         return reason
     pictures = sorted(shared)
-    session = _Session(checkpoint, decoding, scenario, list(dict.fromkeys(at.unit for at in pictures)))
+    session = _Session(
+        checkpoint, decoding, *decoding.alone(scenario, checkpoint.geometry, list({at.unit: at for at in pictures}))
+    )
     own = [session.decoded(adapter, side.latents) for adapter, side in zip(sides, recorded, strict=True)]
     for name, side, made in zip(_NAMES, recorded, own, strict=True):
         if reason := _unlike_own(name, side, pictures, made):
@@ -115,14 +117,14 @@ class _Session:
             unit = self.units[seen.key.unit]
             if seen.key.site == decoding.picture:
                 made.pictures.update(pictures_shown(seen.key._replace(unit=unit), seen.tensor))
-            elif seen.key.site == decoding.output:
+            elif seen.key.site in decoding.outputs:
                 made.outputs[unit] = seen.tensor.detach().cpu().clone()
-            return latents[unit] if seen.key.site == decoding.latent and is_latent(seen.key, family) else None
+            return latents.get(unit) if seen.key.site == decoding.latent and is_latent(seen.key, family) else None
 
-        names = decoding.latent, decoding.output, decoding.picture
+        names = decoding.latent, *decoding.outputs, decoding.picture
         sites = {name: site for name, site in adapter.sites().items() if name in names}
         with Taps(sites, decode) as taps:
-            run(adapter, decoding.alone(self.scenario, self.units), self.checkpoint, taps)
+            run(adapter, self.scenario, self.checkpoint, taps)
         return made
 
 

@@ -27,7 +27,10 @@ class FrameByFrame(ABC):
 
     @abstractmethod
     def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Give a frame: `image` [360,640,3] uint8 is encoded and written to the caches with idle controls."""
+        """Give a frame: `image` [360,640,3] uint8 is encoded and written to the caches with idle controls.
+
+        For Waypoint 1.5 it is [4,H,W,3]; the latent of it is then decoded, in a "decode" pass.
+        """
 
     @abstractmethod
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
@@ -37,10 +40,15 @@ class FrameByFrame(ABC):
         """Run a session, frame by frame."""
         given = Inputs(scenario)
         yield from ((0, at) for at in self._passes("start", given.prompt, given.sigmas))
+        decoded = 0
         if given.image is not None:
-            yield from ((0, at) for at in self._passes("append_image", given.image))
+            for at in self._passes("append_image", given.image):
+                decoded += at.phase == "decode"
+                yield 0, at
         for frame in range(scenario.units):
-            yield from ((frame, at) for at in self._passes("generate", given.noise[frame], given.controls(frame)))
+            for at in self._passes("generate", given.noise[frame], given.controls(frame)):
+                # Pictures of one unit are told by their pass.
+                yield frame, at._replace(step=at.step + decoded) if frame == 0 and at.phase == "decode" else at
 
     def _passes(self, method: str, *given: Any) -> Iterator[Pass]:
         """What a method of the class yields. Raises UserError where it is no generator."""

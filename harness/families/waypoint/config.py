@@ -13,6 +13,7 @@ from waypoint_parity.harness.errors import UserError, listed
 # The largest number in fp32.
 _MOST_FLOAT = 3.4028234663852886e38
 _SIZE, _FRAMES = (1, 2**20), (1, 2**31 - 1)
+FIRST, SECOND = "waypoint-1", "waypoint-1.5"
 _TRANSFORMER_RANGES = {
     "d_model": _SIZE,
     "n_heads": _SIZE,
@@ -30,7 +31,22 @@ _TRANSFORMER_RANGES = {
     "global_pinned_dilation": _SIZE,
     "n_buttons": (0, 2**20),
     "base_fps": _SIZE,
+    "inference_fps": _SIZE,
+    "temporal_compression": _SIZE,
 }
+_TAEHV_RANGES = {
+    "latent_channels": _SIZE,
+    "encoder_width": _SIZE,
+    "decoder_widths": _SIZE,
+    "inner_size": _SIZE,
+    "picture_size": _SIZE,
+}
+# With auto_aspect_ratio: height and width of the pictures, by those of what the autoencoder computes with.
+_WIDE_SCREEN = {(512, 1024): (720, 1280), (256, 512): (360, 640)}
+# Where the stages of a TAEHV begin in its lists of layers.
+TAEHV_ENCODER_STAGES, TAEHV_DECODER_STAGES = (2, 7, 12), (3, 9, 15)
+# Pixels to a side of a latent's value.
+_TAEHV_SCALE = 16
 _AUTOENCODER_RANGES = {
     "channels": (3, 3),
     "latent_channels": _SIZE,
@@ -95,7 +111,10 @@ class _Config:
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type `hint`: a JSON list becomes a tuple, an int where a float belongs becomes a float."""
     if typing.get_origin(hint) is types.UnionType:
-        return None if value is None else _typed(value, typing.get_args(hint)[0], where)
+        if value is None:
+            return None
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        return _typed(value, next((kind for kind in kinds if type(value) is kind), kinds[0]), where)
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)
         if not isinstance(value, list | tuple):
@@ -157,27 +176,41 @@ class TransformerConfig(_Config):
     global_attn_period: int
     global_pinned_dilation: int
     n_buttons: int
-    ctrl_conditioning: str | None
+    ctrl_conditioning: str | bool | None
     ctrl_conditioning_period: int | None
     prompt_conditioning: str | None
-    prompt_conditioning_period: int | None
-    prompt_embedding_dim: int | None
     noise_conditioning: str | None
     scheduler_sigmas: tuple[float, ...]
     base_fps: int
+    prompt_conditioning_period: int | None = None
+    prompt_embedding_dim: int | None = None
     n_kv_heads: int = 0
     patch: tuple[int, int] = (1, 1)
     value_residual: bool = False
     gated_attn: bool = False
-    global_attn_offset: int = 0
+    global_attn_offset: int | None = None
+    # Waypoint 1.5 alone sets these.
+    model_type: str = FIRST
+    inference_fps: int = 0
+    temporal_compression: int = 1
+    rope_impl: str = "ortho"
+    rope_theta: float = 10000.0
+    rope_nyquist_frac: float = 0.8
+    taehv_ae: bool = False
+    auto_aspect_ratio: bool = True
+    moe: bool = False
     # Training-time keys that official configs carry; inference does not read them.
     causal: bool = True
     ctrl_cond_dropout: float = 0.0
     prompt_cond_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.n_kv_heads == 0:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        filled = {"n_kv_heads": self.n_heads, "inference_fps": self.base_fps}
+        for name, value in filled.items():
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, value)
+        if self.global_attn_offset is None and self.model_type == FIRST:
+            object.__setattr__(self, "global_attn_offset", 0)
         _check_ranges(vars(self), _TRANSFORMER_RANGES)
         for holds, rule, found in self._rules():
             if not holds:
@@ -192,7 +225,25 @@ class TransformerConfig(_Config):
         """(holds, rule, found) of every relation between keys that the weights and the caches rely on."""
         head_dim, remainder = divmod(self.d_model, self.n_heads)
         sigmas = self.scheduler_sigmas
+        told = [] if self.is_waypoint_15 else [name for name in _SECONDS if getattr(self, name) != _SECONDS[name]]
+        told += [] if self.is_waypoint_15 or self.inference_fps == self.base_fps else ["inference_fps"]
         return [
+            (self.model_type in (FIRST, SECOND), f'model_type "{FIRST}" or "{SECOND}"', repr(self.model_type)),
+            (self.rope_impl == "ortho", 'rope_impl = "ortho"', repr(self.rope_impl)),
+            (not self.moe, "moe = false", repr(self.moe)),
+            (self.taehv_ae or not self.is_waypoint_15, f'taehv_ae for model_type "{SECOND}"', repr(self.taehv_ae)),
+            (not told, f'{listed(told)} for model_type "{SECOND}" alone', repr(self.model_type)),
+            (
+                self.clock_ratio >= 1,
+                "base_fps of at least inference_fps / temporal_compression",
+                f"{self.base_fps}, {self.inference_fps} and {self.temporal_compression}",
+            ),
+            (
+                not self.is_waypoint_15 or self.prompt_conditioning is None,
+                f'prompt_conditioning null for model_type "{SECOND}"',
+                repr(self.prompt_conditioning),
+            ),
+            (self.global_attn_offset is not None, f'global_attn_offset for model_type "{SECOND}"', "none"),
             (remainder == 0, "d_model divisible by n_heads", f"{self.d_model} and {self.n_heads}"),
             (head_dim % 16 == 0 and head_dim >= 32, "head width a multiple of 16, at least 32", str(head_dim)),
             (
@@ -212,8 +263,8 @@ class TransformerConfig(_Config):
             ),
             (self.noise_conditioning == "wan", 'noise_conditioning = "wan"', repr(self.noise_conditioning)),
             (
-                self.ctrl_conditioning in (None, "mlp_fusion"),
-                'ctrl_conditioning "mlp_fusion" or null',
+                self.ctrl_conditioning in (None, False, True, "mlp_fusion"),
+                'ctrl_conditioning "mlp_fusion", true, false or null',
                 repr(self.ctrl_conditioning),
             ),
             (
@@ -233,7 +284,9 @@ class TransformerConfig(_Config):
                 f"{self.prompt_embedding_dim} and {head_dim}",
             ),
             (
-                self.ctrl_conditioning is None or (self.ctrl_conditioning_period or 0) > 0,
+                not self.ctrl_conditioning
+                or (self.is_waypoint_15 and self.ctrl_conditioning_period is None)
+                or (self.ctrl_conditioning_period or 0) > 0,
                 "ctrl_conditioning_period above 0 where there is control conditioning",
                 repr(self.ctrl_conditioning_period),
             ),
@@ -243,6 +296,23 @@ class TransformerConfig(_Config):
                 str(sigmas)[:80],
             ),
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The config as plain values, in field order. Waypoint 1 does not have the keys of Waypoint 1.5."""
+        values = super().to_json()
+        if self.is_waypoint_15:
+            return values
+        return {name: value for name, value in values.items() if name != "inference_fps" and name not in _SECONDS}
+
+    @property
+    def is_waypoint_15(self) -> bool:
+        """Whether the model is of the second generation."""
+        return self.model_type == SECOND
+
+    @property
+    def clock_ratio(self) -> int:
+        """What the rings' clock is multiplied by for the rotation."""
+        return int(self.base_fps // (self.inference_fps / self.temporal_compression))
 
     @property
     def head_dim(self) -> int:
@@ -256,8 +326,7 @@ class TransformerConfig(_Config):
 
     def is_global(self, layer: int) -> bool:
         """Whether `layer` keeps the long, dilated ring."""
-        period = self.global_attn_period
-        return (layer - self.global_attn_offset % period) % period == 0
+        return (layer - (self.global_attn_offset or 0)) % self.global_attn_period == 0
 
     def has_prompt(self, layer: int) -> bool:
         """Whether `layer` attends to the prompt."""
@@ -265,7 +334,8 @@ class TransformerConfig(_Config):
 
     def has_control(self, layer: int) -> bool:
         """Whether `layer` fuses the control embedding."""
-        return self.ctrl_conditioning is not None and layer % (self.ctrl_conditioning_period or 1) == 0
+        period = self.ctrl_conditioning_period if self.ctrl_conditioning else None
+        return period is not None and layer % period == 0
 
     def ring_frames(self, layer: int) -> int:
         """R, the ring capacity of `layer` in frames."""
@@ -274,6 +344,15 @@ class TransformerConfig(_Config):
     def dilation(self, layer: int) -> int:
         """Every how many frames `layer` writes its ring."""
         return self.global_pinned_dilation if self.is_global(layer) else 1
+
+
+# Keys that came with Waypoint 1.5, with what they are of an older model.
+_SECONDS = {
+    field.name: field.default
+    for field in dataclasses.fields(TransformerConfig)
+    if field.name in ("model_type", "temporal_compression", "taehv_ae", "auto_aspect_ratio", "moe")
+    or field.name.startswith("rope_")
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,12 +384,61 @@ class AutoencoderConfig(_Config):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaehvConfig(_Config):
+    """Geometry of the TAEHV, the autoencoder of Waypoint 1.5: four pictures to a latent and back, with a memory.
+
+    `decoder_widths` are those before the three stages and after them; they and `encoder_width` are read off the
+    weights. `picture_size` and `inner_size`, height and width, are of the pictures and of what the convolutions see.
+    """
+
+    latent_channels: int
+    encoder_width: int
+    decoder_widths: tuple[int, int, int, int]
+    inner_size: tuple[int, int]
+    picture_size: tuple[int, int]
+    patch_size: int = 2
+    image_channels: int = 3
+    encoder_time_downscale: tuple[bool, ...] = (True, True, False)
+    decoder_time_upscale: tuple[bool, ...] = (False, True, True)
+    decoder_space_upscale: tuple[bool, ...] = (True, True, True)
+
+    def __post_init__(self) -> None:
+        _check_ranges(vars(self), _TAEHV_RANGES)
+        for field in dataclasses.fields(self):
+            if field.default is not dataclasses.MISSING and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"{field.name} of another autoencoder",
+                    found=str(getattr(self, field.name)),
+                    expected=str(field.default),
+                    do="take the config that was saved with these weights",
+                )
+
+
+def taehv_sizes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
+    """`inner_size` and `picture_size` of the TAEHV of a model.
+
+    Raises UserError where pictures are to be resized to 16:9, and their size is not defined.
+    """
+    _, height, width = config.latent_shape
+    inner = height * _TAEHV_SCALE, width * _TAEHV_SCALE
+    picture = _WIDE_SCREEN.get(inner) if config.auto_aspect_ratio else inner
+    if picture is None:
+        raise UserError(
+            "auto_aspect_ratio has no picture size for this latent",
+            found=f"latents of {height} x {width}",
+            expected=listed([f"{h // _TAEHV_SCALE} x {w // _TAEHV_SCALE}" for h, w in _WIDE_SCREEN]),
+            do="set auto_aspect_ratio to false, or correct height, width and patch",
+        )
+    return {"inner_size": inner, "picture_size": picture}
+
+
 @dataclass(frozen=True)
 class WaypointGeometry:
     """The configs of the two models of a checkpoint."""
 
     transformer: TransformerConfig
-    autoencoder: AutoencoderConfig
+    autoencoder: AutoencoderConfig | TaehvConfig
 
     def __post_init__(self) -> None:
         here, there = self.transformer.channels, self.autoencoder.latent_channels

@@ -1,5 +1,6 @@
 """Making scenarios from seeds: noise, controls, a stand-in for an encoded prompt, a seed image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -20,12 +21,12 @@ DRAWN_TOKENS, MOST_TOKENS = 16, 2**16
 _OTHER_SEED = 20261128
 
 
-def image_tensor(picture: Image.Image) -> Tensor:
-    """A picture as a seed image [360,640,3] uint8, upright, resized where it has another size.
+def image_tensor(picture: Image.Image, size: Sequence[int] = IMAGE_SHAPE[:2]) -> Tensor:
+    """A picture as a seed image [H,W,3] uint8, upright, resized where it has another `size`: height and width.
 
     Raises UserError where it has no 8 bits a channel, and where pixels are transparent: what is behind is not known.
     """
-    height, width, _ = IMAGE_SHAPE
+    height, width = size
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         raise UserError(
             "a seed image cannot be taken from this picture",
@@ -44,11 +45,11 @@ def image_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(upright.resize((width, height), Image.Resampling.BICUBIC)))
 
 
-def read_image(path: Path) -> Tensor:
-    """The picture in a file as a seed image [360,640,3] uint8. Raises UserError for a file that is no picture."""
+def read_image(path: Path, size: Sequence[int] = IMAGE_SHAPE[:2]) -> Tensor:
+    """The picture in a file as a seed image [H,W,3] uint8. Raises UserError for a file that is no picture."""
     try:
         with Image.open(path) as picture:
-            return image_tensor(picture)
+            return image_tensor(picture, size)
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -168,7 +169,7 @@ def other_session(scenario: Scenario, geometry: WaypointGeometry) -> Scenario:
     """
     config = geometry.transformer
     dilation = max(config.dilation(layer) for layer in range(config.n_layers))
-    most = config.n_frames - (scenario.get("image") is not None)
+    most = dilation + 1 if config.is_waypoint_15 else config.n_frames - (scenario.get("image") is not None)
     prompt, image = scenario.get("prompt_emb"), scenario.get("image")
     padded = 0 if prompt is None else int(scenario["prompt_pad_mask"].sum())
     return make_scenario(
@@ -178,5 +179,5 @@ def other_session(scenario: Scenario, geometry: WaypointGeometry) -> Scenario:
         units=max(scenario.units, min(dilation + 1, most)),
         prompt_tokens=DRAWN_TOKENS if prompt is None else prompt.shape[1],
         prompt_padding=max(0, padded - 1),
-        image=None if image is None else 255 - image.flip(0),
+        image=None if image is None else 255 - image.flip(-3),
     )

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from waypoint_parity.harness.families.waypoint import told
 from waypoint_parity.harness.families.waypoint.caches import RingCaches
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.config import (
+    SECOND,
+    AutoencoderConfig,
+    TaehvConfig,
+    TransformerConfig,
+    WaypointGeometry,
+)
 from waypoint_parity.harness.families.waypoint.first_schema import upgraded
 from waypoint_parity.harness.families.waypoint.kinds import KINDS
-from waypoint_parity.harness.families.waypoint.sites import PARTS, site_table
+from waypoint_parity.harness.families.waypoint.sites import PARTS, output_of, site_table
 from waypoint_parity.harness.run.family import Caches, Decoding, Factor, FaultKind, Field, Opened, Part, Plain
 from waypoint_parity.harness.run.sites import SiteTable
 
@@ -44,7 +50,7 @@ class Waypoint(Plain):
         "scroll": Field(dtype="float32", axes=("unit", "1"), told=told.scroll),
         "prompt_emb": Field(dtype="float32", axes=("B", "P", "E"), required=False, told=told.prompt),
         "prompt_pad_mask": Field(dtype="bool", axes=("B", "P"), required=False),
-        "image": Field(dtype="uint8", axes=("360", "640", "3"), required=False),
+        "image": Field(dtype="uint8", axes=("pictures", "H", "W", "3"), required=False),
         "sigmas": Field(dtype="float32", axes=("S+1",), required=False, site="input.sigma", schedule=True),
     }
     # fp32: the implementations here, and the official one, differ by at most 3e-6 at any site of a session of 14
@@ -53,8 +59,8 @@ class Waypoint(Plain):
 
     @cached_property
     def sites(self) -> SiteTable:
-        """The table of a model with every option."""
-        return site_table(_EVERYTHING)
+        """The table of models of both generations with every option."""
+        return site_table(_FIRST, _SECOND)
 
     @cached_property
     def factors(self) -> Mapping[str, Factor]:
@@ -83,10 +89,11 @@ class Waypoint(Plain):
 
     @cached_property
     def decoding(self) -> Decoding:
-        """A frame's final latent is decoded by itself."""
+        """A frame's final latent is decoded by itself, or after those before it."""
         from waypoint_parity.harness.families.waypoint.scenario import alone
 
-        return Decoding(latent="latent", output="decoder.conv_out", picture="frame", alone=alone)
+        outputs = tuple(output_of(geometry.autoencoder, "decoder") for geometry in (_FIRST, _SECOND))
+        return Decoding(latent="latent", outputs=outputs, picture="frame", alone=alone)
 
     def layout_of(self, folder: Path) -> str | None:
         """The layout of the checkpoint in a folder; None where there is none."""
@@ -130,6 +137,7 @@ class Waypoint(Plain):
         """A scenario from a seed alone, but for a `prompt` to encode, and for the picture in a file as its `image`."""
         from waypoint_parity.harness.families.waypoint.draws import make_scenario, noise_policy, read_image
         from waypoint_parity.harness.families.waypoint.prompt_encoder import encoded
+        from waypoint_parity.harness.families.waypoint.scenario import image_shape
 
         if "noise_policy" in wanted:
             wanted["noise_policy"] = noise_policy(wanted["noise_policy"])
@@ -137,7 +145,7 @@ class Waypoint(Plain):
         if prompt := encoded(text, encoder, wanted.get("prompt_tokens")):
             wanted["prompt"] = prompt
         if isinstance(wanted.get("image"), Path):
-            wanted["image"] = read_image(wanted["image"])
+            wanted["image"] = read_image(wanted["image"], image_shape(geometry)[-3:-1])
         return make_scenario(geometry, name=name, seed=seed, units=units, **wanted)
 
     def check(self, scenario: "Scenario", geometry: WaypointGeometry) -> None:
@@ -147,10 +155,10 @@ class Waypoint(Plain):
         check(scenario, geometry)
 
     def prepared(self, scenario: "Scenario", geometry: WaypointGeometry) -> "Scenario":
-        """The scenario with the schedule of the checkpoint, where it has none of its own."""
-        from waypoint_parity.harness.families.waypoint.scenario import schedule
+        """The scenario with the schedule of the checkpoint, and with as many pictures as the model takes."""
+        from waypoint_parity.harness.families.waypoint.scenario import prepared
 
-        return scenario.with_tensors(sigmas=schedule(scenario, geometry.transformer))
+        return prepared(scenario, geometry)
 
     def first_units(self, scenario: "Scenario", units: int) -> "Scenario":
         """The scenario's first frames alone."""
@@ -258,33 +266,35 @@ class Waypoint(Plain):
         return with_mask(scenario, geometry, "none"), "unchanged by padding", "only with padding"
 
 
-_EVERYTHING = WaypointGeometry(
-    TransformerConfig(
-        d_model=32,
-        n_heads=1,
-        n_layers=2,
-        mlp_ratio=1,
-        channels=1,
-        height=1,
-        width=1,
-        tokens_per_frame=1,
-        n_frames=1,
-        local_window=1,
-        global_window=1,
-        global_attn_period=1,
-        global_pinned_dilation=1,
-        n_buttons=1,
-        ctrl_conditioning="mlp_fusion",
-        ctrl_conditioning_period=1,
-        prompt_conditioning="cross_attention",
-        prompt_conditioning_period=1,
-        prompt_embedding_dim=32,
-        noise_conditioning="wan",
-        scheduler_sigmas=(1.0, 0.0),
-        base_fps=1,
-        value_residual=True,
-        gated_attn=True,
-    ),
+_WITH_EVERYTHING: dict[str, Any] = {
+    "d_model": 32,
+    "n_heads": 1,
+    "n_layers": 2,
+    "mlp_ratio": 1,
+    "channels": 1,
+    "height": 1,
+    "width": 1,
+    "tokens_per_frame": 1,
+    "n_frames": 1,
+    "local_window": 1,
+    "global_window": 1,
+    "global_attn_period": 1,
+    "global_attn_offset": 0,
+    "global_pinned_dilation": 1,
+    "n_buttons": 1,
+    "ctrl_conditioning": "mlp_fusion",
+    "ctrl_conditioning_period": 1,
+    "prompt_conditioning": "cross_attention",
+    "prompt_conditioning_period": 1,
+    "prompt_embedding_dim": 32,
+    "noise_conditioning": "wan",
+    "scheduler_sigmas": (1.0, 0.0),
+    "base_fps": 1,
+    "value_residual": True,
+    "gated_attn": True,
+}
+_FIRST = WaypointGeometry(
+    TransformerConfig(**_WITH_EVERYTHING),
     AutoencoderConfig(
         channels=3,
         latent_channels=1,
@@ -294,6 +304,12 @@ _EVERYTHING = WaypointGeometry(
         decoder_ch_0=1,
         decoder_ch_max=1,
         decoder_blocks_per_stage=(1,),
+    ),
+)
+_SECOND = WaypointGeometry(
+    TransformerConfig(**_WITH_EVERYTHING | {"model_type": SECOND, "taehv_ae": True, "prompt_conditioning": None}),
+    TaehvConfig(
+        latent_channels=1, encoder_width=1, decoder_widths=(1, 1, 1, 1), inner_size=(16, 16), picture_size=(16, 16)
     ),
 )
 FAMILY = Waypoint()

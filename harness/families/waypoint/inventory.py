@@ -1,7 +1,15 @@
 """The keys and shapes that a checkpoint of a given config holds, by their official names."""
 
+from itertools import pairwise
+
 from waypoint_parity.harness.checkpoint.weights import Shape
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
+from waypoint_parity.harness.families.waypoint.config import (
+    TAEHV_DECODER_STAGES,
+    TAEHV_ENCODER_STAGES,
+    AutoencoderConfig,
+    TaehvConfig,
+    TransformerConfig,
+)
 
 SIGMA_FEATURES = 512
 
@@ -60,9 +68,49 @@ def _block_keys(config: TransformerConfig, layer: int) -> dict[str, Shape]:
     return keys
 
 
-def autoencoder_keys(config: AutoencoderConfig) -> dict[str, Shape]:
+def autoencoder_keys(config: AutoencoderConfig | TaehvConfig) -> dict[str, Shape]:
     """Key -> shape of the autoencoder's weights."""
+    if isinstance(config, TaehvConfig):
+        return _taehv_encoder_keys(config) | _taehv_decoder_keys(config)
     return _encoder_keys(config) | _decoder_keys(config)
+
+
+def _taehv_encoder_keys(config: TaehvConfig) -> dict[str, Shape]:
+    """Keys are numbers in a list of layers; the first and the last convolution and those in the blocks have a bias."""
+    width, patches = config.encoder_width, config.image_channels * config.patch_size**2
+    keys = _plain("encoder.0", patches, width, 3)
+    for first, shorter in zip(TAEHV_ENCODER_STAGES, config.encoder_time_downscale, strict=True):
+        keys |= _plain(f"encoder.{first}.conv", width * (1 + shorter), width, 1, bias=False)
+        keys |= _plain(f"encoder.{first + 1}", width, width, 3, bias=False)
+        keys |= _memory_blocks("encoder", first + 2, width)
+    return keys | _plain("encoder.17", width, config.latent_channels, 3)
+
+
+def _taehv_decoder_keys(config: TaehvConfig) -> dict[str, Shape]:
+    widths, patches = config.decoder_widths, config.image_channels * config.patch_size**2
+    keys = _plain("decoder.1", config.latent_channels, widths[0], 3)
+    stages = zip(TAEHV_DECODER_STAGES, config.decoder_time_upscale, pairwise(widths), strict=True)
+    for first, longer, (width, following) in stages:
+        keys |= _memory_blocks("decoder", first, width)
+        keys |= _plain(f"decoder.{first + 4}.conv", width, width * (1 + longer), 1, bias=False)
+        keys |= _plain(f"decoder.{first + 5}", width, following, 3, bias=False)
+    return keys | _plain("decoder.22", widths[-1], patches, 3)
+
+
+def _memory_blocks(coder: str, first: int, width: int) -> dict[str, Shape]:
+    """Three blocks in a row; each sees its input beside its previous one."""
+    keys: dict[str, Shape] = {}
+    for place in range(first, first + 3):
+        keys |= _plain(f"{coder}.{place}.conv.0", 2 * width, width, 3)
+        keys |= _plain(f"{coder}.{place}.conv.2", width, width, 3)
+        keys |= _plain(f"{coder}.{place}.conv.4", width, width, 3)
+    return keys
+
+
+def _plain(name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> dict[str, Shape]:
+    """A convolution."""
+    keys: dict[str, Shape] = {f"{name}.weight": (outputs, inputs, kernel, kernel)}
+    return keys | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
 def _encoder_keys(config: AutoencoderConfig) -> dict[str, Shape]:

@@ -1,28 +1,36 @@
 """Checkpoints of Waypoint on disk: the two layouts in which they are published, read and written.
 
 The diffusers layout has `transformer/` and `vae/`, each config.json + safetensors, sharded or not. The official
-package's own has config.yaml + model.safetensors, encoder and decoder beside it or where `ae_uri` points.
+package's own has config.yaml + model.safetensors, the autoencoder beside it or where `ae_uri` points.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.hub import PINNED
-from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Index, Weights
-from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Index, Shape, Weights
+from waypoint_parity.harness.errors import UserError, listed
+from waypoint_parity.harness.families.waypoint.config import (
+    AutoencoderConfig,
+    TaehvConfig,
+    TransformerConfig,
+    WaypointGeometry,
+    taehv_sizes,
+)
+from waypoint_parity.harness.families.waypoint.spelling import canonical
 from waypoint_parity.harness.files import mistaken_for
 from waypoint_parity.harness.run.family import Opened
 
-_CLASSES = {"transformer": "WorldModel", "vae": "WorldEngineVAE"}
+_CLASSES = {TransformerConfig: "WorldModel", AutoencoderConfig: "WorldEngineVAE", TaehvConfig: "ChunkedStreamingTAEHV"}
 # Exact names: a repository may also hold the same weights in another precision, under a name that differs by a word.
 _DIFFUSERS_WEIGHTS = tuple(
     f"{part}/diffusion_pytorch_model{ending}"
@@ -37,7 +45,11 @@ _PACKAGE_WEIGHTS = (
     "encoder.safetensors",
     "decoder.safetensors",
 )
-_PACKAGE_ONLY_KEYS = ("ae_uri", "prompt_encoder_uri")
+_TAEHV_WEIGHTS = ("taehv1_5.pth", "taehv1_5.safetensors")
+# Where other things lie, and a class for loaders that run a repository's own code: nothing of the geometry.
+_ELSEWHERE = ("auto_map", "ae_uri", "prompt_encoder_uri")
+# Of a TAEHV, what no config file says.
+_READ_OFF = ("encoder_width", "decoder_widths", "inner_size", "picture_size")
 
 
 def layout_of(folder: Path) -> str | None:
@@ -51,7 +63,9 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     """The weights that belong to the configs in a folder. Of the package's, the autoencoder may lie there alone."""
     if layout_of(folder) == "diffusers":
         return _DIFFUSERS_WEIGHTS
-    return _PACKAGE_WEIGHTS if any((folder / name).is_file() for name in ("config.yaml", "encoder_conf.yml")) else ()
+    # A TAEHV is published without a config.
+    own = any((folder / name).is_file() for name in ("config.yaml", "encoder_conf.yml"))
+    return (*_PACKAGE_WEIGHTS, *_TAEHV_WEIGHTS) if own else _TAEHV_WEIGHTS
 
 
 def opened(folder: Path, find: Callable[[str], Path]) -> Opened:
@@ -60,13 +74,56 @@ def opened(folder: Path, find: Callable[[str], Path]) -> Opened:
 
 
 def _open_diffusers(folder: Path) -> Opened:
-    geometry = _mapping(folder / "transformer" / "config.json")
-    geometry.pop("auto_map", None)  # names the model's class for loaders that run a repository's own code
-    configs = WaypointGeometry(
-        TransformerConfig.read(geometry, source="transformer/config.json"),
-        AutoencoderConfig.read(_mapping(folder / "vae" / "config.json"), source="vae/config.json"),
-    )
-    return Opened(configs, {name: _sharded(folder / name / WEIGHTS_NAME) for name in ("transformer", "vae")})
+    config = _transformer(_mapping(folder / "transformer" / "config.json"), "transformer/config.json")
+    files = {name: _sharded(folder / name / WEIGHTS_NAME) for name in ("transformer", "vae")}
+    values, source = _mapping(folder / "vae" / "config.json"), "vae/config.json"
+    if config.is_waypoint_15:
+        autoencoder: AutoencoderConfig | TaehvConfig = _taehv(values, config, files["vae"].shapes(), source)
+    else:
+        autoencoder = AutoencoderConfig.read(values, source=source)
+    return _opened(config, autoencoder, files["transformer"], files["vae"])
+
+
+def _opened(
+    config: TransformerConfig, autoencoder: AutoencoderConfig | TaehvConfig, transformer: Weights, vae: Weights
+) -> Opened:
+    geometry = WaypointGeometry(config, autoencoder)
+    return Opened(geometry, {"transformer": canonical(transformer, config), "vae": vae})
+
+
+def _transformer(values: Mapping[str, Any], source: str) -> TransformerConfig:
+    """The config of the world model that a file holds."""
+    geometry = {key: value for key, value in values.items() if key not in _ELSEWHERE}
+    # Waypoint 1.5 says its patch a second time.
+    kernel = geometry.pop("conv_kw", None)
+    config = TransformerConfig.read(geometry, source=source)
+    patch = list(config.patch)
+    if kernel is not None and kernel != {"kernel_size": patch, "stride": patch}:
+        raise UserError(
+            f"{source}: patch and conv_kw contradict each other",
+            found=f"patch {patch}, conv_kw {kernel!r}"[:200],
+            expected="the patch as kernel_size and as stride",
+            do="take the config that was saved with these weights",
+        )
+    return config
+
+
+def _taehv(
+    values: Mapping[str, Any], config: TransformerConfig, shapes: Mapping[str, Shape], source: str
+) -> TaehvConfig:
+    """The config of a TAEHV: what a file says of it, if one does, and what the shapes of its weights say."""
+    widest = "encoder.0.weight", *(f"decoder.{place}.weight" for place in (1, 8, 14, 20))
+    if lacking := [key for key in widest if not shapes.get(key)]:
+        raise UserError(
+            f"{source}: not the weights of a TAEHV",
+            found=listed(sorted(shapes)) or "no weights",
+            expected=f"also {listed(lacking)}",
+            do="take the autoencoder that belongs to this model",
+        )
+    first, *widths = (shapes[key][0] for key in widest)
+    told = {"latent_channels": config.channels} | dict(values)
+    read_off = {"encoder_width": first, "decoder_widths": tuple(widths), **taehv_sizes(config)}
+    return TaehvConfig.read(told | read_off, source=source)
 
 
 def _sharded(whole: Path) -> Weights:
@@ -101,24 +158,33 @@ def _inside(name: object) -> bool:
 def _open_package(folder: Path, find: Callable[[str], Path]) -> Opened:
     """The official package's layout. Its autoencoder lies beside the model, or in the folder that `ae_uri` names."""
     values = _mapping(folder / "config.yaml")
-    uri = str(values.get("ae_uri") or "")
+    uri, config = str(values.get("ae_uri") or ""), _transformer(values, "config.yaml")
+    transformer = _sharded(folder / _PACKAGE_NAME)
+    if config.is_waypoint_15:
+        weights = Weights({_autoencoder(folder, uri, find, _TAEHV_WEIGHTS): ""})
+        return _opened(config, _taehv({}, config, weights.shapes(), "config.yaml"), transformer, weights)
+    home = _autoencoder(folder, uri, find, ("encoder_conf.yml",)).parent
+    halves = {home / f"{coder}.safetensors": f"{coder}." for coder in ("encoder", "decoder")}
+    return _opened(config, _package_autoencoder(home), transformer, Weights(halves))
+
+
+def _autoencoder(folder: Path, uri: str, find: Callable[[str], Path], names: Sequence[str]) -> Path:
+    """The first file of the autoencoder: beside the model, in the folder that `ae_uri` names, or what it names."""
     homes = [folder, folder / uri, Path(uri)] if uri else [folder]
-    if PINNED.fullmatch(uri) and not (folder / "encoder_conf.yml").is_file():
-        homes.append(find(uri))
-    autoencoder = next((home for home in homes if (home / "encoder_conf.yml").is_file()), None)
-    if autoencoder is None:
+    places = [home / name for home in homes for name in names]
+    places += [home for home in homes[1:] if home.name in names]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None and PINNED.fullmatch(uri):
+        fetched = find(uri)
+        found = next((fetched / name for name in names if (fetched / name).is_file()), None)
+    if found is None:
         raise UserError(
             f"{folder}: the checkpoint has no autoencoder",
             found=f"ae_uri: {uri or None}",
-            expected="encoder_conf.yml, decoder_conf.yml and their two .safetensors beside config.yaml",
+            expected=" or ".join(names) + " beside config.yaml, with what belongs to it",
             do="copy the autoencoder's files there, or let ae_uri name their folder, or their hub id with its revision",
         )
-    geometry = {key: value for key, value in values.items() if key not in _PACKAGE_ONLY_KEYS}
-    configs = WaypointGeometry(
-        TransformerConfig.read(geometry, source="config.yaml"), _package_autoencoder(autoencoder)
-    )
-    halves = {autoencoder / f"{coder}.safetensors": f"{coder}." for coder in ("encoder", "decoder")}
-    return Opened(configs, {"transformer": _sharded(folder / _PACKAGE_NAME), "vae": Weights(halves)})
+    return found
 
 
 def _package_autoencoder(folder: Path) -> AutoencoderConfig:
@@ -196,10 +262,12 @@ class _OnceLoader(yaml.SafeLoader):
 
 def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
     """The diffusers layout."""
-    for name, config in checkpoint.geometry.to_json().items():
+    geometry = checkpoint.geometry
+    for name, config in {"transformer": geometry.transformer, "vae": geometry.autoencoder}.items():
         home = folder / name
         home.mkdir()
-        values = {"_class_name": _CLASSES[name]} | config
+        told = {key: value for key, value in config.to_json().items() if key not in _READ_OFF}
+        values = {"_class_name": _CLASSES[type(config)]} | told
         (home / "config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
         _save(dict(checkpoint.files[name].stream()), home / WEIGHTS_NAME)
 
@@ -212,6 +280,9 @@ def write_package(checkpoint: Checkpoint, folder: Path) -> None:
     _write_yaml(checkpoint.geometry.transformer.to_json() | {"ae_uri": "."}, folder / "config.yaml")
     _save(dict(checkpoint.files["transformer"].stream()), folder / "model.safetensors")
     tensors = dict(checkpoint.files["vae"].stream())
+    if checkpoint.geometry.transformer.is_waypoint_15:
+        torch.save(tensors, folder / _TAEHV_WEIGHTS[0])
+        return
     for coder in ("encoder", "decoder"):
         _write_yaml({"model": _coder_config(checkpoint.geometry.autoencoder, coder)}, folder / f"{coder}_conf.yml")
         prefix = f"{coder}."

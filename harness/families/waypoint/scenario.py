@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.families.waypoint.config import TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.config import TaehvConfig, TransformerConfig, WaypointGeometry
 from waypoint_parity.harness.record.statistics import summarise
 from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.harness.run.scenario import WHOLE, Scenario, is_whole
 
+# Of Waypoint 1. One of Waypoint 1.5 is four pictures, of the size of those that it makes.
 IMAGE_SHAPE = (360, 640, 3)
+PICTURES = 4
 _HELD = {"noise": "frames", "prompt_emb": "tokens"}
 
 
@@ -39,8 +41,8 @@ class Inputs:
     """What a scenario gives, by the names of the model.
 
     `noise` [F,1,1,C,h*ph,w*pw], `button` [F,n_buttons], `mouse` [F,2], `scroll` [F,1], all fp32; `prompt_emb` [1,P,E]
-    fp32 and `prompt_pad_mask` [1,P] bool (true = padding), both or neither; `image` [360,640,3] uint8 seeds the session
-    as frame clock 0; `sigmas` [S+1] fp32, else the checkpoint's schedule.
+    fp32 and `prompt_pad_mask` [1,P] bool (true = padding), both or neither; `image` uint8, [360,640,3] or for Waypoint
+    1.5 [4,H,W,3], seeds the session as frame clock 0; `sigmas` [S+1] fp32, else the checkpoint's schedule.
     """
 
     scenario: Scenario
@@ -78,29 +80,55 @@ def schedule(scenario: Scenario, config: TransformerConfig) -> Tensor:
     return torch.tensor(config.scheduler_sigmas) if own is None else own + 0.0
 
 
-def session_passes(steps: int, frames: int, *, prompt: bool, image: bool) -> Iterator[tuple[int, Pass]]:
-    """(frame, pass) of every pass of a session, in execution order."""
+def image_shape(geometry: WaypointGeometry) -> tuple[int, ...]:
+    """The shape of a seed image."""
+    autoencoder = geometry.autoencoder
+    return (PICTURES, *autoencoder.picture_size, 3) if isinstance(autoencoder, TaehvConfig) else IMAGE_SHAPE
+
+
+def prepared(scenario: Scenario, geometry: WaypointGeometry) -> Scenario:
+    """With the checkpoint's schedule, where it has none of its own; a still picture as often as the model takes it."""
+    image, shape = scenario.get("image"), image_shape(geometry)
+    if image is not None and len(shape) > image.ndim:
+        scenario = scenario.with_tensors(image=image.expand(shape).contiguous())
+    return scenario.with_tensors(sigmas=schedule(scenario, geometry.transformer))
+
+
+def session_passes(
+    steps: int, frames: int, *, prompt: bool, image: bool, decoded: bool = False
+) -> Iterator[tuple[int, Pass]]:
+    """(frame, pass) of every pass of a session, in execution order; whether the latent of its image is `decoded`."""
     if prompt:
         yield 0, Pass("prompt")
     if image:
         yield 0, Pass("image")
+    if decoded:
+        yield 0, Pass("decode")
     for frame in range(frames):
         for step in range(steps):
             yield frame, Pass("denoise", step)
         yield frame, Pass("cache")
-        yield frame, Pass("decode")
+        yield frame, Pass("decode", int(decoded and frame == 0))
 
 
 def planned(scenario: Scenario, config: TransformerConfig) -> Iterator[tuple[int, Pass]]:
-    """(frame, pass) of every pass of the scenario's session."""
+    """(frame, pass) of every pass of the scenario's session. Waypoint 1.5 decodes the seed latent: it remembers it."""
     steps = len(schedule(scenario, config)) - 1
     prompt, image = scenario.get("prompt_emb") is not None, scenario.get("image") is not None
-    return session_passes(steps, scenario.units, prompt=prompt, image=image)
+    decoded = image and config.is_waypoint_15
+    return session_passes(steps, scenario.units, prompt=prompt, image=image, decoded=decoded)
 
 
-def alone(scenario: Scenario, frames: Sequence[int]) -> Scenario:
-    """The inputs of some frames, each one denoise step long, without the image that came before."""
-    return of_frames(scenario, frames).with_tensors(sigmas=torch.tensor((1.0, 0.0)), image=None)
+def alone(scenario: Scenario, geometry: WaypointGeometry, frames: Sequence[int]) -> tuple[Scenario, Sequence[int]]:
+    """A session with some frames, each one denoise step long, and the frames that it has.
+
+    A decoder that remembers needs every frame before them, and the image.
+    """
+    short = {"sigmas": torch.tensor((1.0, 0.0))}
+    if geometry.transformer.is_waypoint_15:
+        every = range(max(frames) + 1)
+        return of_frames(scenario, every).with_tensors(**short), every
+    return of_frames(scenario, frames).with_tensors(**short, image=None), frames
 
 
 def of_frames(scenario: Scenario, frames: Sequence[int]) -> Scenario:
@@ -138,7 +166,8 @@ def check(scenario: Scenario, geometry: WaypointGeometry) -> None:
     }
     found = {name: tuple(tensor.shape) for name, tensor in scenario.tensors.items()}
     if "image" in found:
-        expected["image"] = IMAGE_SHAPE
+        shape = image_shape(geometry)
+        expected["image"] = shape if len(found["image"]) == len(shape) else shape[-3:]
     if config.prompt_conditioning and "prompt_pad_mask" in found:
         tokens = found["prompt_pad_mask"][-1]
         expected |= {"prompt_emb": (1, tokens, config.prompt_embedding_dim or 0), "prompt_pad_mask": (1, tokens)}
@@ -177,7 +206,8 @@ def check(scenario: Scenario, geometry: WaypointGeometry) -> None:
 
 def check_length(frames: int, config: TransformerConfig, *, image: bool) -> None:
     """Raise UserError for a session with more frames than the model has times for; an `image` takes the first."""
-    if frames + image > config.n_frames:
+    # Waypoint 1.5 computes its angles for whatever frame it is.
+    if not config.is_waypoint_15 and frames + image > config.n_frames:
         raise UserError(
             "the session is longer than the model can run",
             found=f"{frames} frames" + (" after an image" if image else ""),

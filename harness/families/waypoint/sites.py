@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator
 
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.config import (
+    TAEHV_DECODER_STAGES,
+    TAEHV_ENCODER_STAGES,
+    AutoencoderConfig,
+    TaehvConfig,
+    TransformerConfig,
+    WaypointGeometry,
+)
 from waypoint_parity.harness.run.family import Part
 from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 
@@ -38,20 +45,35 @@ PARTS = (
 
 _PROMPT, _IMAGE, _DENOISE, _CACHE, _DECODE = ("prompt",), ("image",), ("denoise",), ("cache",), ("decode",)
 _TRANSFORMER = ("image", "denoise", "cache")
+_ANGLES = "transformer.rope_angles"
 _CONTROLS = ("input.button", "input.mouse", "input.scroll")
 
 
-def site_table(geometry: WaypointGeometry, *, image: bool = True) -> SiteTable:
-    """The table of a checkpoint's model, in a session with a seed `image` or without."""
-    return SiteTable(_rows(geometry.transformer, geometry.autoencoder, image))
+def site_table(*geometries: WaypointGeometry, image: bool = True) -> SiteTable:
+    """The table of a checkpoint's model, in a session with a seed `image` or without.
+
+    Of several models: every site that one of them has, as the first of them has it.
+    """
+    rows: dict[tuple[str, tuple[str, ...]], SiteRow] = {}
+    for geometry in geometries:
+        for row in _rows(geometry.transformer, geometry.autoencoder, image):
+            rows.setdefault((row.name, row.phases), row)
+    return SiteTable(rows.values())
 
 
-def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool) -> Iterator[SiteRow]:
+def output_of(autoencoder: AutoencoderConfig | TaehvConfig, coder: str) -> str:
+    """The last site of the `encoder` or the `decoder`."""
+    if isinstance(autoencoder, TaehvConfig):
+        return {"encoder": "encoder.17", "decoder": "decoder.22"}[coder]
+    return f"{coder}.conv_out"
+
+
+def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig | TaehvConfig, image: bool) -> Iterator[SiteRow]:
     yield _input("prompt_emb", "input.prompt", _PROMPT, stands_for=_PROMPT)
     yield _input("prompt_pad_mask", "input.prompt", _PROMPT)
     yield _input("image", "input.image", _IMAGE)
-    yield from _coder("encoder", len(autoencoder.encoder_blocks_per_stage), _IMAGE, "input.image")
-    encoded = ("encoder.conv_out",) if image else ()
+    yield from _coder(autoencoder, "encoder", _IMAGE, "input.image")
+    encoded = (output_of(autoencoder, "encoder"),) if image else ()
     yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=encoded, stands_for=_IMAGE)
     for name in ("button", "mouse", "scroll"):
         yield _input(name, "input.controls", ("image", "denoise"), once=True, accepted_as=(name, "controls"))
@@ -61,6 +83,9 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool
     yield SiteRow(name="denoise_step_emb", phases=_TRANSFORMER, part="noise conditioner", reads=("input.sigma",))
     yield SiteRow(name="ctrl_emb", phases=_TRANSFORMER, part="control embedding", reads=_CONTROLS)
     yield from _patchify()
+    if config.is_waypoint_15:
+        # Waypoint 1 has a table of them, which no pass computes.
+        yield SiteRow(name=_ANGLES, phases=_TRANSFORMER, part="rotation", reads=("input.timestamp",))
     entering = "patchify"
     for layer in range(config.n_layers):
         yield from _block(config, layer, entering)
@@ -79,8 +104,9 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig, image: bool
     )
     for layer in range(config.n_layers):
         yield from _ring(config, layer)
-    yield from _coder("decoder", len(autoencoder.decoder_blocks_per_stage), _DECODE, "latent")
-    yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=("decoder.conv_out",))
+    yield from _coder(autoencoder, "decoder", _DECODE, "latent")
+    output = output_of(autoencoder, "decoder")
+    yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=(output,))
 
 
 def _input(
@@ -130,7 +156,7 @@ def _block(config: TransformerConfig, layer: int, entering: str) -> Iterator[Sit
         projection = f"{block}.attn.{name}_proj"
         yield SiteRow(name=projection, phases=_TRANSFORMER, part="projections", reads=(entering, head))
     for name in ("q", "k"):
-        reads = (f"{block}.attn.{name}_proj", clock)
+        reads = (f"{block}.attn.{name}_proj", _ANGLES if config.is_waypoint_15 else clock)
         yield SiteRow(name=f"{block}.attn.{name}_rope", phases=_TRANSFORMER, part="rotation", reads=reads)
     # What a pass attends to is settled once this frame's keys are rotated. Not every implementation can tell it.
     yield SiteRow(
@@ -198,19 +224,47 @@ def _ring(config: TransformerConfig, layer: int) -> Iterator[SiteRow]:
     )
 
 
-def _coder(coder: str, stages: int, phases: tuple[str, ...], given: str) -> Iterator[SiteRow]:
-    final = coder == "decoder"
-    yield SiteRow(
-        name=f"{coder}.conv_in",
-        phases=phases,
-        part=coder,
-        reads=(given,),
-        carries=("input.schedule",) if final else (),
-        takes_final=final,
-    )
-    entering: tuple[str, ...] = (f"{coder}.conv_in",)
-    for stage in range(stages):
-        both = f"{coder}.blocks.{stage}", f"{coder}.residuals.{stage}"
-        yield from (SiteRow(name=name, phases=phases, part=coder, reads=entering) for name in both)
-        entering = both
-    yield SiteRow(name=f"{coder}.conv_out", phases=phases, part=coder, reads=entering)
+def _coder(
+    config: AutoencoderConfig | TaehvConfig, coder: str, phases: tuple[str, ...], given: str
+) -> Iterator[SiteRow]:
+    """The sites of one half of the autoencoder, each made of those of the layer before."""
+    layers = _taehv_layers(coder) if isinstance(config, TaehvConfig) else _dcae_layers(config, coder)
+    final, entering = coder == "decoder", (given,)
+    for number, (sites, optional) in enumerate(layers):
+        first = final and number == 0
+        for name in sites:
+            yield SiteRow(
+                name=f"{coder}.{name}",
+                phases=phases,
+                part=coder,
+                reads=entering,
+                carries=("input.schedule",) if first else (),
+                takes_final=first,
+                optional=optional,
+            )
+        # Who does without a site makes what follows of what is before it.
+        entering = (*(entering if optional else ()), *(f"{coder}.{name}" for name in sites))
+
+
+def _dcae_layers(config: AutoencoderConfig, coder: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """(sites, whether optional) of every layer: a convolution, stages of a block and a shortcut, a convolution."""
+    encoder = coder == "encoder"
+    stages = len(config.encoder_blocks_per_stage if encoder else config.decoder_blocks_per_stage)
+    yield ("conv_in",), False
+    yield from (((f"blocks.{stage}", f"residuals.{stage}"), False) for stage in range(stages))
+    yield ("conv_out",), False
+
+
+def _taehv_layers(coder: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """(sites, whether optional) of every layer with weights, by its number.
+
+    What joins or splits frames and the convolution behind it may be one product.
+    """
+    encoder = coder == "encoder"
+    yield ("0" if encoder else "1",), False
+    for first in TAEHV_ENCODER_STAGES if encoder else TAEHV_DECODER_STAGES:
+        blocks = range(first + 2, first + 5) if encoder else range(first, first + 3)
+        frames, convolution = (first, first + 1) if encoder else (first + 4, first + 5)
+        layers = [frames, convolution, *blocks] if encoder else [*blocks, frames, convolution]
+        yield from (((str(layer),), layer == frames) for layer in layers)
+    yield ("17" if encoder else "22",), False

@@ -7,10 +7,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.files import reading
+from waypoint_parity.harness.files import load_pickle, reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, one_process
 from waypoint_parity.harness.record.foreign.natural import natural
-from waypoint_parity.harness.record.foreign.tensors import comparable, load
+from waypoint_parity.harness.record.foreign.tensors import comparable
 from waypoint_parity.harness.record.foreign.told import as_told, number, rounding, sizes, told
 
 NAME = "msprobe"
@@ -114,7 +114,7 @@ def _found(path: Path, site: str, leaf: dict[str, Any], notes: Notes, *, step: i
         # The name of a file may be a path of the machine that wrote it.
         file = path.parent / "dump_tensor_data" / PureWindowsPath(kept).name
         if file.is_file():
-            tensor = comparable(load(file), notes)
+            tensor = comparable(load_pickle(file), notes)
             if tensor is None:
                 return None
             return Found(name=site, value=as_told(tensor, value, file), step=step, call=call)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.files import load_pickle
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, one_process
-from waypoint_parity.harness.record.foreign.tensors import comparable, flatten, load
+from waypoint_parity.harness.record.foreign.tensors import comparable, flatten
 
 NAME = "SGLang dumper"
 _INDEX = re.compile(r"(?:^|___)dump_index=(\d+)")
@@ -50,7 +51,7 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
     notes.say(f"Of SGLang's processes this is {process}.")
     steps = set()
     for path in (path for path in paths if f"rank{_number(_RANK, path)}" == process):
-        held = load(path)
+        held = load_pickle(path)
         if not isinstance(held, dict) or not isinstance(held.get("meta"), dict) or "value" not in held:
             raise UserError(
                 f"{path}: is no file of SGLang's dumper",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.files import mistaken_for, open_tensors, reading
+from waypoint_parity.harness.files import load_pickle, mistaken_for, open_tensors, reading
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, one_process
 from waypoint_parity.harness.record.foreign.natural import inner_first, natural
 
@@ -75,26 +75,6 @@ def read(source: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
         notes.say(_BY_NAME.format("Files"))
     for path in sorted(files, key=lambda path: _place(files[path])):
         yield from _of_file(path, (*files[path].parts[:-1], path.stem), asked, notes)
-
-
-def load(path: Path) -> Any:
-    """What a file of torch holds, tensors mapped and not read. Runs no code. Raises UserError for a broken one."""
-    with reading(path):
-        path.open("rb").close()
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, ValueError):
-            # Files of the older form cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    # Broken pickles raise whatever their bytes lead to.
-    except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read as a file of torch",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            expected="a whole file, with tensors and plain values alone",
-            do="copy it again, or save plain tensors: code in such a file is never run",
-        ) from error
 
 
 def tensor_in(file: Any, name: str, path: Path) -> Tensor:
@@ -242,7 +222,7 @@ def _indexed(index: Path, asked: Asked, notes: Notes) -> Iterator[Found]:
         if path is None:
             notes.leave_out("tensors that the index names and whose files are gone")
             continue
-        for entry in flatten(load(path)):
+        for entry in flatten(load_pickle(path)):
             if (tensor := comparable(entry.value, notes)) is not None:
                 inner = "".join(f"[{part.number if isinstance(part, _Step) else part}]" for part in entry.path)
                 yield Found(name=f"{module or 'output'}{inner}", value=tensor, phase=phase)
@@ -300,7 +280,7 @@ def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor | None:
 
 
 def _torch(path: Path) -> Iterator[_Entry]:
-    yield from flatten(load(path))
+    yield from flatten(load_pickle(path))
 
 
 def _reader(head: bytes) -> Callable[[Path], Iterator[_Entry]] | None:
