@@ -18,6 +18,7 @@ from waypoint_parity.candidate.taehv import Taehv
 from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint import config as families
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
@@ -29,7 +30,7 @@ class CandidateAdapter(FrameByFrame):
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         geometry = WaypointConfig(**_fields(WaypointConfig, checkpoint.geometry.transformer))
         given = checkpoint.geometry.autoencoder
-        kind = TaehvConfig if hasattr(given, "encoder_width") else AutoencoderConfig
+        kind = TaehvConfig if isinstance(given, families.TaehvConfig) else AutoencoderConfig
         codec = kind(**_fields(kind, given))
         self.engine = Engine(
             load_waypoint(geometry, checkpoint.weights("transformer"), numerics.dtype, numerics.device),
@@ -129,9 +130,7 @@ def _announced(steps: Iterator[Step]) -> Iterator[Pass]:
 
 def _fields(native: type, given: Any) -> dict[str, Any]:
     """The values that a native config takes over from the harness's config of the same thing."""
-    return {
-        field.name: getattr(given, field.name) for field in dataclasses.fields(native) if hasattr(given, field.name)
-    }
+    return {field.name: getattr(given, field.name) for field in dataclasses.fields(native)}
 
 
 def _block_modules(block: Block) -> dict[str, nn.Module]:

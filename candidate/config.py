@@ -14,7 +14,7 @@ from waypoint_parity.candidate.generation import GENERATIONS, Generation
 class WaypointConfig:
     """Geometry of the world model. Every field bears the name and the meaning of the checkpoint's config key."""
 
-    model_type: str = "waypoint-1"
+    model_type: str
 
     d_model: int
     n_heads: int
@@ -38,11 +38,11 @@ class WaypointConfig:
     prompt_conditioning: str | None
     prompt_conditioning_period: int | None
     prompt_embedding_dim: int | None
-    rope_theta: float = 10000.0
-    rope_nyquist_frac: float = 0.8
-    base_fps: int = 60
-    inference_fps: int = 60
-    temporal_compression: int = 1
+    rope_theta: float
+    rope_nyquist_frac: float
+    base_fps: int
+    inference_fps: int
+    temporal_compression: int
 
     @property
     def generation(self) -> Generation:

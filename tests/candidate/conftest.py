@@ -33,11 +33,7 @@ def scenario() -> Scenario:
 def config(checkpoint: Checkpoint) -> WaypointConfig:
     """The golden geometry: local ring of 4 frames, global ring of 8 with dilation 2."""
     return WaypointConfig(
-        **{
-            field.name: getattr(checkpoint.geometry.transformer, field.name)
-            for field in fields(WaypointConfig)
-            if hasattr(checkpoint.geometry.transformer, field.name)
-        }
+        **{field.name: getattr(checkpoint.geometry.transformer, field.name) for field in fields(WaypointConfig)}
     )
 
 
