@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ from waypoint_parity.candidate import session as candidate_session
 from waypoint_parity.candidate.adapter import CandidateAdapter
 from waypoint_parity.candidate.rope import OrthoRoPE, Rotation
 from waypoint_parity.candidate.session import Schedule
+from waypoint_parity.fixtures.faults import stages
 from waypoint_parity.fixtures.faults.conditioning import bf16_conditioner
+from waypoint_parity.fixtures.faults.waypoint_15 import exact_conditioner, exact_rotation, narrow_steps
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed, with_exact
 from waypoint_parity.harness.compare.tensor_error import exact_distance
@@ -36,7 +39,9 @@ from waypoint_parity.harness.run.sites import kind_of
 from waypoint_parity.harness.run.taps import Observation, Taps
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-PLACES = {
+# The third is a small Waypoint 1.5, seeded with a picture.
+PLACES = ("golden", "world", "second")
+FILES = {
     "golden": (FIXTURES / "golden" / "base", FIXTURES / "golden" / "base" / "scenario.safetensors"),
     "world": (FIXTURES / "world" / "checkpoint", FIXTURES / "scenarios" / "left.safetensors"),
 }
@@ -60,9 +65,13 @@ class Session:
 
     @classmethod
     def of(cls, place: str, dtype: str, units: int) -> "Session":
-        folder, file = PLACES[place]
-        checkpoint = open_checkpoint(folder)
-        scenario = checkpoint.family.first_units(read_scenario(file), units)
+        if place in FILES:
+            folder, file = FILES[place]
+            checkpoint = open_checkpoint(folder)
+            scenario = checkpoint.family.first_units(read_scenario(file), units)
+        else:
+            checkpoint = stages.second(Path(mkdtemp()))
+            scenario = stages.session_of(units, image=True)(checkpoint)
         return cls(checkpoint, scenario, Numerics(DTYPES[dtype], DEVICE))
 
     def shadowed(self, implementation: str, change: Change | None = None, *, lanes: int = 0) -> Shadowed:
@@ -207,6 +216,12 @@ ROUNDINGS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Any], None], str]] = {
     ),
     "conditioner-in-bf16": (lambda patch, adapter: bf16_conditioner(adapter), "u0/image0/denoise_step_emb"),
 }
+# Of Waypoint 1.5, whose frequencies are rounded, and whose sampler computes in fp32.
+ROUNDINGS_15: dict[str, tuple[Change, str]] = {
+    "exact-conditioner": (exact_conditioner, "u0/image0/denoise_step_emb"),
+    "exact-frequencies": (exact_rotation, "u0/image0/transformer.rope_angles"),
+    "sampler-in-bf16": (narrow_steps, "u0/denoise0/latent"),
+}
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -264,6 +279,13 @@ class TestMathematics:
         assert found is not None
         assert str(found) == first
 
+    @pytest.mark.parametrize("mistake", ROUNDINGS_15)
+    def test_a_rounding_that_waypoint_15_does_not_have_is_named_in_bf16(self, mistake: str) -> None:
+        change, first = ROUNDINGS_15[mistake]
+        found = session("second", "bf16").first_apart(change, expected("second", "bf16"))
+        assert found is not None
+        assert str(found) == first
+
     def test_an_epsilon_of_1e_5_is_named_in_bf16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a modulated norm is first read."""
         theirs = expected("golden", "bf16")
@@ -307,6 +329,7 @@ class TestPrecision:
 
     def test_a_hundred_thousandth_is_wrong_where_it_is_made_and_nowhere_else(self, place: str) -> None:
         """All at once: what one changes reaches no other."""
+        decoder = ("decoder.4", "decoder.8") if place == "second" else ("decoder.conv_in", "decoder.blocks.1")
         sites = (
             f"{BLOCK}.0.attn.v_proj",
             f"{BLOCK}.1.attn.q_proj",
@@ -314,8 +337,7 @@ class TestPrecision:
             f"{BLOCK}.1.mlp",
             f"{BLOCK}.2.attn.k_proj",
             "velocity",
-            "decoder.conv_in",
-            "decoder.blocks.1",
+            *decoder,
         )
         change = all_of(*(output(site, times(1 + 1e-5)) for site in sites))
         found = wrong(fed(place, "fp32", session(place, "fp32").plain(change=change)))
