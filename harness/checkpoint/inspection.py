@@ -120,7 +120,10 @@ class ComponentReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that was found. `untied` names the copies of a shared matrix that differ from the others."""
+    """Everything that was found. `untied` names the copies of a shared matrix that differ from the others.
+
+    `told` is what the family says of weights that have nothing wrong with them.
+    """
 
     origin: str
     digest: str
@@ -128,6 +131,7 @@ class Inspection:
     untied: list[str]
     loading: Loading | None
     compared: list[SideBySide]
+    told: list[str]
 
     def __bool__(self) -> bool:
         return all(self.parts) and not self.untied and (self.loading is None or bool(self.loading))
@@ -157,7 +161,8 @@ def inspect_checkpoint(
     if implementation is not None:
         loading = load_poisoned(implementation, checkpoint, numerics, sound=all(parts) and not untied)
     compared = [] if against is None else beside_checkpoint(checkpoint, against)
-    return Inspection(checkpoint.origin, checkpoint.digest, parts, untied, loading, compared)
+    told = family.weight_lines(checkpoint.files, geometry)
+    return Inspection(checkpoint.origin, checkpoint.digest, parts, untied, loading, compared, told)
 
 
 def _part(name: str, weights: Weights, expected: Mapping[str, Shape] | None) -> ComponentReport:

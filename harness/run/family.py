@@ -374,6 +374,10 @@ class Family(Protocol):
         """What the configs say, in lines for a terminal."""
         ...
 
+    def weight_lines(self, files: Mapping[str, "Weights"], geometry: Any) -> list[str]:
+        """What is worth knowing of weights that have nothing wrong with them, in lines for a terminal."""
+        ...
+
     def scenario_lines(self, scenario: "Scenario") -> list[str]:
         """What is worth knowing of a scenario besides its fields, in lines for a terminal."""
         ...
@@ -470,6 +474,10 @@ class Plain:
     def geometry_lines(self, geometry: Any) -> list[str]:
         """The configs in a line each."""
         return [f"{name:12} {config}" for name, config in geometry.to_json().items()]
+
+    def weight_lines(self, files: Mapping[str, "Weights"], geometry: Any) -> list[str]:
+        """Nothing."""
+        return []
 
     def scenario_lines(self, scenario: "Scenario") -> list[str]:
         """Nothing besides its fields."""

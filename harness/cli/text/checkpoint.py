@@ -40,6 +40,7 @@ def checkpoint_lines(checkpoint: Checkpoint, inspection: Inspection, *, all_keys
         f"layout       {_layout(checkpoint)}",
         f"digest       {inspection.digest}",
         *checkpoint.family.geometry_lines(checkpoint.geometry),
+        *inspection.told,
     ]
     for part in inspection.parts:
         lines += [

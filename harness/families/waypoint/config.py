@@ -179,11 +179,11 @@ class TransformerConfig(_Config):
     ctrl_conditioning: str | bool | None
     ctrl_conditioning_period: int | None
     prompt_conditioning: str | None
+    prompt_conditioning_period: int | None = None
+    prompt_embedding_dim: int | None = None
     noise_conditioning: str | None
     scheduler_sigmas: tuple[float, ...]
     base_fps: int
-    prompt_conditioning_period: int | None = None
-    prompt_embedding_dim: int | None = None
     n_kv_heads: int = 0
     patch: tuple[int, int] = (1, 1)
     value_residual: bool = False

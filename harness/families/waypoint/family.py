@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-    from waypoint_parity.harness.checkpoint.weights import Shape
+    from waypoint_parity.harness.checkpoint.weights import Shape, Weights
     from waypoint_parity.harness.run.adapter import Numerics, Pass
     from waypoint_parity.harness.run.keys import Key
     from waypoint_parity.harness.run.scenario import Scenario
@@ -222,9 +222,17 @@ class Waypoint(Plain):
             f"geometry     {config.n_layers} layers of width {config.d_model}, {config.n_heads} query and "
             f"{config.n_kv_heads} key/value heads of width {config.head_dim}, "
             f"{config.tokens_per_frame} tokens a frame, latent {latent}",
+            *([f"clocks       the rotation's is {config.clock_ratio} x the rings'"] if config.is_waypoint_15 else []),
             f"rings        layer: frames/dilation  {', '.join(rings)}",
             f"schedule     {', '.join(f'{sigma:.6g}' for sigma in config.scheduler_sigmas)}",
         ]
+
+    def weight_lines(self, files: Mapping[str, "Weights"], geometry: WaypointGeometry) -> list[str]:
+        """Of Waypoint 1.5, which bias its conditioning heads need."""
+        from waypoint_parity.harness.families.waypoint.spelling import bias_line
+
+        config = geometry.transformer
+        return [bias_line(files["transformer"], config)] if config.is_waypoint_15 else []
 
     def scenario_lines(self, scenario: "Scenario") -> list[str]:
         """Which walk shows its true frames, where there is one, and what its prompt looks like."""

@@ -45,8 +45,8 @@ def test_keys_that_begin_with_an_underscore_are_ignored() -> None:
 
 def test_unknown_keys_are_refused_by_name() -> None:
     with pytest.raises(UserError) as caught:
-        read(n_registers=4, moe=True)
-    assert caught.value.found == "moe, n_registers"
+        read(n_registers=4, experts=True)
+    assert caught.value.found == "experts, n_registers"
     assert "d_model" in caught.value.expected
     assert caught.value.what.startswith("transformer/config.json")
 
@@ -156,7 +156,11 @@ def test_an_autoencoder_for_latents_of_another_width_is_refused(golden: Path) ->
 def test_the_hint_for_unknown_keys_is_one_that_helps() -> None:
     """Without its quantization_config a quantised checkpoint would be misread; a config of another model stays one."""
     hints = []
-    for values in ({**VALUES, "quantization_config": {}}, {"num_layers": 19, "in_channels": 64}, {**VALUES, "moe": 1}):
+    for values in (
+        {**VALUES, "quantization_config": {}},
+        {"num_layers": 19, "in_channels": 64},
+        {**VALUES, "experts": 1},
+    ):
         with pytest.raises(UserError) as caught:
             TransformerConfig.read(values, source="config.json")
         hints.append(caught.value.do)
