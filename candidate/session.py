@@ -90,6 +90,7 @@ class Session:
         control = self._embed(torch.zeros(engine.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
         self._remember(latent, control)
         if engine.model.config.generation.decodes_given:
+            yield Step("decode")
             self._decode(latent)
 
     @torch.no_grad()
