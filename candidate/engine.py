@@ -57,8 +57,8 @@ def compiled_pass(model: Waypoint, **options: Any) -> Callable[..., Tensor]:
             # By default, code compiled before a hook was attached goes on running as if the hook were not there,
             torch._dynamo.config.patch(skip_nnmodule_hook_guards=False),
             # a number is a constant until it changes, and numbers that are equal once are taken to be so always.
-            torch.compiler.config.patch(dynamic_sources=LENGTHS),
-            torch.fx.experimental._config.patch(use_duck_shape=False),
+            torch.compiler.config.patch(dynamic_sources=LENGTHS),  # type: ignore[attr-defined]  # made when imported
+            torch.fx.experimental._config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         ):
             velocity: Tensor = compiled(*inputs)
         return velocity

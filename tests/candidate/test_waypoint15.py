@@ -19,7 +19,7 @@ from waypoint_parity.candidate.engine import compiled_pass
 from waypoint_parity.candidate.session import Schedule
 from waypoint_parity.fixtures.tiny import write_waypoint_15
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from waypoint_parity.harness.families.waypoint.scenario import Controls, Inputs, schedule
+from waypoint_parity.harness.families.waypoint.scenario import Controls, schedule
 from waypoint_parity.harness.families.waypoint.sites import site_table
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
@@ -84,10 +84,10 @@ def watched(adapter: CandidateAdapter, checkpoint: Checkpoint, scenario: Scenari
     return sink.tensors
 
 
-def shown_at(picture: str) -> str:
-    """The name of the site that shows a pack's `picture`."""
-    unit = picture.split("/")[0]
-    return "f0/image0/frame" if unit == "image" else f"{unit}/decode0/frame"
+def shown_at(picture: str, pack: str) -> str:
+    """The name of the site that shows a pack's `picture`. What a seed latent becomes is the first one of unit 0."""
+    unit = picture.split("/")[0].replace("image", "f0")
+    return f"{unit}/decode{int(pack == 'w15-image' and picture.startswith('f0'))}/frame"
 
 
 @pytest.mark.parametrize("pack", ["w15-base", "w15-ts2", "w15-image", "w15-gqa", "w15-bf16"])
@@ -96,7 +96,7 @@ def test_every_tensor_of_a_golden_pack_agrees(pack: str, tmp_path: Path) -> None
     tensors, pictures = golden_tensors(pack)
     adapter = CandidateAdapter(checkpoint, Numerics(torch.bfloat16 if bf16 else torch.float32, CPU))
     scenario = read_scenario(GOLDEN / pack / "scenario.safetensors")
-    seen = watched(adapter, checkpoint, scenario, *tensors, *map(shown_at, pictures))
+    seen = watched(adapter, checkpoint, scenario, *tensors, *(shown_at(name, pack) for name in pictures))
     assert tensors.keys() <= seen.keys()
 
     wrong = {}
@@ -111,7 +111,7 @@ def test_every_tensor_of_a_golden_pack_agrees(pack: str, tmp_path: Path) -> None
     assert any(name.endswith(".written") for name in tensors)
     for name, picture in pictures.items():
         levels = 5 if bf16 else 1
-        assert (seen[shown_at(name)][int(name[-1])].int() - picture.int()).abs().max() <= levels, name
+        assert (seen[shown_at(name, pack)][int(name[-1])].int() - picture.int()).abs().max() <= levels, name
 
 
 def bound_of(name: str, *, bf16: bool) -> float:
@@ -138,20 +138,27 @@ def test_a_bf16_step_is_computed_in_fp32_and_rounded_once() -> None:
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "gate, patch 1x2, grid 16x8, dilation 4": {
-        **{
-            "d_model": 128,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "gated_attn": True,
-            "patch": [1, 2],
-            "height": 16,
-            "width": 8,
-        },
-        **{"global_window": 8, "global_pinned_dilation": 4, "global_attn_period": 2, "local_window": 3},
+        "d_model": 128,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "gated_attn": True,
+        "patch": [1, 2],
+        "height": 16,
+        "width": 8,
+        "global_window": 8,
+        "global_pinned_dilation": 4,
+        "global_attn_period": 2,
+        "local_window": 3,
     },
     "head width 64, grid 8x32, clock ratio 3": {
-        **{"d_model": 128, "n_heads": 2, "height": 8, "width": 32, "base_fps": 45, "n_layers": 3},
-        **{"global_attn_offset": -2, "global_attn_period": 3},
+        "d_model": 128,
+        "n_heads": 2,
+        "height": 8,
+        "width": 32,
+        "base_fps": 45,
+        "n_layers": 3,
+        "global_attn_offset": -2,
+        "global_attn_period": 3,
     },
     "no control fusion": {"ctrl_conditioning_period": None, "patch": [1, 1], "width": 6, "height": 4, "base_fps": 30},
 }
@@ -206,7 +213,7 @@ def test_each_pass_shows_exactly_its_sites() -> None:
     scenario = first_frames(read_scenario(GOLDEN / "w15-image" / "scenario.safetensors"), 1)
     seen = watched(adapter, checkpoint, scenario)
     table = site_table(checkpoint.geometry)
-    for at in (("image", 0), ("denoise", 0), ("denoise", 1), ("cache", 0), ("decode", 0)):
+    for at in (("image", 0), ("denoise", 0), ("denoise", 1), ("cache", 0), ("decode", 0), ("decode", 1)):
         prefix = f"f0/{at[0]}{at[1]}/"
         names = [name.removeprefix(prefix) for name in seen if name.startswith(prefix)]
         assert sorted(names) == sorted(row.name for row, _ in table.shown(*at, ("",))), at
