@@ -44,6 +44,8 @@ def wave_numbers() -> Tensor:
 class NoiseConditioner(nn.Module):
     """A noise level as a vector. It computes in fp32; in what precision its values are, whoever loads it decides."""
 
+    frequencies: Tensor
+
     def __init__(self, config: WaypointConfig) -> None:
         super().__init__()
         self.register_buffer("frequencies", wave_numbers())

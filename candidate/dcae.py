@@ -4,6 +4,7 @@ A kernel bears the name that it has in a checkpoint, so nothing is laid out anew
 multiplied out. How wide and how grouped a convolution is, its kernel's shape says.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -16,6 +17,7 @@ from waypoint_parity.candidate.pictures import Pictures
 # The encoder sees every picture as a square of this side.
 SIDE = 512
 SLOPE = 0.01
+UNUSED = "encoder.conv_out_logvar."
 LENGTH, DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 
 
@@ -23,6 +25,8 @@ def multiplied_out(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and biases in fp32 by name, each kernel as long per output channel as its stored magnitude says."""
     table = {}
     for key, value in weights.items():
+        if key.startswith(UNUSED):
+            continue
         if key.endswith(DIRECTION):
             name = key.removesuffix(DIRECTION)
             table[f"{name}.weight"] = with_length(value.float(), weights[name + LENGTH].float())
@@ -33,7 +37,8 @@ def multiplied_out(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def with_length(kernel: Tensor, length: Tensor) -> Tensor:
     """`kernel` [out,in,k,k] with `length` [out,1,1,1] as the norm of each output channel."""
-    return length / kernel.flatten(1).norm(dim=1).view_as(length) * kernel
+    present: Tensor = torch.linalg.vector_norm(kernel, dim=(1, 2, 3)).view_as(length)
+    return length / present * kernel
 
 
 class Table(nn.Module):
@@ -115,7 +120,8 @@ class Encoder(Ladder):
         x = picture.movedim(-1, 0)[None].float().mul(2 / 255).sub(1)
         x = resize(x.contiguous(memory_format=torch.channels_last), (SIDE, SIDE))
         x = self.climb(self.conv_in(self.table.conv("conv_in.proj", x)))
-        return self.conv_out(self.leave(x))
+        latent: Tensor = self.conv_out(self.leave(x))
+        return latent
 
     def long_way(self, block: str, x: Tensor) -> Tensor:
         """At the finer size, then half of it and as wide as the next rung."""
@@ -129,7 +135,7 @@ class Encoder(Ladder):
         """The latent: a convolution, plus channels averaged over groups of equal remainder, as large as one of them."""
         latent = self.table.conv("conv_out.proj", x)
         groups = x.shape[1] // latent.shape[1]
-        return latent + x.unflatten(1, (groups, -1)).mean(dim=1) * groups**0.5
+        return latent + torch.unflatten(x, 1, (groups, -1)).mean(dim=1) * math.sqrt(groups)
 
 
 class Decoder(Ladder):
@@ -151,7 +157,7 @@ class Decoder(Ladder):
         """A convolution, plus each channel of `latent` so many times in a row that it is as wide, scaled down."""
         x = self.table.conv("conv_in.proj", latent)
         times = x.shape[1] // latent.shape[1]
-        return x + latent.repeat_interleave(times, dim=1) / times**0.5
+        return x + latent.repeat_interleave(times, dim=1) / math.sqrt(times)
 
     def long_way(self, block: str, x: Tensor) -> Tensor:
         """As wide as this rung, twice the size, then the bottlenecks."""

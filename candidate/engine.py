@@ -1,6 +1,7 @@
 """What outlives a session: the loaded models, the memory of the rings, the compiled pass, the probes around it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from waypoint_parity.candidate.model import Waypoint
 from waypoint_parity.candidate.taehv import Taehv
 
 INPUTS = ("prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "noise", "image", "sigma", "timestamp")
+# What the pass calls the lengths of its two windows.
+LENGTHS = "L['frame'].local.length,L['frame'].dilated.length"
 
 
 class Engine:
@@ -42,13 +45,21 @@ class Engine:
         return consumed
 
 
-def compiled_pass(model: Waypoint) -> Callable[..., Tensor]:
-    """The transformer pass, compiled to one graph; where hooks watch sites inside it, to graphs between them."""
-    compiled = torch.compile(model)
+def compiled_pass(model: Waypoint, **options: Any) -> Callable[..., Tensor]:
+    """The transformer pass, compiled to one graph; where hooks watch sites inside it, to graphs between them.
+
+    One graph serves all frames: how much of a ring is in sight is a variable of it. `options` are torch.compile's.
+    """
+    compiled = torch.compile(model, **options)
 
     def transform(*inputs: object) -> Tensor:
-        # By default, code compiled before a hook was attached goes on running as if the hook were not there.
-        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        with (
+            # By default, code compiled before a hook was attached goes on running as if the hook were not there,
+            torch._dynamo.config.patch(skip_nnmodule_hook_guards=False),
+            # a number is a constant until it changes, and numbers that are equal once are taken to be so always.
+            torch.compiler.config.patch(dynamic_sources=LENGTHS),  # type: ignore[attr-defined]  # made when imported
+            torch.fx.experimental._config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
+        ):
             velocity: Tensor = compiled(*inputs)
         return velocity
 

@@ -98,7 +98,7 @@ class Recall(Layer):
 
     def __init__(self, weights: Weights, name: str) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(Conv(weights, f"{name}.conv.{place}") for place in (0, 2, 4))
+        self.first, self.second, self.third = (Conv(weights, f"{name}.conv.{place}") for place in (0, 2, 4))
 
     def remember(self, x: Tensor) -> Tensor:
         """Put `x` [n,c,H,W] into the window; return the window, [n,2*c,H,W]: each frame, and the one before."""
@@ -110,9 +110,8 @@ class Recall(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [n,c,H,W] -> the same shape."""
-        first, second, third = self.convs
-        hidden = functional.relu_(second(functional.relu_(first(self.remember(x)))))
-        out: Tensor = third(hidden)
+        hidden = functional.relu_(self.second(functional.relu_(self.first(self.remember(x)))))
+        out: Tensor = self.third(hidden)
         return functional.relu_(out.add_(x))
 
 
@@ -127,10 +126,10 @@ class Stream(nn.Module):
         windows: dict[Recall, tuple[int, ...]] = {}
         for layer in layers.values():
             if isinstance(layer, Recall):
-                windows[layer] = (frames, *size, layer.convs[0].weight.shape[1])
+                windows[layer] = (frames, *size, layer.first.weight.shape[1])
             frames, size = layer.shape_behind(frames, size)
         *_, self.last = windows
-        weight = self.last.convs[0].weight
+        weight = self.last.first.weight
         self.memory = torch.zeros(sum(map(prod, windows.values())), dtype=weight.dtype, device=weight.device)
         pieces = self.memory.split([prod(shape) for shape in windows.values()])
         for piece, (layer, shape) in zip(pieces, windows.items(), strict=True):

@@ -7,31 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.candidate.literal import LiteralRing
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.kv_cache import RingCache, Window, WindowTable, remember, ring_shape
 
 RINGS = [(4, 1), (1, 1), (8, 2), (6, 3), (8, 8), (12, 4)]
 FRAMES = 30
-
-
-class LiteralRing:
-    """The official cache in the specification's words: slots of frame numbers, a tail, and which slots are hidden."""
-
-    def __init__(self, frames: int, dilation: int) -> None:
-        self.frames, self.dilation = frames, dilation
-        self.slots: list[int | None] = [None] * frames
-
-    def slot(self, t: int) -> int:
-        return -(-t // self.dilation) % (self.frames // self.dilation)
-
-    def visible(self, t: int) -> set[int]:
-        """Frames seen by frame `t`: itself, and every slot written, but on a write frame the one to be replaced."""
-        hidden = self.slot(t) if t % self.dilation == 0 else None
-        return {t} | {frame for i, frame in enumerate(self.slots) if frame is not None and i != hidden}
-
-    def cache_pass(self, t: int) -> None:
-        if t % self.dilation == 0:
-            self.slots[self.slot(t)] = t
 
 
 def stamp(config: WaypointConfig, clock: int, noise: float = 0.0) -> tuple[Tensor, Tensor]:
