@@ -65,7 +65,7 @@ class CandidateAdapter(FrameByFrame):
         sites = {name: Site(module) for name, module in (modules | _autoencoder_modules(engine.autoencoder)).items()}
         if engine.model.config.generation is WAYPOINT_15:
             sites["transformer.rope_angles"] = Site(
-                engine.rope_angles,
+                engine.model.rope_angles,
                 layout=lambda rotation, _: rotation.stacked(),
                 restore=lambda official, _: Rotation.unstacked(official),
             )

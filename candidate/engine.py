@@ -35,8 +35,7 @@ class Engine:
         self.inputs = nn.ModuleDict({name: nn.Identity() for name in INPUTS})
         self.denoise_step_emb, self.ctrl_emb = nn.Identity(), nn.Identity()
         self.velocity, self.latent = nn.Identity(), nn.Identity()
-        # What a pass sees, and how it turns; once for all layers, and outside the compiled pass.
-        self.rope_angles = nn.Identity()
+        # What a pass sees; once for all layers of a kind, and outside the compiled pass.
         self.local_window, self.dilated_window = nn.Identity(), nn.Identity()
 
     def consume(self, name: str, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:

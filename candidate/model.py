@@ -1,5 +1,6 @@
 """The world model: a frame's latent, at a noise level, to its velocity."""
 
+from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class Waypoint(nn.Module):
         self.patchify = nn.Conv2d(config.channels, config.d_model, config.patch, stride=config.patch, bias=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.unpatchify = nn.Linear(config.d_model, config.channels * config.patch[0] * config.patch[1])
-        self.out_norm = nn.Identity()  # a site
+        # Sites.
+        self.rope_angles, self.out_norm = nn.Identity(), nn.Identity()
 
     @property
     def layers(self) -> list[Block]:
@@ -50,6 +52,7 @@ class Waypoint(nn.Module):
         `prompt`, `control` and `rings` have one entry per block, None where the block has no use for it.
         """
         x = self.patchify(latent[:, 0]).flatten(2).transpose(1, 2).contiguous()  # [1,T,M]
+        frame = replace(frame, rotation=self.rope_angles(frame.rotation))
         v_first = None
         parts = zip(self.blocks, modulations.blocks, prompt, control, rings, strict=True)
         for block, modulation, keys, projected, ring in parts:

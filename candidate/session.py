@@ -127,7 +127,7 @@ class Session:
         level = engine.inputs["sigma"](self.schedule.levels[sigma])
         timestamp = engine.inputs["timestamp"](self.timestamp)
         cond = engine.denoise_step_emb(memory.cond(level))
-        rotation = engine.rope_angles(memory.rotation(timestamp, engine.dtype))
+        rotation = memory.rotation(timestamp, engine.dtype)
         local = engine.local_window(engine.local.at(self.clock))
         dilated = engine.dilated_window(engine.dilated.at(self.clock))
         return engine.transformer(

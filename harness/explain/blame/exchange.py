@@ -20,7 +20,7 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.explain.blame.exchanges import Exchange, carried, exchanged
 from waypoint_parity.harness.run.adapter import Adapter, Pass, Site
-from waypoint_parity.harness.run.keys import At, Key, Order, block_of
+from waypoint_parity.harness.run.keys import At, Key, Order, block_of, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import order_of
 from waypoint_parity.harness.run.sites import Kind
@@ -191,6 +191,10 @@ class Exchanged:
             return False
         if self._table.kind(self._wanted.site) in (Kind.CACHE, Kind.MASK):
             # A cache is shown at the end of a pass: what the leader has not shown by then it leaves out.
+            return False
+        reads = self._table.reads(self._wanted.site)
+        if reads and all(map(is_input, reads)):
+            # What is made of inputs alone, such as the angles of a rotation, may be shown before all that is computed.
             return False
         return key.site in self._common and key not in self._shown
 

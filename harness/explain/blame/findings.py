@@ -91,7 +91,8 @@ def _finding(
     shown = {key.site for key in local.errors}
     region = dict.fromkeys(site for key in errors for site in exposed[key.site] if site not in shown)
     blocks = {block_of(key.site) for key in errors}
-    everywhere = part.whole or blocks >= {block_of(key.site) for key in observed}
+    # What belongs to no block serves all of them.
+    everywhere = part.whole or None in blocks or blocks >= {block_of(key.site) for key in observed}
     return Finding(
         part=part.name,
         errors=[_seen(key, error, _bound(key, local, noise, wiring)) for key, error in errors.items()],

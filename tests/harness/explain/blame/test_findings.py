@@ -70,6 +70,14 @@ def test_a_part_of_some_blocks_is_told_with_them_and_of_all_blocks_without() -> 
     assert fusion["control fusion"].blocks is None
 
 
+def test_what_belongs_to_no_block_serves_all_of_them() -> None:
+    """The angles of a rotation, of Waypoint 1.5, are made once."""
+    both = Wiring(FAMILY.parts, FAMILY.sites, Order(SESSION))
+    wrong = local({key("transformer.rope_angles"): WRONG}, shown=SITES | {"transformer.rope_angles"})
+    (finding,) = findings(wrong, NOISE, both, ())
+    assert (finding.part, finding.blocks) == ("rotation", None)
+
+
 def test_stages_of_the_autoencoder_are_no_blocks() -> None:
     assert found(local({key("decoder.blocks.1", phase="decode"): WRONG}))["decoder"].blocks is None
 
