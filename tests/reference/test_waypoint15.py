@@ -212,11 +212,10 @@ def play(session: Session, given: Inputs, checkpoint: Checkpoint) -> Iterator[An
         yield from session.generate(given.noise[frame], given.controls(frame))
 
 
-@pytest.mark.parametrize("numerics", [FP32, BF16], ids=["fp32", "bf16"])
-def test_a_second_session_gives_the_bits_of_a_fresh_one(second: Checkpoint, numerics: Numerics) -> None:
+def test_a_second_session_gives_the_bits_of_a_fresh_one(second: Checkpoint) -> None:
     image = few("w15-image", 1)
-    other = few("w15-base", 1).with_tensors(image=255 - image["image"])
-    used, fresh = EagerAdapter(second, numerics), EagerAdapter(second, numerics)
+    other = few("w15-base", 3).with_tensors(image=255 - image["image"])
+    used, fresh = EagerAdapter(second, FP32), EagerAdapter(second, FP32)
     captured(used, other, second)
     again, expected = (captured(adapter, image, second) for adapter in (used, fresh))
     assert again.keys() == expected.keys()
@@ -298,7 +297,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
         "global_attn_offset": 1,
     },
 }
-FRAMES = 14
+FRAMES = 10  # both rings wrap
 
 
 @dataclass(frozen=True)
