@@ -1,7 +1,7 @@
 """Drives the native model for the harness: the only file of the native model that knows the harness."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from waypoint_parity.candidate.generation import WAYPOINT_15
 from waypoint_parity.candidate.kv_cache import RingCache
 from waypoint_parity.candidate.rope import Rotation
 from waypoint_parity.candidate.session import Session, Step
-from waypoint_parity.candidate.taehv import Taehv
+from waypoint_parity.candidate.taehv import Grow, Taehv
 from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
@@ -62,7 +62,8 @@ class CandidateAdapter(FrameByFrame):
         }
         for layer, block in enumerate(engine.model.layers):
             modules |= {f"transformer.blocks.{layer}{name}": module for name, module in _block_modules(block).items()}
-        sites = {name: Site(module) for name, module in (modules | _autoencoder_modules(engine.autoencoder)).items()}
+        modules |= _autoencoder_modules(engine.autoencoder)
+        sites = {name: Site(module, *_kept(module)) for name, module in modules.items()}
         if engine.model.config.generation is WAYPOINT_15:
             sites["transformer.rope_angles"] = Site(
                 engine.model.rope_angles,
@@ -126,6 +127,11 @@ def _announced(steps: Iterator[Step]) -> Iterator[Pass]:
     """The steps in the harness's terms, each still announced before it runs."""
     for step in steps:
         yield Pass(step.phase, step.number, step.sigma)
+
+
+def _kept(module: nn.Module) -> tuple[Callable[..., Tensor], Callable[..., Tensor]] | tuple[()]:
+    """Layout and restore of a module whose output is soon overwritten, which nobody who keeps it must notice."""
+    return (lambda grown, _: grown.clone(), lambda official, _: official) if isinstance(module, Grow) else ()
 
 
 def _fields(native: type, given: Any) -> dict[str, Any]:

@@ -9,5 +9,5 @@ class Pictures(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Whatever is out of range is cut off; levels are rounded in the dtype of `pixels`."""
-        levels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
+        levels = pixels.clamp(0, 1).mul_(255).round_().to(torch.uint8).movedim(1, -1)
         return levels.contiguous().squeeze(0)

@@ -3,6 +3,8 @@
 Either half is a list of layers that frames stream through, batched: a layer takes all frames of a latent at once. The
 layers that remember read [frame | frame before] from windows, which lie in one piece of memory. A window is what the
 layer's convolution reads and, in its last frame, what the layer remembers. So nothing is joined anew for each frame.
+Large frames that one convolution reads once lie in another piece of memory, one after the other in the same place: to
+have memory made for them takes three times as long as to write them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,17 +20,20 @@ from waypoint_parity.candidate.pictures import Pictures
 Weights = Mapping[str, Tensor]
 # The first decode after a reset is fed the same latent as often before, for the memories alone.
 PRIMING = 3
-# Pictures of a latent.
+# Pictures of a latent, and what a picture is made of.
 FRAMES = 4
+CHANNELS = 3
 Size = tuple[int, int]
+# [n,H,W,c]: how frames lie in memory.
+Shape = tuple[int, int, int, int]
 
 
 class Layer(nn.Module):
     """A layer of the list: frames [n,c,H,W] to frames."""
 
-    def shape_behind(self, frames: int, size: Size) -> tuple[int, Size]:
-        """How many frames of which size it makes of `frames` of `size`."""
-        return frames, size
+    def shape_behind(self, shape: Shape) -> Shape:
+        """The shape of what it makes of frames of `shape`."""
+        return shape
 
 
 class Conv(Layer):
@@ -45,9 +50,9 @@ class Conv(Layer):
         """`x` [n,c,H,W] -> [n,c',H/stride,W/stride]."""
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.weight.shape[-1] // 2)
 
-    def shape_behind(self, frames: int, size: Size) -> tuple[int, Size]:
+    def shape_behind(self, shape: Shape) -> Shape:
         """See Layer."""
-        return frames, (size[0] // self.stride, size[1] // self.stride)
+        return shape[0], shape[1] // self.stride, shape[2] // self.stride, self.weight.shape[0]
 
 
 class Pool(Layer):
@@ -65,13 +70,18 @@ class Pool(Layer):
         pooled: Tensor = self.conv(joined)
         return pooled
 
-    def shape_behind(self, frames: int, size: Size) -> tuple[int, Size]:
+    def shape_behind(self, shape: Shape) -> Shape:
         """See Layer."""
-        return frames // self.frames, size
+        return shape[0] // self.frames, *shape[1:]
 
 
 class Grow(Layer):
-    """Twice the size, and every frame becomes a few. A 1x1 convolution does not mind the size: it comes first."""
+    """Twice the size, and every frame becomes a few. A 1x1 convolution does not mind the size: it comes first.
+
+    What it returns is overwritten by the layers behind the next convolution.
+    """
+
+    place: Tensor
 
     def __init__(self, weights: Weights, name: str) -> None:
         super().__init__()
@@ -83,12 +93,12 @@ class Grow(Layer):
         """`x` [n,c,H,W] -> [n*frames,c,2*H,2*W]; the earlier frame has the first channels."""
         n, c, h, w = x.shape
         grown = torch.unflatten(self.conv(x), 1, (self.frames, c)).permute(0, 1, 3, 4, 2)
-        doubled = grown[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2, -1)
-        return doubled.reshape(n * self.frames, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+        self.place.view(n, self.frames, h, 2, w, 2, c).copy_(grown[:, :, :, None, :, None])
+        return self.place.permute(0, 3, 1, 2)
 
-    def shape_behind(self, frames: int, size: Size) -> tuple[int, Size]:
+    def shape_behind(self, shape: Shape) -> Shape:
         """See Layer."""
-        return frames * self.frames, (2 * size[0], 2 * size[1])
+        return self.frames * shape[0], 2 * shape[1], 2 * shape[2], shape[3]
 
 
 class Recall(Layer):
@@ -118,39 +128,47 @@ class Recall(Layer):
 class Stream(nn.Module):
     """The layers of one half, by their place in the list; each one's output is a site. Behind some stands a relu."""
 
-    def __init__(self, layers: Mapping[int, Layer], relu_after: Iterable[int], frames: int, size: Size) -> None:
-        """The layers for `frames` of `size` at once, none of them remembering anything."""
+    def __init__(self, layers: Mapping[int, Layer], relu_after: Iterable[int], shape: Shape) -> None:
+        """The layers for frames of `shape` at once, none of them remembering anything."""
         super().__init__()
         self.layers = nn.ModuleDict({str(place): layer for place, layer in layers.items()})
-        self.relu_after = {str(place) for place in relu_after}
-        windows: dict[Recall, tuple[int, ...]] = {}
-        for layer in layers.values():
+        windows: dict[Recall, Shape] = {}
+        written: dict[int, Shape] = {}
+        for place, layer in layers.items():
             if isinstance(layer, Recall):
-                windows[layer] = (frames, *size, layer.first.weight.shape[1])
-            frames, size = layer.shape_behind(frames, size)
+                windows[layer] = (*shape[:3], 2 * shape[3])
+            shape = layer.shape_behind(shape)
+            if isinstance(layer, Grow) or place in relu_after:
+                written[place] = shape
         *_, self.last = windows
         weight = self.last.first.weight
-        self.memory = torch.zeros(sum(map(prod, windows.values())), dtype=weight.dtype, device=weight.device)
-        pieces = self.memory.split([prod(shape) for shape in windows.values()])
-        for piece, (layer, shape) in zip(pieces, windows.items(), strict=True):
-            layer.window = piece.view(shape).permute(0, 3, 1, 2)
+        self.memory = weight.new_zeros(sum(map(prod, windows.values())))
+        pieces = self.memory.split([prod(piece) for piece in windows.values()])
+        for piece, (recall, piece_shape) in zip(pieces, windows.items(), strict=True):
+            recall.window = piece.view(piece_shape).permute(0, 3, 1, 2)
+        scratch = weight.new_zeros(max(map(prod, written.values())))
+        views = {place: scratch[: prod(piece)].view(piece) for place, piece in written.items()}
+        for place, view in views.items():
+            if isinstance(grow := layers[place], Grow):
+                grow.place = view
+        self.lit = {str(place): views[place].permute(0, 3, 1, 2) for place in relu_after}
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [n,c,H,W], the frames of one latent, through all layers."""
         for place, layer in self.layers.items():
-            x = layer(x)
-            if place in self.relu_after:
-                x = functional.relu(x)
+            x = self.behind(place, layer(x))
         return x
+
+    def behind(self, place: str, x: Tensor) -> Tensor:
+        """What becomes of `x`, the output of the layer at `place`, before the next one. A site's own output stays."""
+        return self.lit[place].copy_(x).relu_() if place in self.lit else x
 
     def remember(self, x: Tensor) -> None:
         """Leave in the memories what `forward` does. No site shows it, and nothing behind the memories is computed."""
         for place, layer in self.layers.items():
             if layer is self.last:
                 break
-            x = layer.forward(x)
-            if place in self.relu_after:
-                x = functional.relu(x)
+            x = self.behind(place, layer.forward(x))
         self.last.remember(x)
 
 
@@ -166,7 +184,7 @@ class Encoder(nn.Module):
             layers |= _recalls(weights, "encoder", pool + 2)
         layers[17] = Conv(weights, "encoder.17")
         height, width = config.inner_size
-        self.stream = Stream(layers, {0}, FRAMES, (height // 2, width // 2))
+        self.stream = Stream(layers, {0}, (FRAMES, height // 2, width // 2, 4 * CHANNELS))
         self.size = config.inner_size
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -193,7 +211,7 @@ class Decoder(nn.Module):
             layers[first + 5] = Conv(weights, f"decoder.{first + 5}")
         layers[22] = Conv(weights, "decoder.22")
         height, width = config.inner_size
-        self.stream = Stream(layers, {1, 20}, 1, (height // 16, width // 16))
+        self.stream = Stream(layers, {1, 20}, (1, height // 16, width // 16, config.latent_channels))
         self.size = config.picture_size
         self.primed = False
         self.frame = Pictures()
@@ -205,7 +223,8 @@ class Decoder(nn.Module):
         for _ in range(0 if self.primed else PRIMING):
             self.stream.remember(x)
         self.primed = True
-        pixels = functional.pixel_shuffle(self.stream(x), 2).clamp(0, 1)
+        # Plane by plane: so a picture of three channels is resized three times as fast.
+        pixels = functional.pixel_shuffle(self.stream(x).contiguous(), 2).clamp_(0, 1)
         pictures: Tensor = self.frame(_resized(pixels, self.size))
         return pictures
 

@@ -1,4 +1,4 @@
-"""The two sizes that are measured: the golden pack's checkpoint, and the real width with random weights."""
+"""The sizes that are measured: the golden checkpoint, and the real widths of both generations with random weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,13 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.weights import Shape
 from waypoint_parity.harness.families.waypoint import inventory
-from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig, WaypointGeometry
+from waypoint_parity.harness.families.waypoint.config import (
+    AutoencoderConfig,
+    TaehvConfig,
+    TransformerConfig,
+    WaypointGeometry,
+    taehv_sizes,
+)
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "base"
@@ -55,6 +61,41 @@ REAL_AUTOENCODER = AutoencoderConfig(
     decoder_ch_max=1024,
     decoder_blocks_per_stage=(1, 1, 1, 1),
 )
+WAYPOINT_15 = TransformerConfig(
+    model_type="waypoint-1.5",
+    d_model=2048,
+    n_heads=32,
+    n_kv_heads=16,
+    n_layers=4,  # of 24: one global and three local layers, two of them with control
+    mlp_ratio=4,
+    channels=32,
+    height=16,
+    width=32,
+    patch=(2, 2),
+    tokens_per_frame=512,
+    n_frames=512,
+    local_window=16,
+    global_window=128,
+    global_attn_period=4,
+    global_attn_offset=-1,
+    global_pinned_dilation=8,
+    value_residual=True,
+    n_buttons=256,
+    ctrl_conditioning=True,
+    ctrl_conditioning_period=3,
+    prompt_conditioning=None,
+    noise_conditioning="wan",
+    scheduler_sigmas=(1.0, 0.9, 0.75, 0.3, 0.0),
+    base_fps=15,
+    inference_fps=60,
+    temporal_compression=4,
+    taehv_ae=True,
+)
+TAEHV = TaehvConfig(latent_channels=32, encoder_width=64, decoder_widths=(256, 128, 64, 64), **taehv_sizes(WAYPOINT_15))
+GEOMETRIES = {
+    "real-width": WaypointGeometry(REAL_WIDTH, REAL_AUTOENCODER),
+    "waypoint-1.5": WaypointGeometry(WAYPOINT_15, TAEHV),
+}
 
 
 @dataclass(frozen=True)
@@ -94,18 +135,18 @@ def draw(shapes: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpoint_of(size: str) -> Checkpoint:
-    """The checkpoint called `size`: tiny or real-width."""
+    """The checkpoint called `size`: tiny, real-width or waypoint-1.5."""
     if size == "tiny":
         return open_checkpoint(GOLDEN)
-    return RandomCheckpoint("random", "waypoint", WaypointGeometry(REAL_WIDTH, REAL_AUTOENCODER), {})
+    return RandomCheckpoint("random", "waypoint", GEOMETRIES[size], {})
 
 
-def inputs_of(config: TransformerConfig) -> tuple[Prompt, Tensor, Controls]:
-    """Random inputs of a session: its prompt, and noise and controls for every frame."""
+def inputs_of(config: TransformerConfig) -> tuple[Prompt | None, Tensor, Controls]:
+    """Random inputs of a session: its prompt, where the model takes one, and noise and controls for every frame."""
     generator = torch.Generator().manual_seed(1)
-    prompt = Prompt(
-        torch.randn(1, PROMPT_TOKENS, config.prompt_embedding_dim or 0, generator=generator),
-        torch.zeros(1, PROMPT_TOKENS, dtype=torch.bool),
-    )
+    prompt = None
+    if config.prompt_conditioning:
+        embedding = torch.randn(1, PROMPT_TOKENS, config.prompt_embedding_dim or 0, generator=generator)
+        prompt = Prompt(embedding, torch.zeros(1, PROMPT_TOKENS, dtype=torch.bool))
     noise = torch.randn(1, 1, *config.latent_shape, generator=generator)
     return prompt, noise, Controls(torch.zeros(config.n_buttons), torch.ones(2), torch.zeros(1))
