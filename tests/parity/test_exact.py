@@ -289,7 +289,7 @@ class TestMathematics:
     def test_an_epsilon_of_1e_5_is_named_in_bf16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a modulated norm is first read."""
         theirs = expected("golden", "bf16")
-        monkeypatch.setattr(conditioning, "rms_norm", lambda x: functional.rms_norm(x, x.shape[-1:], eps=1e-5))
+        monkeypatch.setattr(conditioning, "unit_rms", lambda x: functional.rms_norm(x, x.shape[-1:], eps=1e-5))
         found = session("golden", "bf16").first_apart(lambda adapter: None, theirs)
         assert found is not None
         assert str(found) == f"u0/denoise0/{BLOCK}.0.attn.q_proj"
@@ -348,7 +348,7 @@ class TestPrecision:
     def test_four_thousandths_before_a_rounding_to_bf16_are_wrong(self) -> None:
         def change(adapter: Any) -> None:
             first, second = adapter.engine.model.layers[:2]
-            for linear in (first.attn.out_proj, second.mlp.fc2):
+            for linear in (first.attn.out_proj, second.mlp[-1]):
                 linear.register_forward_hook(louder)
 
         def louder(module: nn.Linear, inputs: tuple[Tensor], shown: Tensor) -> Tensor:
