@@ -361,8 +361,8 @@ class Shadow(TorchDispatchMode):
             return
         if not floating:
             return
-        targets = {_address(x) for x in written}
-        sources = [x for x in given if x.dtype in _WIDE and _address(x) not in targets]
+        # What is moved within a storage comes from there, and from no constant.
+        sources = [x for x in given if x.dtype in _WIDE and not any(x is y for y in written)]
         lost, origins = self._behind(name, sources)
         fixed = name in _FILLS and self._is_on_purpose(origins)
         for lane in range(self.lanes):

@@ -220,6 +220,20 @@ def test_writes_in_place_reach_every_view() -> None:
     assert away(shadow.of(total), wanted.sum()) < EXACT
 
 
+def test_what_moves_within_a_storage_is_not_rounded() -> None:
+    """As a window of frames does in bf16: it is written to itself."""
+    x = drawn(3, 5, dtype=torch.bfloat16)
+    shadow = Shadow()
+    shadow.give([x])
+    with shadow, torch.inference_mode():
+        window = torch.zeros(4, 5, dtype=torch.bfloat16)
+        window[1:].copy_(x.exp())
+        window[0].copy_(window[3])
+        window[1].copy_(window[2])
+    exact = x.double().exp()
+    assert away(shadow.of(window), torch.stack((exact[2], exact[1], exact[1], exact[2]))) < 1e-15
+
+
 def test_what_is_rounded_on_purpose_stays_rounded() -> None:
     weight, shadow = drawn(4, 4), Shadow()
     shadow.give([weight])
