@@ -23,7 +23,7 @@ from waypoint_parity.candidate.rope import OrthoRoPE, Rotation
 from waypoint_parity.candidate.session import Schedule
 from waypoint_parity.fixtures.faults import stages
 from waypoint_parity.fixtures.faults.conditioning import bf16_conditioner
-from waypoint_parity.fixtures.faults.waypoint_15 import exact_conditioner, exact_rotation, narrow_steps
+from waypoint_parity.fixtures.faults.waypoint_15 import exact_conditioner, exact_rotation
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, load_shadowed, with_exact
 from waypoint_parity.harness.compare.tensor_error import exact_distance
@@ -216,11 +216,10 @@ ROUNDINGS: dict[str, tuple[Callable[[pytest.MonkeyPatch, Any], None], str]] = {
     ),
     "conditioner-in-bf16": (lambda patch, adapter: bf16_conditioner(adapter), "u0/image0/denoise_step_emb"),
 }
-# Of Waypoint 1.5, whose frequencies are rounded, and whose sampler computes in fp32.
+# Of Waypoint 1.5, whose frequencies are rounded. At sigma 0, in the pass of the image, a noise level has no phase.
 ROUNDINGS_15: dict[str, tuple[Change, str]] = {
-    "exact-conditioner": (exact_conditioner, "u0/image0/denoise_step_emb"),
+    "exact-conditioner": (exact_conditioner, "u0/denoise0/denoise_step_emb"),
     "exact-frequencies": (exact_rotation, "u0/image0/transformer.rope_angles"),
-    "sampler-in-bf16": (narrow_steps, "u0/denoise0/latent"),
 }
 
 
