@@ -225,25 +225,8 @@ class TransformerConfig(_Config):
         """(holds, rule, found) of every relation between keys that the weights and the caches rely on."""
         head_dim, remainder = divmod(self.d_model, self.n_heads)
         sigmas = self.scheduler_sigmas
-        told = [] if self.is_waypoint_15 else [name for name in _SECONDS if getattr(self, name) != _SECONDS[name]]
-        told += [] if self.is_waypoint_15 or self.inference_fps == self.base_fps else ["inference_fps"]
         return [
-            (self.model_type in (FIRST, SECOND), f'model_type "{FIRST}" or "{SECOND}"', repr(self.model_type)),
-            (self.rope_impl == "ortho", 'rope_impl = "ortho"', repr(self.rope_impl)),
-            (not self.moe, "moe = false", repr(self.moe)),
-            (self.taehv_ae or not self.is_waypoint_15, f'taehv_ae for model_type "{SECOND}"', repr(self.taehv_ae)),
-            (not told, f'{listed(told)} for model_type "{SECOND}" alone', repr(self.model_type)),
-            (
-                self.clock_ratio >= 1,
-                "base_fps of at least inference_fps / temporal_compression",
-                f"{self.base_fps}, {self.inference_fps} and {self.temporal_compression}",
-            ),
-            (
-                not self.is_waypoint_15 or self.prompt_conditioning is None,
-                f'prompt_conditioning null for model_type "{SECOND}"',
-                repr(self.prompt_conditioning),
-            ),
-            (self.global_attn_offset is not None, f'global_attn_offset for model_type "{SECOND}"', "none"),
+            *self._rules_of_its_generation(),
             (remainder == 0, "d_model divisible by n_heads", f"{self.d_model} and {self.n_heads}"),
             (head_dim % 16 == 0 and head_dim >= 32, "head width a multiple of 16, at least 32", str(head_dim)),
             (
@@ -295,6 +278,29 @@ class TransformerConfig(_Config):
                 "scheduler_sigmas of at least 2 values that fall to 0",
                 str(sigmas)[:80],
             ),
+        ]
+
+    def _rules_of_its_generation(self) -> list[tuple[bool, str, str]]:
+        """The same of the keys that Waypoint 1.5 came with."""
+        told = [] if self.is_waypoint_15 else [name for name in _SECONDS if getattr(self, name) != _SECONDS[name]]
+        told += [] if self.is_waypoint_15 or self.inference_fps == self.base_fps else ["inference_fps"]
+        return [
+            (self.model_type in (FIRST, SECOND), f'model_type "{FIRST}" or "{SECOND}"', repr(self.model_type)),
+            (self.rope_impl == "ortho", 'rope_impl = "ortho"', repr(self.rope_impl)),
+            (not self.moe, "moe = false", repr(self.moe)),
+            (self.taehv_ae or not self.is_waypoint_15, f'taehv_ae for model_type "{SECOND}"', repr(self.taehv_ae)),
+            (not told, f'{listed(told)} for model_type "{SECOND}" alone', repr(self.model_type)),
+            (
+                self.clock_ratio >= 1,
+                "base_fps of at least inference_fps / temporal_compression",
+                f"{self.base_fps}, {self.inference_fps} and {self.temporal_compression}",
+            ),
+            (
+                not self.is_waypoint_15 or self.prompt_conditioning is None,
+                f'prompt_conditioning null for model_type "{SECOND}"',
+                repr(self.prompt_conditioning),
+            ),
+            (self.global_attn_offset is not None, f'global_attn_offset for model_type "{SECOND}"', "none"),
         ]
 
     def to_json(self) -> dict[str, Any]:
