@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.fixtures.faults.waypoint_15 import kept_memory
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
@@ -273,6 +275,14 @@ class KeepsTheLatent(EagerAdapter):
         (latent,) = inputs
         before, self.latent = self.latent, latent
         return inputs if before is None or self._session.clock != 1 else (0.99 * latent + 0.01 * before,)
+
+
+class KeepsTheDecodersMemory(CandidateAdapter):
+    """The decoder of Waypoint 1.5 begins a session with what it remembers of the one before."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
+        super().__init__(checkpoint, numerics)
+        kept_memory(self)
 
 
 class KeepsDilatedRings(EagerAdapter):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli import engines
 from tests.cli.conftest import PARTS, Outcome, refused, run, script
+from waypoint_parity.fixtures.tiny import write_waypoint_15
 from waypoint_parity.harness.sweep.summary import read_summary
 
 SHORT = ("--as-recorded", "--no-blame", "--no-exact")
@@ -153,6 +154,20 @@ def test_what_outlives_a_session_is_named_by_parity(
     assert comparison.contradictions[0] in outcome.out
     assert engine.__name__ in (tmp_path / "out" / "report.html").read_text()
     assert summary.verdict.name in (tmp_path / "out" / "junit.xml").read_text()
+
+
+def test_a_decoder_that_remembers_another_session_is_named_at_its_first_block(tmp_path: Path) -> None:
+    folder, scenario = write_waypoint_15(tmp_path / "checkpoint"), tmp_path / "scenario.safetensors"
+    made = run("scenario", "make", "--checkpoint", folder, "--out", scenario, "--frames", 1)
+    assert made.code == 0, made
+    inputs = ("--checkpoint", folder, "--scenario", scenario, "--schedules", "single-step", "--seeds", 1)
+    out = tmp_path / "out"
+    run(
+        "parity", "--candidate", named(engines.KeepsTheDecodersMemory), *inputs, "--no-blame", "--out", out, "--jobs", 1
+    )
+    (comparison,) = read_summary(out / "summary.json").variants.values()
+    assert not comparison
+    assert "u0/decode0/decoder.3" in comparison.contradictions[0]
 
 
 def test_what_a_side_writes_into_its_inputs_the_other_one_does_not_see(parity: Callable[..., Outcome]) -> None:
