@@ -199,3 +199,37 @@ def test_a_folder_with_other_things_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     refused("import", SAMPLES / "hand/flat/right.pt", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--run", 0, "--rename", ".*="), ("--units-from", "call", "--rename", ".*=a"), ("--dtype", "fp32", "--rank", 7)],
+)
+def test_an_earlier_dump_stays_whole_until_the_new_one_is(tmp_path: Path, options: tuple[object, ...]) -> None:
+    out = tmp_path / "out"
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out).code == 0
+    before = contents(out)
+    refused("import", SAMPLES / "fastvideo/right.appended.jsonl", "--out", out, *options)
+    assert contents(out) == before
+
+
+def test_a_new_dump_replaces_all_of_an_earlier_one(tmp_path: Path) -> None:
+    """Pictures, records and tensors are those of the new one alone; what is not of a dump stays."""
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    pictures = ROOT / "fixtures" / "golden" / "base" / "frames.safetensors"
+    options = ("--family", "waypoint", "--dtype", "fp32", "--rename", "/frame=/decode0/frame")
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out).code == 0
+    (out / "mine").write_text("")
+    for folder in (out, fresh):
+        assert run("import", pictures, "--out", folder, *options).code == 0
+    own = contents(fresh)
+    assert any(name.endswith(".png") for name in own)
+    assert contents(out).keys() - {"mine"} == own.keys()
+    assert run("diff", fresh, out).code == 0
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out, "--no-tensors").code == 0
+    assert contents(out).keys() == {"mine", "manifest.json", "activations.jsonl"}

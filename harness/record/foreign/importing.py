@@ -16,7 +16,7 @@ from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
 from waypoint_parity.harness.record.foreign.keys import KeyRules, Keys, Renames
 from waypoint_parity.harness.record.foreign.told import Told
 from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, is_dump
-from waypoint_parity.harness.record.writer import DumpWriter
+from waypoint_parity.harness.record.writer import DumpWriter, replacing_dump
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.taps import Observation
@@ -64,8 +64,8 @@ class Wanted:
 def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]:
     """Write the dump of what `source` holds into the folder `out`: its manifest, and the name of the source's format.
 
-    Raises UserError for a source that is no such dump, or is broken. What was read before stays, as a dump that is
-    incomplete.
+    Raises UserError for a source that is no such dump, or is broken. Then an earlier dump in `out` is as it was;
+    where there is none, what was read stays, as a dump that is incomplete.
     """
     found_in = format_of(source)
     if source.resolve().is_relative_to(out.resolve()):
@@ -80,7 +80,8 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
     manifest = _manifest(source, wanted)
     dtypes = Counter[str]()
     unknown: set[str] = set()
-    with DumpWriter(out, manifest, keep=("*",) if wanted.keep_tensors else ()) as writer:
+    keep = ("*",) if wanted.keep_tensors else ()
+    with replacing_dump(out) as place, DumpWriter(place, manifest, keep) as writer:
         for number, found in enumerate(found_in.read(source, wanted.asked, notes), start=1):
             if (key := keys.of(found, notes)) is None:
                 continue
