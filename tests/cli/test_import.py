@@ -179,6 +179,18 @@ def test_one_run_of_a_file_and_no_tensors(tmp_path: Path) -> None:
         ("hand/flat/right.pt", ("--rename", "[=a")),
         ("hand/flat/right.pt", ("--rename", ".*=a")),
         ("hand/flat/right.pt", ("--units-from", "call", "--steps-from", "call")),
+        ("hand/flat/right.pt", ("--branches", "")),
+        ("hand/flat/right.pt", ("--branches", "cond", " ")),
+        ("hand/flat/right.pt", ("--branches", "a#1", "b")),
+        ("hand/flat/right.pt", ("--phase", "")),
+        ("hand/flat/right.pt", ("--dtype", "")),
+        ("hand/flat/right.pt", ("--rank", "")),
+        ("hand/flat/right.pt", ("--rename", "")),
+        ("hand/flat/right.pt", ("--units-along", "")),
+        ("hand/flat/right.pt", ("--steps-along", "")),
+        ("hand/flat/right.pt", ("--steps-per-unit", -1)),
+        ("hand/flat/right.pt", ("--run", 1)),
+        ("fastvideo/right.appended.jsonl", ("--dtype", "fp32", "--run", -1)),
     ],
 )
 def test_what_cannot_be_imported_is_refused(tmp_path: Path, sample: str, options: tuple[object, ...]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.record.foreign import fastvideo, model_debugging, msprobe, polygraphy, sglang, tensors
-from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
+from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, check_words
 from waypoint_parity.harness.record.foreign.keys import KeyRules, Keys, Renames
 from waypoint_parity.harness.record.foreign.told import Told
 from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, is_dump
@@ -60,6 +60,9 @@ class Wanted:
     dtype: str | None = None
     keep_tensors: bool = True
 
+    def __post_init__(self) -> None:
+        check_words("--dtype", [] if self.dtype is None else [self.dtype])
+
 
 def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]:
     """Write the dump of what `source` holds into the folder `out`: its manifest, and the name of the source's format.
@@ -74,6 +77,13 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
             found=f"{source} within it",
             expected="another folder",
             do="name one with --out",
+        )
+    if wanted.asked.run and found_in is not fastvideo:
+        raise UserError(
+            f"{source}: has no run {wanted.asked.run}",
+            found=f"{found_in.NAME}, which holds one run",
+            expected="--run 0, or a trace to which several runs were appended",
+            do="leave out --run",
         )
     family = family_named(wanted.family)
     notes, keys = Notes(), Keys(wanted.rules, wanted.renames)
