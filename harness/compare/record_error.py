@@ -21,8 +21,14 @@ _CONTRADICTS = 1e-3
 
 
 def record_error(actual: Record, expected: Record) -> Error:
-    """The error that two records tell of, and whether it is of whole numbers: see _told_error."""
-    return replace(_told_error(actual, expected), whole=is_whole(actual.dtype) or is_whole(expected.dtype))
+    """The error that two records tell of, and what their tensors are: see _told_error."""
+    types = actual.dtype, expected.dtype
+    return replace(
+        _told_error(actual, expected),
+        whole=any(map(is_whole, types)),
+        empty=all(record.shape is not None and not math.prod(record.shape) for record in (actual, expected)),
+        dtypes=None if None in types or types[0] == types[1] else types,
+    )
 
 
 def _told_error(actual: Record, expected: Record) -> Error:
@@ -105,12 +111,16 @@ class Errors(NamedTuple):
     hollow: npt.NDArray[np.bool_]
     by_statistics_of: Numbers
     whole: npt.NDArray[np.bool_]
+    empty: npt.NDArray[np.bool_]
+    # Whether the types of the two differ.
+    retyped: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, errors: Sequence[Error]) -> Self:
         """The same of errors that are there one by one."""
-        flags, numbers = ("identical", "hollow", "whole"), ("rel_l2", "log_norm", "exact", "local", "grown")
+        flags, numbers = ("identical", "hollow", "whole", "empty"), ("rel_l2", "log_norm", "exact", "local", "grown")
         columns = {name: np.array([getattr(error, name) for error in errors]) for name in flags}
+        columns["retyped"] = np.array([error.dtypes is not None for error in errors], bool)
         columns |= {name: np.array([getattr(e, name) for e in errors], np.float64) for name in numbers}
         return cls(**columns, by_statistics_of=np.array([error.by_statistics_of for error in errors], np.float64))
 
@@ -136,11 +146,11 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
     unusual |= ~identical & expected.special.any(1)
     unusual |= ~(actual.digests.astype(bool) & expected.digests.astype(bool))
     unusual |= identical & _contradict((actual.sketches, expected.sketches), (found, norms))
-    by_statistics_of = np.zeros(len(identical))
+    by_statistics_of, retyped = np.zeros(len(identical)), np.zeros(len(identical), bool)
     for index in np.flatnonzero(unusual).tolist():
         error = record_error(actual.record(index), expected.record(index))
         identical[index], rel_l2[index], log_norm[index] = error.identical, error.rel_l2, error.log_norm
-        by_statistics_of[index] = error.by_statistics_of
+        by_statistics_of[index], retyped[index] = error.by_statistics_of, error.dtypes is not None
     unknown = np.full(len(identical), math.nan)
     counted = np.minimum(actual.special.sum(1), expected.special.sum(1))
     hollow = (counted >= expected.elements) & (expected.elements > 0)
@@ -154,6 +164,8 @@ def record_errors(actual: Columns, expected: Columns) -> Errors:
         hollow=hollow,
         by_statistics_of=by_statistics_of,
         whole=actual.whole | expected.whole,
+        empty=(actual.elements == 0) & (expected.elements == 0),
+        retyped=retyped,
     )
 
 

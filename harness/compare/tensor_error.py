@@ -14,7 +14,10 @@ from waypoint_parity.harness.run.taps import Observation
 def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     """The error between two full tensors, computed in fp64 on the expected tensor's device."""
     whole = not all(tensor.is_floating_point() or tensor.is_complex() for tensor in (actual, expected))
-    return replace(_error(actual, expected), whole=whole)
+    empty = not (actual.numel() or expected.numel())
+    found, wanted = (str(tensor.dtype).removeprefix("torch.") for tensor in (actual, expected))
+    dtypes = None if found == wanted else (found, wanted)
+    return replace(_error(actual, expected), whole=whole, empty=empty, dtypes=dtypes)
 
 
 def _error(actual: Tensor, expected: Tensor) -> Error:

@@ -130,7 +130,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
     consumed = any(map(is_input, table.compared_sites()))
-    notes = [*unchecked(*sides, inputs=consumed), *unlike_environments(*sides)]
+    notes = [*comparison.notes, *unchecked(*sides, inputs=consumed), *unlike_environments(*sides)]
     notes += [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
     notes += [_BLIND] if table.by_statistics else []

@@ -55,8 +55,8 @@ _KIND = {kind: number for number, kind in enumerate(Kind)}
 _HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in Kind])
 
 # What is counted of each place: pairs, what one side lacks, what fails; pairs with two exact values, and with an error
-# over what rounding explains.
-_COUNTS = ("compared", "missing", "failed", "exacts", "locals")
+# over what rounding explains; pairs without an element.
+_COUNTS = ("compared", "missing", "failed", "exacts", "locals", "empties")
 
 # How many units are to show each rung; or how many observations there are to be, if no more is known.
 Expected = Mapping[Rung, int] | int
@@ -96,6 +96,8 @@ class VerdictTable:
         # Observations of which neither side has a finite value, and the first of them with its place in the execution.
         self._hollow = 0
         self._first_hollow: tuple[int, Key] | None = None
+        # By site, where its type is another one on either side: the first place in the execution, and both types.
+        self._retyped: dict[str, tuple[int, tuple[str, str]]] = {}
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
@@ -191,6 +193,8 @@ class VerdictTable:
         if part._first_hollow is not None:
             first, key = part._first_hollow
             self._prove_nothing(first + before, key, part._hollow)
+        for site, (order, dtypes) in part._retyped.items():
+            self._retype(order + before, site, dtypes)
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
         for failure in part.failures:
@@ -228,6 +232,7 @@ class VerdictTable:
             pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
             growth=[self._growth(*self._latents[unit][1:]) for unit in sorted(self._latents)],
             family=self._family,
+            notes=self._notes(),
         )
         return contradicted(comparison, self._contradictions())
 
@@ -236,6 +241,16 @@ class VerdictTable:
             return []
         where = f"{self._hollow} observations, first at {self._first_hollow[1]}"
         return [f"neither side has a finite value in {where}: nothing was compared there"]
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._retyped:
+            site, (_, (found, wanted)) = min(self._retyped.items(), key=lambda each: each[1][0])
+            which = "of 1 site" if len(self._retyped) == 1 else f"of {len(self._retyped)} sites"
+            notes.append(f"the dtype {which} differs, first {site}: candidate {found}, reference {wanted}")
+        if empty := int(self._known()["empties"].sum()):
+            notes.append(f"{empty} observations have no element: nothing was compared there")
+        return notes
 
     def mathematics(
         self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
@@ -319,6 +334,10 @@ class VerdictTable:
 
         for index in np.flatnonzero(errors.hollow & (kinds != _KIND[Kind.MASK])).tolist():
             self._prove_nothing(int(order[index]), self.places.key(int(codes[index])), 1)
+        for index in np.flatnonzero(errors.retyped).tolist():
+            key, dtypes = self.places.key(int(codes[index])), error_of(index).dtypes
+            if dtypes is not None:
+                self._retype(int(order[index]), key.site, dtypes)
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.MISSING]).tolist():
@@ -347,6 +366,7 @@ class VerdictTable:
             np.fmax.at(self._rows[name], places[compared], values)
             np.add.at(self._rows[f"{name}s"], places[compared], ~np.isnan(values))
         np.add.at(self._rows["compared"], places[there], 1)
+        np.add.at(self._rows["empties"], places[there & errors.empty], 1)
         numbers = np.bincount(verdicts[there], minlength=len(_VERDICTS)).tolist()
         for name, number in zip(_VERDICTS, numbers, strict=True):
             self._count(name, number)
@@ -430,6 +450,11 @@ class VerdictTable:
         if self._first_hollow is None or order < self._first_hollow[0]:
             self._first_hollow = order, key
 
+    def _retype(self, order: int, site: str, dtypes: tuple[str, str]) -> None:
+        """Keep that a site is of two types, and where it is so first."""
+        if site not in self._retyped or order < self._retyped[site][0]:
+            self._retyped[site] = order, dtypes
+
     def _exceed(self, distance: float, result: Callable[[], SiteResult]) -> None:
         """Keep the error of an activation, if it is the worst."""
         if self.worst is None or distance > self.worst.distance:
@@ -486,8 +511,10 @@ class VerdictTable:
     # --- what it comes to
 
     def _verdict(self) -> Verdict:
-        """The worst verdict of any observation; to have observed nothing, or nothing but inputs, is no pass."""
-        computed = any(not is_input(self.places.names[place][2]) for place in self._shown())
+        """The worst verdict of any observation; to have compared no element, or none but those of inputs, is no pass."""
+        rows = self._known()
+        shown = np.flatnonzero(rows["compared"] + rows["missing"] > rows["empties"]).tolist()
+        computed = any(not is_input(self.places.names[place][2]) for place in shown)
         found = [verdict for verdict in Verdict if self.counts[verdict]]
         return found[-1] if computed and found else Verdict.MISSING
 

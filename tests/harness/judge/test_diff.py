@@ -496,3 +496,42 @@ class TestInputsWithoutDigests:
         noise[3] *= 1 + 1e-6
         candidate = self.without_digest(write_dump(tmp_path / "c", session(input_noise=noise)))
         assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_another_dtype_of_equal_values_is_told(tmp_path: Path, keep: tuple[str, ...], digests: bool) -> None:
+    """True and false on one side, 1.0 and 0.0 on the other; and a site whose type is the same."""
+    mask = normal(64) > 0
+    both = [(key("out_norm"), normal(8)), (key("patchify"), mask), (key("patchify", unit=1), mask)]
+    reference = write_dump(tmp_path / "reference", both, keep=keep)
+    as_floats = [(at, tensor.float()) for at, tensor in both]
+    candidate = write_dump(tmp_path / "candidate", as_floats, keep=keep)
+    if not digests:
+        without_digests(reference, candidate)
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.IDENTICAL
+    told = [note for note in comparison.notes if "patchify" in note]
+    assert len(told) == 1
+    assert "float32" in told[0]
+    assert "bool" in told[0]
+    assert not [note for note in diff(reference, reference).notes if "float32" in note]
+
+
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_nothing_but_empty_tensors_is_no_pass(tmp_path: Path, keep: tuple[str, ...]) -> None:
+    empty = [(key("input.noise"), normal(8)), *((at, torch.zeros(0, 4)) for at in BLOCKS)]
+    comparison = diff(*(write_dump(tmp_path / side, empty, keep=keep) for side in ("reference", "candidate")))
+    assert comparison.verdict is Verdict.MISSING
+    more = [*empty, (key("out_norm"), normal(8))]
+    comparison = diff(*(write_dump(tmp_path / side, more, keep=keep) for side in ("reference", "candidate")))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert any(note.startswith("5 observations") for note in comparison.notes)
+
+
+def without_digests(*dumps: Path) -> None:
+    """The dumps as engines write them whose tensors would have to leave a device for it."""
+    for dump in dumps:
+        lines = [json.loads(line) for line in (foreign(dump) / RECORDS_NAME).read_text().splitlines()]
+        kept = ({name: value for name, value in line.items() if name != "digest"} for line in lines)
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in kept))

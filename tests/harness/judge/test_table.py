@@ -3,11 +3,13 @@ from itertools import count
 
 import msgspec
 import pytest
+import torch
 
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE
 from waypoint_parity.harness.compare.pictures import PictureMetrics
+from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, Limits, Tolerance
@@ -71,6 +73,15 @@ def test_nothing_but_inputs_is_no_pass() -> None:
     table = VerdictTable(JUDGEMENT, FAMILY)
     table.pair(0, key("input.noise"), SAME)
     assert not close(table)
+
+
+def test_nothing_but_empty_tensors_is_no_pass_and_another_dtype_is_told() -> None:
+    empty = tensor_error(torch.zeros(0, 4), torch.zeros(0, 4))
+    retyped = tensor_error(torch.ones(4, dtype=torch.bool), torch.ones(4))
+    assert judged(empty).verdict is Verdict.MISSING
+    comparison = judged(empty, retyped)
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert [("bool" in note, "float32" in note) for note in comparison.notes] == [(True, True), (False, False)]
 
 
 def test_a_picture_has_a_tolerance_of_its_own() -> None:
