@@ -138,7 +138,7 @@ class VerdictTable:
         self.by_tensors += len(kept)
         for index, error in kept.items():
             errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
-            errors.log_norm[index] = error.log_norm
+            errors.log_norm[index], errors.hollow[index] = error.log_norm, error.hollow
             errors.by_statistics_of[index] = 0
 
         def error_of(index: int) -> Error:
@@ -511,7 +511,7 @@ class VerdictTable:
     # --- what it comes to
 
     def _verdict(self) -> Verdict:
-        """The worst verdict of any observation; to have compared no element, or none but those of inputs, is no pass."""
+        """The worst verdict of any observation; to have compared no element, or those of inputs alone, is no pass."""
         rows = self._known()
         shown = np.flatnonzero(rows["compared"] + rows["missing"] > rows["empties"]).tolist()
         computed = any(not is_input(self.places.names[place][2]) for place in shown)

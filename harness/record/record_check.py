@@ -302,7 +302,8 @@ def _unlike_measured(record: Record, values: Statistics) -> Iterator[Wrong]:
             yield Wrong("statistics", name, _number(found), _number(expected), do)
     pairs = zip(record.sample, values.sample, strict=False)
     for place, (found, expected) in enumerate(pairs):
-        if not _is_near(found, expected, near):
+        # Of fp64 an element may be far beyond the largest of fp32, which the others are.
+        if not _is_near(found, expected, max(near, _ROUNDING * abs(expected or 0.0))):
             yield Wrong("statistics", f"sample[{place}]", _number(found), _number(expected), do)
             return
 
@@ -317,6 +318,15 @@ def _number(value: float | None) -> str:
     return "null" if value is None else f"{value:.9g}"
 
 
+def sampled(record: Record) -> dict[int, float | None]:
+    """The elements that a record has, by their places."""
+    elements, last = math.prod(record.shape or ()), SAMPLES - 1
+    if record.shape is None or len(record.sample) != SAMPLES or not elements:
+        return {}
+    places = [(2 * i * (elements - 1) + last) // (2 * last) for i in range(SAMPLES)]
+    return dict(zip(places, record.sample, strict=True))
+
+
 def sampled_whole(record: Record) -> Tensor | None:
     """The tensor of a record whose sample has all of its elements; None for a larger one, and where one is null."""
     if record.shape is None or record.dtype not in DTYPES or len(record.sample) != SAMPLES:
@@ -324,9 +334,7 @@ def sampled_whole(record: Record) -> Tensor | None:
     elements = math.prod(record.shape)
     if not 0 < elements <= SAMPLES:
         return None
-    last = SAMPLES - 1
-    places = [(2 * i * (elements - 1) + last) // (2 * last) for i in range(SAMPLES)]
-    at = dict(zip(places, record.sample, strict=True))
+    at = sampled(record)
     values = [value for value in at.values() if value is not None]
     if len(values) != elements:
         return None

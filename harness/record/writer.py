@@ -365,7 +365,10 @@ def _remove(place: Path) -> None:
 
 
 def _take_place(new: Path, folder: Path) -> None:
-    """Put the dump in `new` in the place of the one in `folder`. The manifest comes last: until then the seal breaks."""
+    """Put the dump in `new` in the place of the one in `folder`.
+
+    The manifest comes last: until then its seal tells that files are not those of the earlier dump.
+    """
     _clear(folder, but=(MANIFEST_NAME,))
     (folder / FRAMES).mkdir(exist_ok=True)
     for picture in kept_pictures(new):

@@ -535,3 +535,59 @@ def without_digests(*dumps: Path) -> None:
         lines = [json.loads(line) for line in (foreign(dump) / RECORDS_NAME).read_text().splitlines()]
         kept = ({name: value for name, value in line.items() if name != "digest"} for line in lines)
         (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+BEYOND = {"1e300": 1e300, "2e300": 2e300, "1e39": 1e39, "infinity": float("inf"), "-1e300": -1e300}
+
+
+def of_fp64(folder: Path, values: Tensor, keep: tuple[str, ...], *, digests: bool) -> Path:
+    """A dump of a usual site and of one with these values."""
+    dump = write_dump(folder, [(key("patchify"), normal(8)), (key("out_norm"), values.double())], keep=keep)
+    if not digests:
+        without_digests(dump)
+    return dump
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_fp64_values_beyond_fp32_are_not_all_alike(tmp_path: Path, keep: tuple[str, ...], digests: bool) -> None:
+    """At a place that no sample shows."""
+
+    def dump(name: str) -> Path:
+        values = torch.arange(100.0, dtype=torch.float64)
+        values[3] = BEYOND[name]
+        return of_fp64(tmp_path / name, values, keep, digests=digests)
+
+    dumps = {name: dump(name) for name in BEYOND}
+    for name, made in dumps.items():
+        same = diff(made, made)
+        # Records alone, without digests, do not tell.
+        assert same.verdict is (Verdict.IDENTICAL if digests or keep else Verdict.NOT_REFUTED)
+        for other in BEYOND.keys() - {name}:
+            comparison = diff(made, dumps[other])
+            assert not comparison
+            if digests or keep:
+                assert comparison.verdict is Verdict.DIVERGED
+    if keep:
+        error = diff(dumps["1e300"], dumps["2e300"]).first
+        assert error is not None
+        assert error.rel_l2 == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300])
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_fp64_values_that_all_leave_fp32_are_compared(
+    tmp_path: Path, keep: tuple[str, ...], digests: bool, size: float
+) -> None:
+    right = torch.arange(1.0, 101.0, dtype=torch.float64) / 100 * size
+    dumps = [
+        of_fp64(tmp_path / str(factor), right * factor, keep, digests=digests) for factor in (1.0, 1.0 + 1e-12, 1.01)
+    ]
+    same, noise, wrong = (diff(dumps[0], each) for each in dumps)
+    assert (same.verdict is Verdict.IDENTICAL) is bool(same) is bool(digests or keep)
+    assert wrong.verdict is Verdict.DIVERGED
+    if keep:
+        assert noise.verdict is Verdict.WITHIN_NOISE
+        assert wrong.first is not None
+        assert wrong.first.rel_l2 == pytest.approx(1e-2)
