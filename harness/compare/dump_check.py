@@ -59,9 +59,9 @@ from waypoint_parity.harness.run.sites import Kind, kind_of
 _FIELDS = frozenset(Record.__struct_fields__)
 # So many problems of each kind are told; the others are counted.
 MOST_TOLD = 20
-# A noise level may be off by its rounding, relative to it: in most types by that of a text of seven digits.
+# A noise level may be off by its rounding, relative to it: to the type of a run or of a record, else that of a text.
 _LEVEL_NEAR = 1e-6
-_LEVELS_NEAR = {"bfloat16": 2.0**-8, "float16": 2.0**-10}
+_LEVELS_NEAR = {"bf16": 2.0**-8, "bfloat16": 2.0**-8, "fp16": 2.0**-10, "float16": 2.0**-10}
 # More observations than this are not held in memory: of a longer session nothing is called missing.
 _MOST_PLANNED = 5_000_000
 CHECK_SCHEMA = "waypoint-parity/dump-check/1"
@@ -488,8 +488,10 @@ class _Records:
 
     def _of_schedule(self, record: Record) -> Iterator[Wrong]:
         """A noise level that is not that of the record's step, by the manifest."""
-        sigmas = [] if self._manifest is None else self._manifest.sigmas
-        if not sigmas or self._family is None or record.phase not in self._family.sites.sampling:
+        if self._manifest is None or self._family is None or record.phase not in self._family.sites.sampling:
+            return
+        sigmas = self._manifest.sigmas
+        if not sigmas:
             return
         do = f"write the schedule that was run as `sigmas` of {MANIFEST_NAME}, and of each step what it has there"
         if record.step >= len(sigmas) - 1:
@@ -497,8 +499,9 @@ class _Records:
             self._beyond = max(self._beyond, record.step)
             return
         right = sigmas[record.step]
-        near = _LEVELS_NEAR.get(record.dtype or "", _LEVEL_NEAR) * abs(right)
-        if record.sigma is not None and abs(record.sigma - right) > _LEVEL_NEAR * abs(right):
+        types = self._manifest.numerics["dtype"], record.dtype or ""
+        near = max(_LEVELS_NEAR.get(name, _LEVEL_NEAR) for name in types) * abs(right)
+        if record.sigma is not None and abs(record.sigma - right) > near:
             yield Wrong("record", "sigma", f"{record.sigma:g}", f"{right:g}, `sigmas` of the manifest has it", do)
         if record.site in self._schedule_sites and record.min is not None and record.max is not None:
             off = [value for value in (record.min, record.max) if abs(value - right) > near]

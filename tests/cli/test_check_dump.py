@@ -356,6 +356,12 @@ def test_a_noise_level_of_another_step_is_told(mine: Path) -> None:
     write_lines(mine, lines)
     code, counts, problems = check(mine)
     assert (code, counts, problems[0]["field"]) == (2, {"record": 1}, "sigma")
+    # A run in a lower precision rounds its noise levels.
+    own = json.loads((mine / MANIFEST_NAME).read_bytes())
+    lines[line_of(lines, "velocity")]["sigma"] = own["sigmas"][0] * (1 + 2**-9)
+    write_lines(mine, lines)
+    change_manifest(mine, numerics=own["numerics"] | {"dtype": "bf16"})
+    assert check(mine) == (0, {}, [])
 
 
 def test_statistics_alone_are_no_mistake_and_are_counted(mine: Path) -> None:
