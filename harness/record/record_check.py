@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import nearest
-from waypoint_parity.harness.record.records import SAMPLES, SKETCH_SIZE, Record
+from waypoint_parity.harness.record.kept_tensors import open_tensors
+from waypoint_parity.harness.record.records import (
+    RECORDS_NAME,
+    SAMPLES,
+    SKETCH_SIZE,
+    TENSORS_NAME,
+    Record,
+    read_records,
+)
 from waypoint_parity.harness.record.statistics import Statistics, summarise
 from waypoint_parity.harness.run.digest import fast_digest
 
@@ -41,6 +50,8 @@ _MANY_ELEMENTS, _MANY_NUMBERS, _LEAST, _MOST = 16 * SKETCH_SIZE, 10, 1 / 8, 4
 # Two records without digests are of the same values where rms and sample are this near, so many elements of the sample
 # being of their own; their sketches are then this near, relative to the norm.
 _RESEMBLING, _TELLING, _UNRELATED = 1e-3, 6, 0.5
+# The field of a number that is written with more digits than it has.
+_SPELLING = "sample, min, max"
 _STATISTICS = ("mean", "std", "min", "max", "absmean", "rms")
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -125,6 +136,44 @@ def contradictions(record: Record) -> Iterator[Wrong]:
         yield wrong
 
 
+def self_contradiction(record: Record, tensor: Tensor | None = None) -> str | None:
+    """How a record contradicts itself, or its tensor where one is kept, in words; None where it does not.
+
+    Another spelling of a type or a number is no contradiction.
+    """
+    whole = sampled_whole(record) if tensor is None else None
+    if tensor is not None and DTYPES.get(record.dtype or "") is tensor.dtype and record.shape == [*tensor.shape]:
+        told = unlike_values(record, tensor)
+    elif tensor is not None:
+        return f"{record.dtype} {record.shape}, of {tensor.dtype} {[*tensor.shape]}"
+    elif whole is not None:
+        told = unlike_values(
+            msgspec.structs.replace(record, digest=record.digest if tells_every_bit(record) else None), whole
+        )
+    else:
+        told = iter(())
+    for wrong in (*contradictions(record), *told):
+        if wrong.kind != "shape" and wrong.field != _SPELLING:
+            return f"{wrong.field} {wrong.found}, expected {wrong.expected}".strip()
+    return None
+
+
+def self_contradictions(folder: Path) -> str | None:
+    """How many records of a dump contradict themselves or their tensors, and the first one; None where none does.
+
+    Raises UserError for broken records or tensors.
+    """
+    kept = open_tensors(folder) if (folder / TENSORS_NAME).is_file() else None
+    count, first = 0, ""
+    for line, record in enumerate(read_records(folder), start=1):
+        has = kept is not None and str(record.key) in kept.names
+        wrong = self_contradiction(record, kept.unchecked(str(record.key)) if kept is not None and has else None)
+        count += wrong is not None
+        if wrong is not None and not first:
+            first = f"line {line}, {record.key}: {wrong}"
+    return f"{count} records of {folder / RECORDS_NAME} contradict themselves, first {first}" if count else None
+
+
 def _unlike_presence(record: Record, finite: int) -> Iterator[Wrong]:
     """Statistics that are null though there are finite elements, or given though there are none."""
     for name in _STATISTICS:
@@ -184,7 +233,7 @@ def _unlike_sample(record: Record, elements: int) -> Iterator[Wrong]:
     written = [x for x in (*record.sample, record.min, record.max) if x is not None and x != float(f"{x:.9g}")]
     if written:
         expected = f"{written[0]:.9g}, with nine significant digits"
-        yield Wrong("statistics", "sample, min, max", repr(written[0]), expected, "write numbers as %.9g does")
+        yield Wrong("statistics", _SPELLING, repr(written[0]), expected, "write numbers as %.9g does")
     if record.sample.count(None) and not sum(record.non_finite):
         yield Wrong("statistics", "sample", "null", "a number: every element is finite", do)
 

@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -591,3 +592,51 @@ def test_fp64_values_that_all_leave_fp32_are_compared(
         assert noise.verdict is Verdict.WITHIN_NOISE
         assert wrong.first is not None
         assert wrong.first.rel_l2 == pytest.approx(1e-2)
+
+
+CONTRADICTIONS: dict[str, dict[str, Any]] = {
+    "extremes": {"min": 3.0, "max": -3.0},
+    "moments": {"std": 0.0},
+    "sketch": {"sketch": base64.b64encode(np.full(61, 1e3, "<f4").tobytes()).decode()},
+    "counts": {"nan": 10**6},
+}
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS)
+def test_dumps_that_contradict_themselves_alike_are_no_pass(tmp_path: Path, change: str) -> None:
+    """Nothing vouches for either, both say the same, and it cannot be so."""
+    dumps = [foreign(write_dump(tmp_path / side, session())) for side in ("reference", "candidate")]
+    assert diff(*dumps).verdict is Verdict.IDENTICAL
+    for dump in dumps:
+        lines = [json.loads(line) for line in (dump / RECORDS_NAME).read_text().splitlines()]
+        lines[4] |= CONTRADICTIONS[change]
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = diff(*dumps)
+    assert not comparison
+    told = [each for each in comparison.contradictions if "line 5" in each]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_foreign_dump_whose_records_are_not_of_its_tensors_is_no_pass(tmp_path: Path, digests: bool) -> None:
+    """The other one keeps none, so that nothing else reads them."""
+    reference = write_dump(tmp_path / "reference", session())
+    candidate = foreign(write_dump(tmp_path / "candidate", session(), keep=("*.2",)))
+    if not digests:
+        without_digests(candidate)
+    assert diff(reference, candidate)
+    tensors = load_file(candidate / TENSORS_NAME)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, candidate / TENSORS_NAME)
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.UNEXPLAINED
+    assert any("transformer.blocks.2" in each for each in comparison.contradictions)
+
+
+def test_another_spelling_of_numbers_is_no_contradiction(tmp_path: Path) -> None:
+    """Other engines may write more digits than nine."""
+    dumps = [foreign(write_dump(tmp_path / side, session())) for side in ("reference", "candidate")]
+    lines = [json.loads(line) for line in (dumps[1] / RECORDS_NAME).read_text().splitlines()]
+    for line in lines:
+        line["min"] *= 1 + 1e-12
+    (dumps[1] / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert diff(*dumps)
