@@ -245,3 +245,25 @@ def test_a_new_dump_replaces_all_of_an_earlier_one(tmp_path: Path) -> None:
     assert run("diff", fresh, out).code == 0
     assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out, "--no-tensors").code == 0
     assert contents(out).keys() == {"mine", "manifest.json", "activations.jsonl"}
+
+
+@pytest.mark.parametrize("changes", [{"mean": float("nan")}, {"min": 3.0, "max": -3.0}], ids=["NaN", "extremes"])
+def test_statistics_that_contradict_each_other_are_told(tmp_path: Path, changes: dict[str, float]) -> None:
+    """A trace whose mean is NaN, and whose extremes are finite; or whose extremes have changed places."""
+    lines = [json.loads(line) for line in (SAMPLES / "fastvideo/right.jsonl").read_text().splitlines()]
+    (tmp_path / "same.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines[3] |= changes
+    (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("same", "wrong"):
+        outcome = run("import", tmp_path / f"{name}.jsonl", "--out", tmp_path / name)
+        assert outcome.code == 0, outcome
+    assert not [note for note in read_manifest(tmp_path / "same").notes if lines[3]["module"] in note]
+    assert any(lines[3]["module"] in note for note in read_manifest(tmp_path / "wrong").notes)
+    outcome = run("diff", tmp_path / "wrong", tmp_path / "wrong", "--json", tmp_path / "diff.json")
+    assert outcome.code == 1
+    assert lines[3]["module"] in outcome.out
+    outcome = run("diff", tmp_path / "same", tmp_path / "wrong", "--json", tmp_path / "diff.json")
+    comparison = json.loads((tmp_path / "diff.json").read_text())
+    assert outcome.code == 1
+    assert comparison["verdict"] == "DIVERGED"
+    assert comparison["first"]["site"].startswith(lines[3]["module"])

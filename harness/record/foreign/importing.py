@@ -15,6 +15,7 @@ from waypoint_parity.harness.record.foreign import fastvideo, model_debugging, m
 from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, check_words
 from waypoint_parity.harness.record.foreign.keys import KeyRules, Keys, Renames
 from waypoint_parity.harness.record.foreign.told import Told
+from waypoint_parity.harness.record.record_check import self_contradiction
 from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, is_dump
 from waypoint_parity.harness.record.writer import DumpWriter, replacing_dump
 from waypoint_parity.harness.run.family import family_named
@@ -90,6 +91,7 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
     manifest = _manifest(source, wanted)
     dtypes = Counter[str]()
     unknown: set[str] = set()
+    contradictory: list[str] = []
     keep = ("*",) if wanted.keep_tensors else ()
     with replacing_dump(out) as place, DumpWriter(place, manifest, keep) as writer:
         for number, found in enumerate(found_in.read(source, wanted.asked, notes), start=1):
@@ -98,7 +100,7 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
             if wanted.family and family.sites.of(key.site) is None:
                 unknown.add(key.site)
             manifest.units = max(manifest.units or 0, key.unit + 1)
-            dtypes[_write(writer, key, found)] += 1
+            dtypes[_write(writer, key, found, contradictory)] += 1
             if number % _AT_ONCE == 0:
                 writer.end_pass()
         writer.end_pass()
@@ -113,6 +115,8 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
         manifest.numerics = {"dtype": wanted.dtype or _precision(dtypes, source)}
         if unknown:
             notes.say(f"{len(unknown)} names are no sites of {wanted.family}: {listed(sorted(unknown))}.")
+        if contradictory:
+            notes.say(f"{len(contradictory)} records contradict themselves, first {contradictory[0]}.")
         manifest.notes = notes.all
     return manifest, found_in.NAME
 
@@ -146,12 +150,17 @@ def format_of(source: Path) -> Format:
     )
 
 
-def _write(writer: DumpWriter, key: Key, found: Found) -> str:
-    """Write one value; returns its dtype, empty where that is not known."""
+def _write(writer: DumpWriter, key: Key, found: Found, contradictory: list[str]) -> str:
+    """Write one value; returns its dtype, empty where that is not known. Adds what it contradicts in itself."""
     if isinstance(found.value, Tensor):
         writer.observe(Observation(key, found.sigma, found.value))
         return str(found.value.dtype).removeprefix("torch.")
-    writer.take(_record(key, found.sigma, found.value))
+    record = _record(key, found.sigma, found.value)
+    writer.take(record)
+    if record.nan and None not in (record.min, record.max):
+        contradictory.append(f"{key}: NaN in its sums, min {record.min:g} and max {record.max:g}")
+    elif (wrong := self_contradiction(record)) is not None:
+        contradictory.append(f"{key}: {wrong}")
     return found.value.dtype or ""
 
 
