@@ -17,7 +17,7 @@ from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags,
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.compare.execution import Execution
-from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
+from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, REFERENCE, SideName
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
 from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
@@ -168,7 +168,11 @@ class VerdictTable:
             order = self._execution.of(key)
         self._enter(np.array([order]), self.places.codes([key]))
         has = "names the site, and has no record of it" if is_named else "has no record of it"
-        self._missing(order, key, 1, note or f"the {lacking} {has}", seen_elsewhere or is_named)
+        said = f"the {lacking} {has}"
+        if key.call:
+            often = "twice" if key.call == 1 else f"{key.call + 1} times"
+            said = f"the {OTHER[lacking]} shows it {often} in this step, the {lacking} less often"
+        self._missing(order, key, 1, note or said, seen_elsewhere or is_named)
 
     def merge(self, part: "VerdictTable", lines: Mapping[SideName, int]) -> Indices:
         """Add the table of a later part of two dumps, before which there are so many lines.

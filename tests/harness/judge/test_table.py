@@ -84,6 +84,17 @@ def test_nothing_but_empty_tensors_is_no_pass_and_another_dtype_is_told() -> Non
     assert [("bool" in note, "float32" in note) for note in comparison.notes] == [(True, True), (False, False)]
 
 
+@pytest.mark.parametrize(("call", "often"), [(1, "twice"), (2, "3 times")])
+def test_a_site_that_one_side_shows_more_often_is_not_called_absent(call: int, often: str) -> None:
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("latent"), SAME)
+    table.missing(1, key("latent", call=call), lacking=REFERENCE, seen_elsewhere=True)
+    comparison = close(table)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert f"candidate shows it {often}" in str(comparison.first)
+
+
 def test_a_picture_has_a_tolerance_of_its_own() -> None:
     table = VerdictTable(JUDGEMENT, FAMILY)
     table.pair(0, Key(0, "decode", 0, "frame"), off_by(5e-4))
