@@ -266,6 +266,20 @@ def test_pictures_that_are_not_those_of_their_records_are_told(mine: Path) -> No
     assert f"{mine / 'frames' / 'frame2.png'}" in [problem["file"] for problem in problems]
 
 
+def test_a_mean_that_was_summed_in_fp32_is_told_with_its_number(mine: Path) -> None:
+    lines = lines_of(mine)
+    line = lines[line_of(lines, "frame")]
+    del line["digest"]
+    off = float(f"{line['mean'] * (1 + 2e-6):.9g}")
+    line["mean"] = off
+    write_lines(mine, lines)
+    code, counts, problems = check(mine)
+    assert (code, counts) == (2, {"pictures": 1})
+    right = np.array(Image.open(mine / PICTURE)).mean(dtype=np.float64)
+    assert f"{off:.9g}" in problems[0]["found"]
+    assert f"{right:.9g}" in problems[0]["found"]
+
+
 def test_tensors_without_a_record_and_of_other_values_are_told(mine: Path) -> None:
     tensors = load_file(mine / TENSORS_NAME)
     first, second = sorted(tensors)[:2]
