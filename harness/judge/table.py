@@ -55,8 +55,8 @@ _KIND = {kind: number for number, kind in enumerate(Kind)}
 _HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in Kind])
 
 # What is counted of each place: pairs, what one side lacks, what fails; pairs with two exact values, and with an error
-# over what rounding explains; pairs without an element.
-_COUNTS = ("compared", "missing", "failed", "exacts", "locals", "empties")
+# over what rounding explains; pairs without an element; pairs of real numbers without both exact values.
+_COUNTS = ("compared", "missing", "failed", "exacts", "locals", "empties", "lost")
 
 # How many units are to show each rung; or how many observations there are to be, if no more is known.
 Expected = Mapping[Rung, int] | int
@@ -260,7 +260,8 @@ class VerdictTable:
         self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
     ) -> Mathematics | None:
         """What the exact values say; None where there are none. See Mathematics for the arguments."""
-        rows = self._rows[self._computed()]
+        computed = self._computed()
+        rows = self._rows[computed]
         if not rows["exacts"].any():
             return None
         return Mathematics(
@@ -269,6 +270,8 @@ class VerdictTable:
             bound=SAME_MATHEMATICS,
             rougher=sorted(rougher),
             unfollowed={name: list(reasons) for name, reasons in unfollowed.items() if reasons},
+            lost=int(rows["lost"].sum()),
+            lost_sites=len({self.places.names[place][2] for place in computed[rows["lost"] > 0]}),
         )
 
     def precision(self, lanes: int) -> Precision | None:
@@ -369,6 +372,8 @@ class VerdictTable:
             values = getattr(errors, name)[compared]
             np.fmax.at(self._rows[name], places[compared], values)
             np.add.at(self._rows[f"{name}s"], places[compared], ~np.isnan(values))
+        lost = compared & np.isnan(errors.exact) & ~errors.whole & ~errors.empty
+        np.add.at(self._rows["lost"], places[lost], 1)
         np.add.at(self._rows["compared"], places[there], 1)
         np.add.at(self._rows["empties"], places[there & errors.empty], 1)
         numbers = np.bincount(verdicts[there], minlength=len(_VERDICTS)).tolist()

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import count
 
 import msgspec
@@ -93,6 +94,19 @@ def test_a_site_that_one_side_shows_more_often_is_not_called_absent(call: int, o
     assert comparison.verdict is Verdict.MISSING
     assert comparison.first is not None
     assert f"candidate shows it {often}" in str(comparison.first)
+
+
+def test_what_was_compared_without_exact_values_is_counted() -> None:
+    """Whole numbers and inputs need none."""
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    errors = [("latent", replace(SAME, exact=1e-15)), ("out_norm", SAME), ("patchify", replace(SAME, whole=True))]
+    for order, (site, error) in enumerate([*errors, ("out_norm", SAME), ("input.noise", SAME)]):
+        table.pair(order, key(site, unit=order), error)
+    close(table, 5)
+    found = table.mathematics({})
+    assert found is not None
+    assert found.same
+    assert (found.observations, found.lost, found.lost_sites) == (1, 2, 1)
 
 
 def test_a_picture_has_a_tolerance_of_its_own() -> None:
