@@ -289,7 +289,7 @@ def _check_identity(manifest: Manifest, checkpoint: Checkpoint, scenario: Scenar
 
 def _same_numbers(found: Sequence[float], expected: Sequence[float]) -> bool:
     """Whether numbers are equal as fp32, in which schedules are."""
-    return len(found) == len(expected) and np.array_equal(*(np.array(each, np.float32) for each in (found, expected)))
+    return np.array_equal(np.array(found, np.float32), np.array(expected, np.float32))
 
 
 # --- the records

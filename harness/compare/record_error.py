@@ -24,12 +24,14 @@ _CONTRADICTS = 1e-3
 
 def record_error(actual: Record, expected: Record) -> Error:
     """The error that two records tell of, and what their tensors are: see _told_error."""
-    types = actual.dtype, expected.dtype
+    types, dtypes = (actual.dtype, expected.dtype), None
+    if actual.dtype is not None and expected.dtype is not None and actual.dtype != expected.dtype:
+        dtypes = actual.dtype, expected.dtype
     return replace(
         _told_error(actual, expected),
         whole=any(map(is_whole, types)),
         empty=all(record.shape is not None and not math.prod(record.shape) for record in (actual, expected)),
-        dtypes=None if None in types or types[0] == types[1] else types,
+        dtypes=dtypes,
     )
 
 
