@@ -575,6 +575,14 @@ def test_fp64_values_beyond_fp32_are_not_all_alike(tmp_path: Path, keep: tuple[s
         assert error.rel_l2 == pytest.approx(1.0)
 
 
+def test_an_element_beyond_fp32_is_no_contradiction(tmp_path: Path) -> None:
+    """One that the sample has."""
+    values = torch.arange(100.0, dtype=torch.float64)
+    values[0] = 1e300
+    dump = foreign(of_fp64(tmp_path / "dump", values, ("*",), digests=True))
+    assert diff(dump, dump).verdict is Verdict.IDENTICAL
+
+
 @pytest.mark.parametrize("size", [1e300, 1e-300])
 @pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("keep", [(), ("*",)])
