@@ -206,9 +206,10 @@ def _answers(comparison: Comparison) -> dict[str, str]:
     mathematics, precision = comparison.mathematics, comparison.precision
     answers = {"mathematics": "", "precision": ""}
     if mathematics is not None and mathematics.same:
-        # Little is said by few exact values.
-        few = 2 * mathematics.observations < comparison.compared
-        at = f" at {mathematics.observations} of {comparison.compared}" if few else ""
+        # Nothing is said where exact values were lost, and little by few of them.
+        known = mathematics.observations
+        all_of = known + mathematics.lost if mathematics.lost else max(known, comparison.compared)
+        at = f" at {known} of {all_of}" if mathematics.lost or 2 * known < all_of else ""
         answers["mathematics"] = f"same{at}, {distance_text(mathematics.worst)}"
     elif mathematics is not None:
         other = [failure for failure in comparison.failures if (failure.exact or 0) > mathematics.bound]

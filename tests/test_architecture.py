@@ -361,8 +361,8 @@ def particular_words(nodes: list[ast.AST]) -> Iterator[str]:
 
 
 # What a word of Waypoint means to every family too: kinds of sites, places of a pipeline, ways in which pictures
-# differ; and what the first schema called a unit.
-COMMON = {*Kind, "decoder", "input", "sampler", "transformer", "noise", "frame"}
+# differ; what the first schema called a unit; and the schedule of a manifest.
+COMMON = {*Kind, "decoder", "input", "sampler", "transformer", "noise", "frame", "sigmas"}
 PARTICULAR = {
     *(row.name for row in WAYPOINT.sites.rows),
     *(phase for row in WAYPOINT.sites.rows for phase in row.phases),

@@ -23,7 +23,7 @@ class ImportCommand:
     source: tyro.conf.Positional[Path]
     """The file or folder that the tool wrote. What it is, is told by what it holds."""
     out: Path
-    """Folder of the dump. What an earlier dump wrote there is replaced."""
+    """Folder of the dump. An earlier dump there is replaced once the new one is complete."""
     units_from: Literal["frame", "step", "call"] | None = None
     """Which number of the source is the unit: its frame (if not given), its step, or how often a record came before."""
     steps_from: Literal["step", "call"] | None = None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from waypoint_parity.harness.run.family import Family
     from waypoint_parity.harness.run.scenario import Scenario
 
+# Eleven days: of more milliseconds no system call takes the number.
+_MOST_SECONDS = 1e6
+
 
 @dataclass(frozen=True, kw_only=True)
 class _NumericsOptions:
@@ -34,7 +37,7 @@ class _NumericsOptions:
     trust_remote_code: bool = False
     """Run code that comes with a checkpoint (`diffusers`), from a pinned revision or a folder."""
     side_timeout: float = SIDE_TIMEOUT
-    """Seconds that an implementation in a process of its own may be silent."""
+    """Seconds that an implementation in a process of its own may be silent, and that one message of it may take."""
 
     def applied(self) -> "Numerics":
         """These numerics, uncompiled, after setting the thread count of this process.
@@ -47,6 +50,13 @@ class _NumericsOptions:
 
         if self.threads is not None:
             _set_threads(self.threads)
+        if not 0 < self.side_timeout <= _MOST_SECONDS:
+            raise UserError(
+                "--side-timeout is no time to wait",
+                found=str(self.side_timeout),
+                expected=f"seconds, more than 0 and up to {_MOST_SECONDS:g}",
+                do="correct it, or leave it out",
+            )
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)

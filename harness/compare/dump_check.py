@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.contract import unlike_inputs, unlike_models
@@ -22,6 +24,7 @@ from waypoint_parity.harness.record.record_check import (
     ProblemKind,
     Wrong,
     contradictions,
+    sampled,
     sampled_whole,
     tells_every_bit,
     unlike_projection,
@@ -47,7 +50,7 @@ from waypoint_parity.harness.record.records import (
 from waypoint_parity.harness.record.seal import broken_seals
 from waypoint_parity.harness.record.selection import EVERYTHING
 from waypoint_parity.harness.run.digest import values_digest
-from waypoint_parity.harness.run.family import Family, family_named
+from waypoint_parity.harness.run.family import Family, MarksTold, family_named
 from waypoint_parity.harness.run.keys import At, Key, Order, Rung, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
@@ -56,6 +59,9 @@ from waypoint_parity.harness.run.sites import Kind, kind_of
 _FIELDS = frozenset(Record.__struct_fields__)
 # So many problems of each kind are told; the others are counted.
 MOST_TOLD = 20
+# A noise level may be off by its rounding, relative to it: to the type of a run or of a record, else that of a text.
+_LEVEL_NEAR = 1e-6
+_LEVELS_NEAR = {"bf16": 2.0**-8, "bfloat16": 2.0**-8, "fp16": 2.0**-10, "float16": 2.0**-10}
 # More observations than this are not held in memory: of a longer session nothing is called missing.
 _MOST_PLANNED = 5_000_000
 CHECK_SCHEMA = "waypoint-parity/dump-check/1"
@@ -223,6 +229,8 @@ def _session(
                 do = "run the same checkpoint and scenario, in the same precision, and write their digests"
                 expected = f"the model and the inputs of {against}"
                 problems.add("manifest", MANIFEST_NAME, found=reason, expected=expected, do=do)
+        if None not in (manifest.caches, right.caches) and manifest.caches != right.caches:
+            problems.of_field(_wrong_caches(f"those of {against}"), MANIFEST_NAME)
     if checkpoint is not None and scenario is not None:
         if manifest is not None:
             _check_identity(manifest, checkpoint, scenario, problems)
@@ -233,6 +241,10 @@ def _session(
     if against is not None:
         return _RightSession([*records], str(against), records)
     return _RightSession([] if manifest is None else _planned(manifest), "the passes of its manifest", records)
+
+
+def _wrong_caches(expected: str) -> Wrong:
+    return Wrong("manifest", "caches", "other caches", expected, "copy them from the manifest of a right dump")
 
 
 def _planned(manifest: Manifest) -> list[Key]:
@@ -263,10 +275,21 @@ def _check_identity(manifest: Manifest, checkpoint: Checkpoint, scenario: Scenar
         tensor = given.tensors.get(name)
         if tensor is not None:
             found[f"inputs.{name}"], expected[f"inputs.{name}"] = digest, values_digest("", [(name, tensor)])
+    family = checkpoint.family
+    sigmas = family.sigmas(scenario, checkpoint.geometry)
+    if family.name == manifest.family and not _same_numbers(manifest.sigmas, sigmas):
+        found["sigmas"], expected["sigmas"] = manifest.sigmas, sigmas
+    if manifest.caches is not None and manifest.caches != family.caches.describe(checkpoint.geometry):
+        problems.of_field(_wrong_caches("those of the checkpoint"), MANIFEST_NAME)
     for name, value in found.items():
         if value != expected[name]:
             do = "write what the checkpoint and scenario that were run have; `info` and `scenario show` print digests"
             problems.of_field(Wrong("manifest", name, str(value), str(expected[name]), do), MANIFEST_NAME)
+
+
+def _same_numbers(found: Sequence[float], expected: Sequence[float]) -> bool:
+    """Whether numbers are equal as fp32, in which schedules are."""
+    return np.array_equal(np.array(found, np.float32), np.array(expected, np.float32))
 
 
 # --- the records
@@ -332,6 +355,10 @@ class _Records:
         self._steps: dict[At, int] = {}
         self._at: At | None = None
         self._broken = False
+        # The last step that a record is of, where the schedule does not have it.
+        self._beyond = -1
+        fields = {} if family is None else family.fields
+        self._schedule_sites = {field.site for field in fields.values() if field.schedule}
         self._tensors = self._opened()
         # By site, phase and step, which repeat unit after unit.
         self._unlike_family: dict[tuple[str, str, int], Wrong | None] = {}
@@ -357,6 +384,7 @@ class _Records:
             *self._of_key(line, key),
             *contradictions(record),
             *self._of_site(record),
+            *self._of_schedule(record),
             *self._of_values(record),
         ):
             self._problems.of_field(wrong, RECORDS_NAME, line, str(key))
@@ -380,6 +408,7 @@ class _Records:
                     do="write as many lines as the manifest says, or let it say how many there are",
                     line=self.count or None,
                 )
+        self._tell_schedule()
         self._tell_missing()
         names = set() if self._tensors is None else self._tensors.names
         known = {str(key) for key in self._seen}
@@ -457,8 +486,55 @@ class _Records:
             "site", "unit, phase, step, site, branch", f"{site_name(key.site, key.branch)} in {at}", expected, do
         )
 
+    def _of_schedule(self, record: Record) -> Iterator[Wrong]:
+        """A noise level that is not that of the record's step, by the manifest."""
+        if self._manifest is None or self._family is None or record.phase not in self._family.sites.sampling:
+            return
+        sigmas = self._manifest.sigmas
+        if not sigmas:
+            return
+        do = f"write the schedule that was run as `sigmas` of {MANIFEST_NAME}, and of each step what it has there"
+        if record.step >= len(sigmas) - 1:
+            # Told once, of the manifest.
+            self._beyond = max(self._beyond, record.step)
+            return
+        right = sigmas[record.step]
+        types = self._manifest.numerics["dtype"], record.dtype or ""
+        near = max(_LEVELS_NEAR.get(name, _LEVEL_NEAR) for name in types) * abs(right)
+        if record.sigma is not None and abs(record.sigma - right) > near:
+            yield Wrong("record", "sigma", f"{record.sigma:g}", f"{right:g}, `sigmas` of the manifest has it", do)
+        if record.site in self._schedule_sites and record.min is not None and record.max is not None:
+            off = [value for value in (record.min, record.max) if abs(value - right) > near]
+            if off:
+                expected = f"{right:g}, `sigmas` of the manifest has it"
+                yield Wrong("manifest", "sigmas", f"{record.site} is {off[0]:g} in step {record.step}", expected, do)
+
+    def _tell_schedule(self) -> None:
+        """Tell a schedule of another length than that of the records and of the manifest's passes."""
+        if self._manifest is None or self._family is None or not self._manifest.sigmas:
+            return
+        sampling, steps = self._family.sites.sampling, len(self._manifest.sigmas) - 1
+        passes = [of.step for of in self._manifest.passes or () if of.phase in sampling]
+        shown = max([self._beyond, *passes], default=-1) + 1
+        if shown > steps or (passes and shown < steps):
+            found = f"{len(self._manifest.sigmas)} numbers, for {steps} steps"
+            expected = f"{shown + 1}, by the {'records' if self._beyond >= 0 else 'passes'}"
+            do = "write the schedule that was run, its last 0 too"
+            self._problems.of_field(Wrong("manifest", "sigmas", found, expected, do), MANIFEST_NAME)
+
+    def _of_slots(self, record: Record, tensor: Tensor | None) -> Iterator[Wrong]:
+        """Words for the slots of a cache that are not of what its record or its tensor tells."""
+        if record.slots is None or record.shape is None or self._family is None:
+            return
+        known = {place: value for place, value in sampled(record).items() if value is not None}
+        told = MarksTold(record.site, record.slots, record.shape, known, record.mean)
+        caches = [] if self._manifest is None else self._manifest.caches or []
+        if (wrong := self._family.caches.wrong_marks(told, tensor, caches)) is not None:
+            do = "write a word for each slot as the page says, from the cache that the record is of; or leave it out"
+            yield Wrong("record", "slots", *wrong, do)
+
     def _of_values(self, record: Record) -> Iterator[Wrong]:
-        """What is wrong with a record whose values are known."""
+        """What is wrong with a record whose values are known, and with what it says of slots."""
         name = str(record.key)
         if self._tensors is not None and name in self._tensors.names:
             tensor = self._tensors.unchecked(name)
@@ -469,8 +545,10 @@ class _Records:
                 yield Wrong("tensors", "shape, dtype", found, f"the same in the record and in {TENSORS_NAME}", do)
             else:
                 yield from unlike_values(record, tensor)
+                yield from self._of_slots(record, tensor)
             return
         whole = sampled_whole(record)
+        yield from self._of_slots(record, whole)
         if whole is not None:
             digest = record.digest if tells_every_bit(record) else None
             yield from unlike_values(msgspec.structs.replace(record, digest=digest), whole)

@@ -32,6 +32,10 @@ class Error:
     whole: bool = False
     # Neither side has a finite value: equal or not, that proves nothing.
     hollow: bool = False
+    # Neither side has an element.
+    empty: bool = False
+    # The types of both tensors, (actual, expected), where they differ.
+    dtypes: tuple[str, str] | None = None
 
     @property
     def log_norm(self) -> float:

@@ -26,6 +26,8 @@ from waypoint_parity.harness.run.sites import Kind
 Pixels = npt.NDArray[np.uint8]
 
 SSIM_VARIANT = "scikit-image, Gaussian window of sigma 1.5, per channel, population covariance"
+# Sums in fp64 are nearer to each other than that, relative to them; sums in fp32 need not be.
+_SUMMED = 1e-6
 # That window in pixels, each way. A smaller picture is one window of equal weights.
 _SSIM_WINDOW = 11
 
@@ -129,25 +131,35 @@ def unlike_pictures(folder: Path, family: Family, kept: Collection[PictureAt], r
         places = [PictureAt(record.unit, record.step, at) for at in range(first, stop)]
         if all(at in kept for at in places):
             pixels = [read_pixels(picture_path(folder, at)) for at in places]
-            if not _is_recorded(pixels, record, record.shape[-3:]):
-                found.append(f"{picture_path(folder, places[0])} is not the picture that its record tells of")
+            if (unlike := _unlike(pixels, record, record.shape[-3:])) is not None:
+                file = picture_path(folder, places[0])
+                found.append(f"{file} is not the picture that its record tells of: {unlike}")
     return found
 
 
-def _is_recorded(pixels: Sequence[Pixels], record: Record, shape: list[int]) -> bool:
-    """Whether a record is of these pictures of a shape: bit for bit where it has a digest, else by its sums."""
-    if any(list(each.shape) != shape for each in pixels):
-        return False
+def _unlike(pixels: Sequence[Pixels], record: Record, shape: list[int]) -> str | None:
+    """What a record says differently of these pictures of a shape; None where it is of them.
+
+    Bit for bit where it has a digest, else by its sums.
+    """
+    if other := [list(each.shape) for each in pixels if list(each.shape) != shape]:
+        return f"shape {other[0]}, in the record {shape}"
     values = np.stack(pixels)
     if record.digest is not None:
-        return xxhash.xxh3_64_hexdigest(values.tobytes()) == record.digest
+        digest = xxhash.xxh3_64_hexdigest(values.tobytes())
+        return None if digest == record.digest else f"digest {digest}, in the record {record.digest}"
     # Sums are those of a picture with its pixels in other places, too.
     places = [(2 * i * (values.size - 1) + 7) // 14 for i in range(SAMPLES)]
-    if record.sample and values.reshape(-1)[places].tolist() != record.sample:
-        return False
-    sums = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), values.min(), values.max()
-    told = record.mean, record.std, record.min, record.max
-    return all(there is None or math.isclose(here, there, rel_tol=1e-6) for here, there in zip(sums, told, strict=True))
+    sample = values.reshape(-1)[places].tolist()
+    if record.sample and sample != record.sample:
+        return f"sample {sample}, in the record {record.sample}"
+    sums = {"mean": values.mean(dtype=np.float64), "std": values.std(dtype=np.float64)}
+    for name, here in (sums | {"min": values.min(), "max": values.max()}).items():
+        there: float | None = getattr(record, name)
+        if there is not None and not math.isclose(here, there, rel_tol=_SUMMED):
+            far = abs(float(here) - there) / max(abs(there), 1.0)
+            return f"{name} {here:.9g}, in the record {there:.9g}: {far:.1e} away, fp64 sums are within {_SUMMED:g}"
+    return None
 
 
 def read_pixels(path: Path) -> Pixels:

@@ -10,11 +10,17 @@ from waypoint_parity.harness.compare.error import Error, error_of, no_distance
 from waypoint_parity.harness.run.digest import flat_bytes
 from waypoint_parity.harness.run.taps import Observation
 
+# The squares of these, and a sum of many, are well within fp64.
+_SMALL, _LARGE = 1e-100, 1e100
+
 
 def tensor_error(actual: Tensor, expected: Tensor) -> Error:
     """The error between two full tensors, computed in fp64 on the expected tensor's device."""
     whole = not all(tensor.is_floating_point() or tensor.is_complex() for tensor in (actual, expected))
-    return replace(_error(actual, expected), whole=whole)
+    empty = not (actual.numel() or expected.numel())
+    found, wanted = (str(tensor.dtype).removeprefix("torch.") for tensor in (actual, expected))
+    dtypes = None if found == wanted else (found, wanted)
+    return replace(_error(actual, expected), whole=whole, empty=empty, dtypes=dtypes)
 
 
 def _error(actual: Tensor, expected: Tensor) -> Error:
@@ -31,13 +37,24 @@ def _error(actual: Tensor, expected: Tensor) -> Error:
     if bool((special & ~alike).any()):
         return no_distance(f"{int((special & ~alike).sum())} elements are NaN or infinite on one side only")
     left, right = left.masked_fill(special, 0.0), right.masked_fill(special, 0.0)
+    values = (float(left), float(right)) if left.numel() == 1 else None
+    scale = _scale(left, right)
+    left, right = left / scale, right / scale
     difference = left - right
     distance, norms = float(difference.norm()), (float(left.norm()), float(right.norm()))
-    max_abs = float(difference.abs().max()) if difference.numel() else 0.0
+    max_abs = float(difference.abs().max()) * scale if difference.numel() else 0.0
     error = error_of(distance, norms, float(left @ right), max_abs=max_abs, identical=False)
     if special.numel() and bool(special.all()):
         error = replace(error, hollow=True)
-    return replace(error, values=(float(left), float(right))) if left.numel() == 1 else error
+    return replace(error, values=values)
+
+
+def _scale(left: Tensor, right: Tensor) -> float:
+    """A power of two by which both can be divided where their squares leave fp64; else 1."""
+    largest = max((float(each.abs().max()) for each in (left, right) if each.numel()), default=0.0)
+    if not largest or _SMALL < largest < _LARGE:
+        return 1.0
+    return 2.0 ** min(math.frexp(largest)[1], 1023)
 
 
 def _is_hollow(tensor: Tensor) -> bool:

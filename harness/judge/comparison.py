@@ -233,7 +233,8 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
 
     `worst` is the largest distance of those of `observations`. `unfollowed`: operations behind which there are no exact
     values, by side. `in_constants`: where they differ first they do so only because one side rounds a constant, such as
-    a schedule or a table, that the other does not; None where that was not tried.
+    a schedule or a table, that the other does not; None where that was not tried. `lost`: so many observations of
+    `lost_sites` sites were compared without exact values of both sides; whole numbers need none.
     """
 
     observations: int
@@ -243,6 +244,8 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
     in_constants: bool | None = None
     # Units in which, at some site, the candidate is much further from its own exact values than the reference from its.
     rougher: list[int] = []
+    lost: int = 0
+    lost_sites: int = 0
 
     @property
     def same(self) -> bool:

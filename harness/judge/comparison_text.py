@@ -85,6 +85,8 @@ def _mathematics(comparison: Comparison, *, unanswered: bool) -> list[str]:
         f"  mathematics:      {same} at {found.observations} observations, exact values at most "
         f"{distance_text(found.worst)} apart, bound {found.bound:.0e}"
     ]
+    if found.lost:
+        lines.append(f"    not known:      {found.lost} observations of {found.lost_sites} sites could not be followed")
     if found.in_constants:
         lines.append("    on purpose:     the sides differ in which constants they round; unrounded they are the same")
     if not unanswered:

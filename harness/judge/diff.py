@@ -130,7 +130,7 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     unfollowed = {name: run.unfollowed for name, run in followed.items() if run is not None}
     lanes = 0 if reference.manifest.followed is None else reference.manifest.followed.lanes
     consumed = any(map(is_input, table.compared_sites()))
-    notes = [*unchecked(*sides, inputs=consumed), *unlike_environments(*sides)]
+    notes = [*comparison.notes, *unchecked(*sides, inputs=consumed), *unlike_environments(*sides)]
     notes += [UNLIKE_SELECTIONS] if _unlike_selections(reference, candidate) else []
     notes += [f"{table.by_tensors} observations were compared by full tensors"] if table.by_tensors else []
     notes += [_BLIND] if table.by_statistics else []
@@ -140,7 +140,9 @@ def diff_dumps(reference: Dump, candidate: Dump, judgement: Judgement) -> Compar
     wrong = any(rung.failed and family.sites.kind(rung.site) in (Kind.CACHE, Kind.MASK) for rung in comparison.sites)
     # Slot by slot only where a cache is wrong: it reads both dumps once more.
     slots = slot_faults(reference, candidate, family, execution) if wrong else []
-    contradictions = [each for dump in (reference, candidate) for each in _contradictions(dump)]
+    contradictions = [
+        each for dump in (reference, candidate) for each in _contradictions(dump, by_statistics=table.by_statistics)
+    ]
     contradictions += _unlike_pictures(comparison)
     return msgspec.structs.replace(
         contradicted(comparison, contradictions),
@@ -225,8 +227,8 @@ def _pictures(candidate: Path, reference: Path) -> Iterator[PictureMetrics]:
                 yield picture_metrics(at, actual, expected)
 
 
-def _contradictions(dump: Dump) -> list[str]:
-    """Why a dump proves nothing by itself: it is not whole, it was changed, or its pictures are not what it records."""
+def _contradictions(dump: Dump, *, by_statistics: bool) -> list[str]:
+    """Why a dump proves nothing by itself: it is not whole, it was changed, or its records contradict its contents."""
     manifest, found = dump.manifest, []
     if not manifest.complete:
         why = manifest.ended or "the run was interrupted, or goes on"
@@ -235,8 +237,16 @@ def _contradictions(dump: Dump) -> list[str]:
     if kept_pictures(dump.folder) and not family.sites.sites(Kind.PICTURE):
         found.append(f"{dump.folder} keeps pictures, and no family says which site shows them: they were not compared")
     if is_sealed(manifest):
-        return [*found, *broken_seals(dump.folder, manifest)]
-    return [*found, *unlike_their_records(dump.folder, family)]
+        found += broken_seals(dump.folder, manifest)
+    else:
+        found += unlike_their_records(dump.folder, family)
+    # What a sealed dump has of tensors, its writer measured itself; statistics alone are what a source says.
+    if by_statistics or not is_sealed(manifest):
+        # torch takes a second to load, which other dumps need not wait for.
+        from waypoint_parity.harness.record.record_check import self_contradictions
+
+        found += [said for said in (self_contradictions(dump.folder),) if said is not None]
+    return found
 
 
 def _unlike_pictures(comparison: Comparison) -> list[str]:

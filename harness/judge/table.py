@@ -17,7 +17,7 @@ from waypoint_parity.harness.compare.columns import MOST_PLACES, Columns, Flags,
 from waypoint_parity.harness.compare.contract import accepted_sites
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.compare.execution import Execution
-from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE, SideName
+from waypoint_parity.harness.compare.join import CANDIDATE, OTHER, REFERENCE, SideName
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.compare.record_error import Errors, record_error, record_errors
 from waypoint_parity.harness.compare.tensors_of_dumps import TensorsOfDumps
@@ -55,8 +55,8 @@ _KIND = {kind: number for number, kind in enumerate(Kind)}
 _HAS_WORST = np.array([kind not in (Kind.INPUT, Kind.PICTURE, Kind.MASK) for kind in Kind])
 
 # What is counted of each place: pairs, what one side lacks, what fails; pairs with two exact values, and with an error
-# over what rounding explains.
-_COUNTS = ("compared", "missing", "failed", "exacts", "locals")
+# over what rounding explains; pairs without an element; pairs of real numbers without both exact values.
+_COUNTS = ("compared", "missing", "failed", "exacts", "locals", "empties", "lost")
 
 # How many units are to show each rung; or how many observations there are to be, if no more is known.
 Expected = Mapping[Rung, int] | int
@@ -96,6 +96,8 @@ class VerdictTable:
         # Observations of which neither side has a finite value, and the first of them with its place in the execution.
         self._hollow = 0
         self._first_hollow: tuple[int, Key] | None = None
+        # By site, where its type is another one on either side: the first place in the execution, and both types.
+        self._retyped: dict[str, tuple[int, tuple[str, str]]] = {}
         # Pairs of records whose error was taken from full tensors.
         self.by_tensors = 0
         self._tensors = tensors
@@ -136,7 +138,7 @@ class VerdictTable:
         self.by_tensors += len(kept)
         for index, error in kept.items():
             errors.identical[index], errors.rel_l2[index] = error.identical, error.rel_l2
-            errors.log_norm[index] = error.log_norm
+            errors.log_norm[index], errors.hollow[index] = error.log_norm, error.hollow
             errors.by_statistics_of[index] = 0
 
         def error_of(index: int) -> Error:
@@ -166,7 +168,11 @@ class VerdictTable:
             order = self._execution.of(key)
         self._enter(np.array([order]), self.places.codes([key]))
         has = "names the site, and has no record of it" if is_named else "has no record of it"
-        self._missing(order, key, 1, note or f"the {lacking} {has}", seen_elsewhere or is_named)
+        said = f"the {lacking} {has}"
+        if key.call:
+            often = "twice" if key.call == 1 else f"{key.call + 1} times"
+            said = f"the {OTHER[lacking]} shows it {often} in this step, the {lacking} less often"
+        self._missing(order, key, 1, note or said, seen_elsewhere or is_named)
 
     def merge(self, part: "VerdictTable", lines: Mapping[SideName, int]) -> Indices:
         """Add the table of a later part of two dumps, before which there are so many lines.
@@ -191,6 +197,8 @@ class VerdictTable:
         if part._first_hollow is not None:
             first, key = part._first_hollow
             self._prove_nothing(first + before, key, part._hollow)
+        for site, (order, dtypes) in part._retyped.items():
+            self._retype(order + before, site, dtypes)
         for order, key, rel_l2 in part._latents.values():
             self._grow(order + before, key, rel_l2)
         for failure in part.failures:
@@ -228,6 +236,7 @@ class VerdictTable:
             pictures=[msgspec.structs.replace(of, bound=self._picture_bound(of)) for of in pictures],
             growth=[self._growth(*self._latents[unit][1:]) for unit in sorted(self._latents)],
             family=self._family,
+            notes=self._notes(),
         )
         return contradicted(comparison, self._contradictions())
 
@@ -237,11 +246,22 @@ class VerdictTable:
         where = f"{self._hollow} observations, first at {self._first_hollow[1]}"
         return [f"neither side has a finite value in {where}: nothing was compared there"]
 
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._retyped:
+            site, (_, (found, wanted)) = min(self._retyped.items(), key=lambda each: each[1][0])
+            which = "of 1 site" if len(self._retyped) == 1 else f"of {len(self._retyped)} sites"
+            notes.append(f"the dtype {which} differs, first {site}: candidate {found}, reference {wanted}")
+        if empty := int(self._known()["empties"].sum()):
+            notes.append(f"{empty} observations have no element: nothing was compared there")
+        return notes
+
     def mathematics(
         self, unfollowed: Mapping[str, Sequence[str]], *, rougher: Sequence[int] = ()
     ) -> Mathematics | None:
         """What the exact values say; None where there are none. See Mathematics for the arguments."""
-        rows = self._rows[self._computed()]
+        computed = self._computed()
+        rows = self._rows[computed]
         if not rows["exacts"].any():
             return None
         return Mathematics(
@@ -250,6 +270,8 @@ class VerdictTable:
             bound=SAME_MATHEMATICS,
             rougher=sorted(rougher),
             unfollowed={name: list(reasons) for name, reasons in unfollowed.items() if reasons},
+            lost=int(rows["lost"].sum()),
+            lost_sites=len({self.places.names[place][2] for place in computed[rows["lost"] > 0]}),
         )
 
     def precision(self, lanes: int) -> Precision | None:
@@ -319,6 +341,10 @@ class VerdictTable:
 
         for index in np.flatnonzero(errors.hollow & (kinds != _KIND[Kind.MASK])).tolist():
             self._prove_nothing(int(order[index]), self.places.key(int(codes[index])), 1)
+        for index in np.flatnonzero(errors.retyped).tolist():
+            key, dtypes = self.places.key(int(codes[index])), error_of(index).dtypes
+            if dtypes is not None:
+                self._retype(int(order[index]), key.site, dtypes)
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
             self._differ(int(order[index]), partial(result, index))
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.MISSING]).tolist():
@@ -346,7 +372,10 @@ class VerdictTable:
             values = getattr(errors, name)[compared]
             np.fmax.at(self._rows[name], places[compared], values)
             np.add.at(self._rows[f"{name}s"], places[compared], ~np.isnan(values))
+        lost = compared & np.isnan(errors.exact) & ~errors.whole & ~errors.empty
+        np.add.at(self._rows["lost"], places[lost], 1)
         np.add.at(self._rows["compared"], places[there], 1)
+        np.add.at(self._rows["empties"], places[there & errors.empty], 1)
         numbers = np.bincount(verdicts[there], minlength=len(_VERDICTS)).tolist()
         for name, number in zip(_VERDICTS, numbers, strict=True):
             self._count(name, number)
@@ -430,6 +459,11 @@ class VerdictTable:
         if self._first_hollow is None or order < self._first_hollow[0]:
             self._first_hollow = order, key
 
+    def _retype(self, order: int, site: str, dtypes: tuple[str, str]) -> None:
+        """Keep that a site is of two types, and where it is so first."""
+        if site not in self._retyped or order < self._retyped[site][0]:
+            self._retyped[site] = order, dtypes
+
     def _exceed(self, distance: float, result: Callable[[], SiteResult]) -> None:
         """Keep the error of an activation, if it is the worst."""
         if self.worst is None or distance > self.worst.distance:
@@ -486,8 +520,10 @@ class VerdictTable:
     # --- what it comes to
 
     def _verdict(self) -> Verdict:
-        """The worst verdict of any observation; to have observed nothing, or nothing but inputs, is no pass."""
-        computed = any(not is_input(self.places.names[place][2]) for place in self._shown())
+        """The worst verdict of any observation; to have compared no element, or those of inputs alone, is no pass."""
+        rows = self._known()
+        shown = np.flatnonzero(rows["compared"] + rows["missing"] > rows["empties"]).tolist()
+        computed = any(not is_input(self.places.names[place][2]) for place in shown)
         found = [verdict for verdict in Verdict if self.counts[verdict]]
         return found[-1] if computed and found else Verdict.MISSING
 

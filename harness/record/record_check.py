@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.errors import nearest
-from waypoint_parity.harness.record.records import SAMPLES, SKETCH_SIZE, Record
+from waypoint_parity.harness.record.kept_tensors import open_tensors
+from waypoint_parity.harness.record.records import (
+    RECORDS_NAME,
+    SAMPLES,
+    SKETCH_SIZE,
+    TENSORS_NAME,
+    Record,
+    read_records,
+)
 from waypoint_parity.harness.record.statistics import Statistics, summarise
 from waypoint_parity.harness.run.digest import fast_digest
 
@@ -41,6 +50,8 @@ _MANY_ELEMENTS, _MANY_NUMBERS, _LEAST, _MOST = 16 * SKETCH_SIZE, 10, 1 / 8, 4
 # Two records without digests are of the same values where rms and sample are this near, so many elements of the sample
 # being of their own; their sketches are then this near, relative to the norm.
 _RESEMBLING, _TELLING, _UNRELATED = 1e-3, 6, 0.5
+# The field of a number that is written with more digits than it has.
+_SPELLING = "sample, min, max"
 _STATISTICS = ("mean", "std", "min", "max", "absmean", "rms")
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -125,6 +136,44 @@ def contradictions(record: Record) -> Iterator[Wrong]:
         yield wrong
 
 
+def self_contradiction(record: Record, tensor: Tensor | None = None) -> str | None:
+    """How a record contradicts itself, or its tensor where one is kept, in words; None where it does not.
+
+    Another spelling of a type or a number is no contradiction.
+    """
+    whole = sampled_whole(record) if tensor is None else None
+    if tensor is not None and DTYPES.get(record.dtype or "") is tensor.dtype and record.shape == [*tensor.shape]:
+        told = unlike_values(record, tensor)
+    elif tensor is not None:
+        return f"{record.dtype} {record.shape}, of {tensor.dtype} {[*tensor.shape]}"
+    elif whole is not None:
+        told = unlike_values(
+            msgspec.structs.replace(record, digest=record.digest if tells_every_bit(record) else None), whole
+        )
+    else:
+        told = iter(())
+    for wrong in (*contradictions(record), *told):
+        if wrong.kind != "shape" and wrong.field != _SPELLING:
+            return f"{wrong.field} {wrong.found}, expected {wrong.expected}".strip()
+    return None
+
+
+def self_contradictions(folder: Path) -> str | None:
+    """How many records of a dump contradict themselves or their tensors, and the first one; None where none does.
+
+    Raises UserError for broken records or tensors.
+    """
+    kept = open_tensors(folder) if (folder / TENSORS_NAME).is_file() else None
+    count, first = 0, ""
+    for line, record in enumerate(read_records(folder), start=1):
+        has = kept is not None and str(record.key) in kept.names
+        wrong = self_contradiction(record, kept.unchecked(str(record.key)) if kept is not None and has else None)
+        count += wrong is not None
+        if wrong is not None and not first:
+            first = f"line {line}, {record.key}: {wrong}"
+    return f"{count} records of {folder / RECORDS_NAME} contradict themselves, first {first}" if count else None
+
+
 def _unlike_presence(record: Record, finite: int) -> Iterator[Wrong]:
     """Statistics that are null though there are finite elements, or given though there are none."""
     for name in _STATISTICS:
@@ -177,14 +226,17 @@ def _unlike_sample(record: Record, elements: int) -> Iterator[Wrong]:
         yield Wrong("statistics", "sample", "numbers", "null: the tensor is empty", do)
     if record.min is None or record.max is None or not elements:
         return
-    near = _ROUNDING * max(abs(record.min), abs(record.max))
-    outside = [x for x in record.sample if x is not None and not record.min - near <= x <= record.max + near]
+    limits = torch.finfo(torch.float32)
+    near = _ROUNDING * max(abs(record.min), abs(record.max)) + limits.tiny
+    # Elements are as they are, the others as fp32 reads them: fp64 values beyond it are none of theirs.
+    known = [x for x in record.sample if x is not None and abs(x) <= limits.max]
+    outside = [x for x in known if not record.min - near <= x <= record.max + near]
     if outside:
         yield Wrong("statistics", "sample", f"{outside[0]:g}", f"from min {record.min:g} to max {record.max:g}", do)
     written = [x for x in (*record.sample, record.min, record.max) if x is not None and x != float(f"{x:.9g}")]
     if written:
         expected = f"{written[0]:.9g}, with nine significant digits"
-        yield Wrong("statistics", "sample, min, max", repr(written[0]), expected, "write numbers as %.9g does")
+        yield Wrong("statistics", _SPELLING, repr(written[0]), expected, "write numbers as %.9g does")
     if record.sample.count(None) and not sum(record.non_finite):
         yield Wrong("statistics", "sample", "null", "a number: every element is finite", do)
 
@@ -302,7 +354,8 @@ def _unlike_measured(record: Record, values: Statistics) -> Iterator[Wrong]:
             yield Wrong("statistics", name, _number(found), _number(expected), do)
     pairs = zip(record.sample, values.sample, strict=False)
     for place, (found, expected) in enumerate(pairs):
-        if not _is_near(found, expected, near):
+        # Of fp64 an element may be far beyond the largest of fp32, which the others are.
+        if not _is_near(found, expected, max(near, _ROUNDING * abs(expected or 0.0))):
             yield Wrong("statistics", f"sample[{place}]", _number(found), _number(expected), do)
             return
 
@@ -317,6 +370,15 @@ def _number(value: float | None) -> str:
     return "null" if value is None else f"{value:.9g}"
 
 
+def sampled(record: Record) -> dict[int, float | None]:
+    """The elements that a record has, by their places."""
+    elements, last = math.prod(record.shape or ()), SAMPLES - 1
+    if record.shape is None or len(record.sample) != SAMPLES or not elements:
+        return {}
+    places = [(2 * i * (elements - 1) + last) // (2 * last) for i in range(SAMPLES)]
+    return dict(zip(places, record.sample, strict=True))
+
+
 def sampled_whole(record: Record) -> Tensor | None:
     """The tensor of a record whose sample has all of its elements; None for a larger one, and where one is null."""
     if record.shape is None or record.dtype not in DTYPES or len(record.sample) != SAMPLES:
@@ -324,9 +386,7 @@ def sampled_whole(record: Record) -> Tensor | None:
     elements = math.prod(record.shape)
     if not 0 < elements <= SAMPLES:
         return None
-    last = SAMPLES - 1
-    places = [(2 * i * (elements - 1) + last) // (2 * last) for i in range(SAMPLES)]
-    at = dict(zip(places, record.sample, strict=True))
+    at = sampled(record)
     values = [value for value in at.values() if value is not None]
     if len(values) != elements:
         return None

@@ -4,10 +4,11 @@ import base64
 import fnmatch
 import math
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -330,13 +331,57 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.9g}")
 
 
-def _clear(folder: Path) -> None:
-    """Remove from `folder` what an earlier dump wrote, and nothing else. Links go, what they point to stays.
+@contextmanager
+def replacing_dump(folder: Path) -> Iterator[Path]:
+    """A folder to write a dump into in place of the one in `folder`, which it replaces once it is complete.
 
+    Where there is no earlier dump it is `folder` itself. After an error the earlier dump is as it was.
     Raises UserError for a folder that holds other things and no dump.
     """
+    with writing(folder):
+        if not _holds_dump(folder):
+            place = folder
+        else:
+            # Within the folder, where it can be renamed from. A process that was killed may have left one.
+            place = folder / partial_name("dump")
+            _remove(place)
+    try:
+        yield place
+        if place != folder:
+            with writing(folder):
+                _take_place(place, folder)
+    finally:
+        if place != folder:
+            with suppress(OSError):
+                _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder, or whatever lies under its name."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Put the dump in `new` in the place of the one in `folder`.
+
+    The manifest comes last: until then its seal tells that files are not those of the earlier dump.
+    """
+    _clear(folder, but=(MANIFEST_NAME,))
+    (folder / FRAMES).mkdir(exist_ok=True)
+    for picture in kept_pictures(new):
+        picture_path(new, picture).replace(picture_path(folder, picture))
+    for name in (RECORDS_NAME, TENSORS_NAME, MANIFEST_NAME):
+        if (new / name).exists():
+            (new / name).replace(folder / name)
+
+
+def _holds_dump(folder: Path) -> bool:
+    """Whether `folder` holds a dump, and not nothing. Raises UserError where it holds other things."""
     if not folder.exists() or not any(folder.iterdir()):
-        return
+        return False
     if not is_dump(folder):
         raise UserError(
             f"{folder}: is not empty",
@@ -344,6 +389,16 @@ def _clear(folder: Path) -> None:
             expected="a new or empty folder, or an earlier dump to replace",
             do="name another folder with --out",
         )
+    return True
+
+
+def _clear(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove from `folder` what an earlier dump wrote, `but` some of its files, and nothing else.
+
+    Links go, what they point to stays. Raises UserError for a folder that holds other things and no dump.
+    """
+    if not _holds_dump(folder):
+        return
     frames = folder / FRAMES
     if frames.is_symlink():
         frames.unlink()
@@ -352,7 +407,8 @@ def _clear(folder: Path) -> None:
     names = [RECORDS_NAME, TENSORS_NAME, MANIFEST_NAME]
     # The manifest last: until then it is seen that this is a dump.
     for name in (*names[:-1], *map(partial_name, names), MANIFEST_NAME):
-        (folder / name).unlink(missing_ok=True)
+        if name not in but:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write_whole(file: RawIOBase, content: bytes) -> None:

@@ -15,8 +15,9 @@ from waypoint_parity.harness.run.taps import Observation, Taps
 if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
-# What another session left in a ring, a clock or a decoder's memory shows in the second unit at the latest.
-_UNITS = 2
+# What another session left in a ring, a clock or a decoder's memory shows in the second unit at the latest; in the
+# third what is kept for the unit after the next. Each unit costs a tenth of a second to half of one in small worlds.
+_UNITS = 3
 
 Digests = list[tuple[Key, str]]
 

@@ -138,6 +138,16 @@ class CacheComparison(Protocol):
         ...
 
 
+class MarksTold(NamedTuple):
+    """What a record says of a cache: a word for each slot, shape, known elements by their places, and their mean."""
+
+    site: str
+    marks: Sequence[str]
+    shape: Sequence[int]
+    known: Mapping[int, float]
+    mean: float | None
+
+
 class Caches(Protocol):
     """State that outlives a step, told slot by slot in a word each.
 
@@ -153,6 +163,15 @@ class Caches(Protocol):
 
     def marks(self, site: str, tensor: "Tensor", described: Sequence[Mapping[str, Any]]) -> list[str] | None:
         """A word for every slot that `tensor` shows; None where the site shows none."""
+        ...
+
+    def wrong_marks(
+        self, told: MarksTold, tensor: "Tensor | None", described: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """(found, expected) where such words cannot be of what a site shows; None where they can.
+
+        `tensor` is what it shows, where that is known.
+        """
         ...
 
     def tells(self, site: str) -> bool:
@@ -191,6 +210,12 @@ class NoCaches:
     def marks(self, site: str, tensor: "Tensor", described: Sequence[Mapping[str, Any]]) -> list[str] | None:
         """No slots."""
         return None
+
+    def wrong_marks(
+        self, told: MarksTold, tensor: "Tensor | None", described: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """Any word is wrong."""
+        return f"{len(told.marks)} slots", "none: the site shows no cache"
 
     def tells(self, site: str) -> bool:
         """Nothing tells of them."""

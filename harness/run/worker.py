@@ -35,6 +35,7 @@ import platform
 import select
 import sys
 import sysconfig
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -170,15 +171,21 @@ Message = tuple[dict[str, Any], list[Raw]]
 
 
 class Channel:
-    """Messages over two file descriptors. Where those do not block, whoever waits does so for `patience` seconds."""
+    """Messages over two file descriptors. Where those do not block, whoever waits does so for `patience` seconds.
+
+    So long for a message to begin, and so long from its first byte to its last.
+    """
 
     def __init__(self, reading: int, writing: int, patience: float | None = None) -> None:
         self._reading, self._writing = reading, writing
         self._patience = patience
         self._read = bytearray()
+        # When the message that has begun must be whole; None before its first byte.
+        self._until: float | None = None
 
     def send(self, header: Mapping[str, Any], tensors: Sequence[Raw] = ()) -> None:
         """Send a message. Raises Closed and Silent."""
+        self._begin()
         listed = {"tensors": [[each.dtype, list(each.shape)] for each in tensors]} if tensors else {}
         self._write(json.dumps({**header, **listed}, separators=(",", ":")).encode() + b"\n")
         for each in tensors:
@@ -186,6 +193,9 @@ class Channel:
 
     def receive(self) -> Message:
         """The next message. Raises Closed, Silent and Nonsense."""
+        self._until = None
+        if self._read:
+            self._begin()
         header = self._header()
         return header, [self._tensor(dtype, shape) for dtype, shape in _announced(header)]
 
@@ -242,7 +252,13 @@ class Channel:
                 raise Closed(str(error)) from error
             if not got:
                 raise Closed("the stream has ended")
+            if self._until is None:
+                self._begin()
             return got
+
+    def _begin(self) -> None:
+        """A message begins."""
+        self._until = None if self._patience is None else time.monotonic() + self._patience
 
     def _write(self, data: Any) -> None:
         view = memoryview(data)
@@ -257,8 +273,13 @@ class Channel:
     def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(None if self._patience is None else 1000 * self._patience):
-            raise Silent(f"nothing in {self._patience:g} s")
+        if self._patience is None:
+            poll.poll()
+            return
+        left = self._patience if self._until is None else self._until - time.monotonic()
+        if left <= 0 or not poll.poll(1000 * left):
+            what = "nothing" if self._until is None else "no whole message"
+            raise Silent(f"{what} in {self._patience:g} s")
 
 
 def _no_number(name: str) -> None:

@@ -66,6 +66,11 @@ def test_less_than_one_thread_is_refused(dump: Dump) -> None:
     assert refused(*dump("eager", "--threads", 0))["found"] == "0"
 
 
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
+def test_a_side_that_may_be_silent_for_ever_is_refused(dump: Dump, seconds: str) -> None:
+    assert refused(*dump("eager", f"--side-timeout={seconds}"))["found"] == str(float(seconds))
+
+
 def test_what_the_reference_does_not_do_is_refused(dump: Dump, tmp_path: Path) -> None:
     assert refused(*dump("eager", "--compiled"))["what"] == "the eager reference does not compile"
     assert not (tmp_path / "out").exists()

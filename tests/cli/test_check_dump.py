@@ -36,6 +36,15 @@ def mine(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "mine")
 
 
+@pytest.fixture
+def rings(tiny_folder: Path, scenario_file: Path, tmp_path: Path) -> Path:
+    """A dump that keeps its rings as full tensors, and has no seal."""
+    out = tmp_path / "rings"
+    session = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
+    assert run("dump", "candidate", *session, "--out", out, "--tensors", "kv_cache.*").code == 0
+    return foreign(out)
+
+
 def check(dump: Path, *more: object) -> tuple[int | None, dict[str, int], list[dict[str, Any]]]:
     """(exit code, how many problems of each kind, those that are told)."""
     outcome = run("check-dump", dump, *more, "--json", "-")
@@ -257,6 +266,20 @@ def test_pictures_that_are_not_those_of_their_records_are_told(mine: Path) -> No
     assert f"{mine / 'frames' / 'frame2.png'}" in [problem["file"] for problem in problems]
 
 
+def test_a_mean_that_was_summed_in_fp32_is_told_with_its_number(mine: Path) -> None:
+    lines = lines_of(mine)
+    line = lines[line_of(lines, "frame")]
+    del line["digest"]
+    off = float(f"{line['mean'] * (1 + 2e-6):.9g}")
+    line["mean"] = off
+    write_lines(mine, lines)
+    code, counts, problems = check(mine)
+    assert (code, counts) == (2, {"pictures": 1})
+    right = np.array(Image.open(mine / PICTURE)).mean(dtype=np.float64)
+    assert f"{off:.9g}" in problems[0]["found"]
+    assert f"{right:.9g}" in problems[0]["found"]
+
+
 def test_tensors_without_a_record_and_of_other_values_are_told(mine: Path) -> None:
     tensors = load_file(mine / TENSORS_NAME)
     first, second = sorted(tensors)[:2]
@@ -271,12 +294,88 @@ def test_tensors_without_a_record_and_of_other_values_are_told(mine: Path) -> No
 
 
 def test_a_seal_that_is_broken_and_a_run_that_did_not_end_are_told(candidate: Path, mine: Path) -> None:
-    lines = lines_of(candidate)
-    lines[3]["sigma"] = 0.5
-    write_lines(candidate, lines)
+    # Other spaces: nothing else tells of it.
+    write_lines(candidate, lines_of(candidate))
     assert check(candidate)[1] == {"seal": 1}
     change_manifest(mine, complete=False, ended="out of memory")
     assert check(mine)[1] == {"promise": 1}
+
+
+RING = "kv_cache.layers.0"
+
+
+@pytest.mark.parametrize("dump", ["mine", "rings"])
+@pytest.mark.parametrize(
+    ("site", "change"),
+    [
+        (f"{RING}.visible", lambda words: [{"1": "0", "0": "1"}.get(word, word) for word in words]),
+        (f"{RING}.written", lambda words: ["1"] * len(words)),
+        (f"{RING}.written", lambda words: ["yes"] * len(words)),
+        (f"{RING}.kv", lambda words: words[1:]),
+        (f"{RING}.kv", lambda words: ["empty"] * len(words)),
+        ("velocity", lambda words: ["empty"]),
+    ],
+)
+def test_words_for_slots_that_were_made_up_are_told(
+    request: pytest.FixtureRequest, dump: str, site: str, change: Callable[[list[str]], list[str]]
+) -> None:
+    """By records alone, and by tensors that are kept."""
+    mine: Path = request.getfixturevalue(dump)
+    lines = lines_of(mine)
+    at = line_of(lines, site)
+    lines[at]["slots"] = change(lines[at].get("slots") or [])
+    write_lines(mine, lines)
+    code, counts, problems = check(mine)
+    assert (code, counts) == (2, {"record": 1})
+    assert (problems[0]["line"], problems[0]["field"]) == (at + 1, "slots")
+
+
+def test_another_engine_may_use_words_of_its_own_for_keys(rings: Path) -> None:
+    lines = lines_of(rings)
+    for line in lines:
+        if line["site"].endswith(".kv"):
+            line["slots"] = [word if word == "empty" else f"slot {word[:6]}" for word in line["slots"]]
+    write_lines(rings, lines)
+    assert check(rings) == (0, {}, [])
+    at = next(at for at, line in enumerate(lines) if len({*line.get("slots", ())} - {"empty"}) > 1)
+    lines[at]["slots"] = ["empty" if word == "empty" else "same" for word in lines[at]["slots"]]
+    write_lines(rings, lines)
+    assert [problem["line"] for problem in check(rings)[2]] == [at + 1]
+
+
+def test_caches_of_another_model_are_told(mine: Path, dumps: Path, tiny_folder: Path, scenario_file: Path) -> None:
+    caches = json.loads((mine / MANIFEST_NAME).read_bytes())["caches"]
+    change_manifest(mine, caches=[cache | {"tokens": 3} for cache in caches])
+    for more in (("--checkpoint", tiny_folder, "--scenario", scenario_file), ("--against", dumps / "reference")):
+        assert ("manifest", "caches") in {(each["kind"], each["field"]) for each in check(mine, *more)[2]}
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 0.0], [1.0, 0.9, 0.8, 0.5, 0.1, 0.0], "scaled"])
+def test_a_schedule_that_was_not_run_is_told(
+    mine: Path, tiny_folder: Path, scenario_file: Path, sigmas: list[float] | str
+) -> None:
+    own = json.loads((mine / MANIFEST_NAME).read_bytes())["sigmas"]
+    change_manifest(mine, sigmas=[0.99 * each for each in own] if sigmas == "scaled" else sigmas)
+    session = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
+    code, _, problems = check(mine)
+    assert code == 2
+    assert "sigmas" in {problem["field"] for problem in problems}
+    told = [problem for problem in check(mine, *session)[2] if problem["field"] == "sigmas"]
+    assert any(str(own[0]) in problem["expected"] for problem in told)
+
+
+def test_a_noise_level_of_another_step_is_told(mine: Path) -> None:
+    lines = lines_of(mine)
+    lines[line_of(lines, "velocity")]["sigma"] = 0.123
+    write_lines(mine, lines)
+    code, counts, problems = check(mine)
+    assert (code, counts, problems[0]["field"]) == (2, {"record": 1}, "sigma")
+    # A run in a lower precision rounds its noise levels.
+    own = json.loads((mine / MANIFEST_NAME).read_bytes())
+    lines[line_of(lines, "velocity")]["sigma"] = own["sigmas"][0] * (1 + 2**-9)
+    write_lines(mine, lines)
+    change_manifest(mine, numerics=own["numerics"] | {"dtype": "bf16"})
+    assert check(mine) == (0, {}, [])
 
 
 def test_statistics_alone_are_no_mistake_and_are_counted(mine: Path) -> None:

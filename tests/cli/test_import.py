@@ -179,6 +179,18 @@ def test_one_run_of_a_file_and_no_tensors(tmp_path: Path) -> None:
         ("hand/flat/right.pt", ("--rename", "[=a")),
         ("hand/flat/right.pt", ("--rename", ".*=a")),
         ("hand/flat/right.pt", ("--units-from", "call", "--steps-from", "call")),
+        ("hand/flat/right.pt", ("--branches", "")),
+        ("hand/flat/right.pt", ("--branches", "cond", " ")),
+        ("hand/flat/right.pt", ("--branches", "a#1", "b")),
+        ("hand/flat/right.pt", ("--phase", "")),
+        ("hand/flat/right.pt", ("--dtype", "")),
+        ("hand/flat/right.pt", ("--rank", "")),
+        ("hand/flat/right.pt", ("--rename", "")),
+        ("hand/flat/right.pt", ("--units-along", "")),
+        ("hand/flat/right.pt", ("--steps-along", "")),
+        ("hand/flat/right.pt", ("--steps-per-unit", -1)),
+        ("hand/flat/right.pt", ("--run", 1)),
+        ("fastvideo/right.appended.jsonl", ("--dtype", "fp32", "--run", -1)),
     ],
 )
 def test_what_cannot_be_imported_is_refused(tmp_path: Path, sample: str, options: tuple[object, ...]) -> None:
@@ -199,3 +211,59 @@ def test_a_folder_with_other_things_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     refused("import", SAMPLES / "hand/flat/right.pt", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--run", 0, "--rename", ".*="), ("--units-from", "call", "--rename", ".*=a"), ("--dtype", "fp32", "--rank", 7)],
+)
+def test_an_earlier_dump_stays_whole_until_the_new_one_is(tmp_path: Path, options: tuple[object, ...]) -> None:
+    out = tmp_path / "out"
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out).code == 0
+    before = contents(out)
+    refused("import", SAMPLES / "fastvideo/right.appended.jsonl", "--out", out, *options)
+    assert contents(out) == before
+
+
+def test_a_new_dump_replaces_all_of_an_earlier_one(tmp_path: Path) -> None:
+    """Pictures, records and tensors are those of the new one alone; what is not of a dump stays."""
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    pictures = ROOT / "fixtures" / "golden" / "base" / "frames.safetensors"
+    options = ("--family", "waypoint", "--dtype", "fp32", "--rename", "/frame=/decode0/frame")
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out).code == 0
+    (out / "mine").write_text("")
+    for folder in (out, fresh):
+        assert run("import", pictures, "--out", folder, *options).code == 0
+    own = contents(fresh)
+    assert any(name.endswith(".png") for name in own)
+    assert contents(out).keys() - {"mine"} == own.keys()
+    assert run("diff", fresh, out).code == 0
+    assert run("import", SAMPLES / "hand/flat/right.pt", "--out", out, "--no-tensors").code == 0
+    assert contents(out).keys() == {"mine", "manifest.json", "activations.jsonl"}
+
+
+@pytest.mark.parametrize("changes", [{"mean": float("nan")}, {"min": 3.0, "max": -3.0}], ids=["NaN", "extremes"])
+def test_statistics_that_contradict_each_other_are_told(tmp_path: Path, changes: dict[str, float]) -> None:
+    """A trace whose mean is NaN, and whose extremes are finite; or whose extremes have changed places."""
+    lines = [json.loads(line) for line in (SAMPLES / "fastvideo/right.jsonl").read_text().splitlines()]
+    (tmp_path / "same.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines[3] |= changes
+    (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("same", "wrong"):
+        outcome = run("import", tmp_path / f"{name}.jsonl", "--out", tmp_path / name)
+        assert outcome.code == 0, outcome
+    assert not [note for note in read_manifest(tmp_path / "same").notes if lines[3]["module"] in note]
+    assert any(lines[3]["module"] in note for note in read_manifest(tmp_path / "wrong").notes)
+    outcome = run("diff", tmp_path / "wrong", tmp_path / "wrong", "--json", tmp_path / "diff.json")
+    assert outcome.code == 1
+    assert lines[3]["module"] in outcome.out
+    outcome = run("diff", tmp_path / "same", tmp_path / "wrong", "--json", tmp_path / "diff.json")
+    comparison = json.loads((tmp_path / "diff.json").read_text())
+    assert outcome.code == 1
+    assert comparison["verdict"] == "DIVERGED"
+    assert comparison["first"]["site"].startswith(lines[3]["module"])

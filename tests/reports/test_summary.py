@@ -88,6 +88,9 @@ def test_few_exact_values_are_counted() -> None:
     of = answered(2e-14, 24.0)
     few = msgspec.structs.replace(of, compared=30)
     assert cell_of(summary_of({"walk": few}), "walk", "mathematics") == "same at 2 of 30, 2.0e-14"
+    assert of.mathematics is not None
+    lost = msgspec.structs.replace(of, mathematics=msgspec.structs.replace(of.mathematics, lost=1, lost_sites=1))
+    assert cell_of(summary_of({"walk": lost}), "walk", "mathematics") == "same at 2 of 3, 2.0e-14"
 
 
 def test_the_first_site_of_other_mathematics_is_named_where_another_diverges_before_it() -> None:

@@ -10,7 +10,7 @@ from waypoint_parity.harness.families.waypoint.config import WaypointGeometry
 from waypoint_parity.harness.families.waypoint.rings.comparison import RingComparison
 from waypoint_parity.harness.families.waypoint.rings.map import LEGEND, cache_table, ring_tables
 from waypoint_parity.harness.families.waypoint.rings.side import Sign, geometries_of, ring_geometries, tells_of_a_ring
-from waypoint_parity.harness.run.family import CacheTable, SlotFault
+from waypoint_parity.harness.run.family import CacheTable, MarksTold, SlotFault
 from waypoint_parity.harness.run.keys import Key
 
 if TYPE_CHECKING:
@@ -31,6 +31,18 @@ class RingCaches:
         from waypoint_parity.harness.families.waypoint.rings.slots import slot_marks
 
         return slot_marks(site, tensor, described[0]["tokens"]) if described else None
+
+    def wrong_marks(
+        self, told: MarksTold, tensor: "Tensor | None", described: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """What of a ring contradicts the words that are told of it."""
+        from waypoint_parity.harness.families.waypoint.rings.slots import wrong_marks
+
+        try:
+            tokens = min((ring.tokens for ring in geometries_of(described)), default=0)
+        except msgspec.ValidationError:
+            tokens = 0
+        return wrong_marks(told, tensor, tokens)
 
     def tells(self, site: str) -> bool:
         """Whether a site shows a ring, or keys that a ring may hold."""

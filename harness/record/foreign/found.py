@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -30,6 +31,15 @@ class Found:
     sigma: float | None = None
 
 
+def check_words(option: str, given: Iterable[str]) -> None:
+    """Raise UserError where a word that was given with an option has nothing in it."""
+    given = list(given)
+    if not all(word.strip() for word in given):
+        raise UserError(
+            f"{option} names nothing", found=repr(given), expected="words that are not empty", do="correct it"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is wanted of a source.
@@ -47,6 +57,15 @@ class Asked:
     by_name: bool = False
     units_along: tuple[str, ...] = ()
     steps_along: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_words("--rank", [] if self.process is None else [self.process])
+        check_words("--units-along", self.units_along)
+        check_words("--steps-along", self.steps_along or ())
+        if self.run is not None and self.run < 0:
+            raise UserError(
+                "--run is no run", found=str(self.run), expected="a run of the file, counted from 0", do="correct it"
+            )
 
     def along_units(self, name: str) -> bool:
         """Whether a name's lists and first axis run over units."""

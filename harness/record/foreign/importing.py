@@ -12,11 +12,12 @@ from torch import Tensor
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import reading
 from waypoint_parity.harness.record.foreign import fastvideo, model_debugging, msprobe, polygraphy, sglang, tensors
-from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes
+from waypoint_parity.harness.record.foreign.found import Asked, Found, Notes, check_words
 from waypoint_parity.harness.record.foreign.keys import KeyRules, Keys, Renames
 from waypoint_parity.harness.record.foreign.told import Told
+from waypoint_parity.harness.record.record_check import self_contradiction
 from waypoint_parity.harness.record.records import DUMP_SCHEMA, Manifest, Record, is_dump
-from waypoint_parity.harness.record.writer import DumpWriter
+from waypoint_parity.harness.record.writer import DumpWriter, replacing_dump
 from waypoint_parity.harness.run.family import family_named
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.taps import Observation
@@ -60,12 +61,15 @@ class Wanted:
     dtype: str | None = None
     keep_tensors: bool = True
 
+    def __post_init__(self) -> None:
+        check_words("--dtype", [] if self.dtype is None else [self.dtype])
+
 
 def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]:
     """Write the dump of what `source` holds into the folder `out`: its manifest, and the name of the source's format.
 
-    Raises UserError for a source that is no such dump, or is broken. What was read before stays, as a dump that is
-    incomplete.
+    Raises UserError for a source that is no such dump, or is broken. Then an earlier dump in `out` is as it was;
+    where there is none, what was read stays, as a dump that is incomplete.
     """
     found_in = format_of(source)
     if source.resolve().is_relative_to(out.resolve()):
@@ -75,19 +79,28 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
             expected="another folder",
             do="name one with --out",
         )
+    if wanted.asked.run and found_in is not fastvideo:
+        raise UserError(
+            f"{source}: has no run {wanted.asked.run}",
+            found=f"{found_in.NAME}, which holds one run",
+            expected="--run 0, or a trace to which several runs were appended",
+            do="leave out --run",
+        )
     family = family_named(wanted.family)
     notes, keys = Notes(), Keys(wanted.rules, wanted.renames)
     manifest = _manifest(source, wanted)
     dtypes = Counter[str]()
     unknown: set[str] = set()
-    with DumpWriter(out, manifest, keep=("*",) if wanted.keep_tensors else ()) as writer:
+    contradictory: list[str] = []
+    keep = ("*",) if wanted.keep_tensors else ()
+    with replacing_dump(out) as place, DumpWriter(place, manifest, keep) as writer:
         for number, found in enumerate(found_in.read(source, wanted.asked, notes), start=1):
             if (key := keys.of(found, notes)) is None:
                 continue
             if wanted.family and family.sites.of(key.site) is None:
                 unknown.add(key.site)
             manifest.units = max(manifest.units or 0, key.unit + 1)
-            dtypes[_write(writer, key, found)] += 1
+            dtypes[_write(writer, key, found, contradictory)] += 1
             if number % _AT_ONCE == 0:
                 writer.end_pass()
         writer.end_pass()
@@ -102,6 +115,8 @@ def import_dump(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]
         manifest.numerics = {"dtype": wanted.dtype or _precision(dtypes, source)}
         if unknown:
             notes.say(f"{len(unknown)} names are no sites of {wanted.family}: {listed(sorted(unknown))}.")
+        if contradictory:
+            notes.say(f"{len(contradictory)} records contradict themselves, first {contradictory[0]}.")
         manifest.notes = notes.all
     return manifest, found_in.NAME
 
@@ -135,12 +150,17 @@ def format_of(source: Path) -> Format:
     )
 
 
-def _write(writer: DumpWriter, key: Key, found: Found) -> str:
-    """Write one value; returns its dtype, empty where that is not known."""
+def _write(writer: DumpWriter, key: Key, found: Found, contradictory: list[str]) -> str:
+    """Write one value; returns its dtype, empty where that is not known. Adds what it contradicts in itself."""
     if isinstance(found.value, Tensor):
         writer.observe(Observation(key, found.sigma, found.value))
         return str(found.value.dtype).removeprefix("torch.")
-    writer.take(_record(key, found.sigma, found.value))
+    record = _record(key, found.sigma, found.value)
+    writer.take(record)
+    if record.nan and None not in (record.min, record.max):
+        contradictory.append(f"{key}: NaN in its sums, min {record.min:g} and max {record.max:g}")
+    elif (wrong := self_contradiction(record)) is not None:
+        contradictory.append(f"{key}: {wrong}")
     return found.value.dtype or ""
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import reading
-from waypoint_parity.harness.record.foreign.found import Found, Notes
+from waypoint_parity.harness.record.foreign.found import Found, Notes, check_words
 from waypoint_parity.harness.record.foreign.told import MOST
 from waypoint_parity.harness.record.records import MOST_UNITS
 from waypoint_parity.harness.run.keys import Key
@@ -86,6 +86,12 @@ class KeyRules:
     branches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_words("--phase", [self.phase])
+        check_words("--branches", self.branches)
+        if unreadable := [branch for branch in self.branches if "#" in branch]:
+            raise UserError(
+                "--branches cannot be read back", found=listed(unreadable), expected="names without #", do="correct it"
+            )
         if self.steps_per_unit is not None and (self.steps_per_unit < 1 or self.units is not self.steps):
             raise UserError(
                 "--steps-per-unit cannot be used so",

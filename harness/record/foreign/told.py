@@ -152,7 +152,11 @@ def _spread(rms: float, mean: float) -> tuple[float | None, float]:
 def _special(mean: float | None, low: float | None, high: float | None, absmean: float | None) -> tuple[int, int, int]:
     """Whether there are NaN, +inf and -inf, by what statistics over all elements became. Not how many."""
     if low is not None and high is not None:
-        return int(math.isnan(low) or math.isnan(high)), int(high == math.inf), int(low == -math.inf)
+        # NaN in a sum is that of an element, unless infinities of both signs cancel; whatever the extremes are of.
+        cancels = low == -math.inf and high == math.inf
+        of_sums = (absmean, None if cancels else mean)
+        nan = any(value is not None and math.isnan(value) for value in (low, high, *of_sums))
+        return int(nan), int(high == math.inf), int(low == -math.inf)
     if absmean is not None and math.isnan(absmean):
         return 1, 0, 0
     if mean is None or math.isfinite(mean):

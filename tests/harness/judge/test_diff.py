@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -496,3 +497,154 @@ class TestInputsWithoutDigests:
         noise[3] *= 1 + 1e-6
         candidate = self.without_digest(write_dump(tmp_path / "c", session(input_noise=noise)))
         assert diff(reference, candidate).verdict is Verdict.INCOMPARABLE
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_another_dtype_of_equal_values_is_told(tmp_path: Path, keep: tuple[str, ...], digests: bool) -> None:
+    """True and false on one side, 1.0 and 0.0 on the other; and a site whose type is the same."""
+    mask = normal(64) > 0
+    both = [(key("out_norm"), normal(8)), (key("patchify"), mask), (key("patchify", unit=1), mask)]
+    reference = write_dump(tmp_path / "reference", both, keep=keep)
+    as_floats = [(at, tensor.float()) for at, tensor in both]
+    candidate = write_dump(tmp_path / "candidate", as_floats, keep=keep)
+    if not digests:
+        without_digests(reference, candidate)
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.IDENTICAL
+    told = [note for note in comparison.notes if "patchify" in note]
+    assert len(told) == 1
+    assert "float32" in told[0]
+    assert "bool" in told[0]
+    assert not [note for note in diff(reference, reference).notes if "float32" in note]
+
+
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_nothing_but_empty_tensors_is_no_pass(tmp_path: Path, keep: tuple[str, ...]) -> None:
+    empty = [(key("input.noise"), normal(8)), *((at, torch.zeros(0, 4)) for at in BLOCKS)]
+    comparison = diff(*(write_dump(tmp_path / side, empty, keep=keep) for side in ("reference", "candidate")))
+    assert comparison.verdict is Verdict.MISSING
+    more = [*empty, (key("out_norm"), normal(8))]
+    comparison = diff(*(write_dump(tmp_path / side, more, keep=keep) for side in ("reference", "candidate")))
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert any(note.startswith("5 observations") for note in comparison.notes)
+
+
+def without_digests(*dumps: Path) -> None:
+    """The dumps as engines write them whose tensors would have to leave a device for it."""
+    for dump in dumps:
+        lines = [json.loads(line) for line in (foreign(dump) / RECORDS_NAME).read_text().splitlines()]
+        kept = ({name: value for name, value in line.items() if name != "digest"} for line in lines)
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+BEYOND = {"1e300": 1e300, "2e300": 2e300, "1e39": 1e39, "infinity": float("inf"), "-1e300": -1e300}
+
+
+def of_fp64(folder: Path, values: Tensor, keep: tuple[str, ...], *, digests: bool) -> Path:
+    """A dump of a usual site and of one with these values."""
+    dump = write_dump(folder, [(key("patchify"), normal(8)), (key("out_norm"), values.double())], keep=keep)
+    if not digests:
+        without_digests(dump)
+    return dump
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_fp64_values_beyond_fp32_are_not_all_alike(tmp_path: Path, keep: tuple[str, ...], digests: bool) -> None:
+    """At a place that no sample shows."""
+
+    def dump(name: str) -> Path:
+        values = torch.arange(100.0, dtype=torch.float64)
+        values[3] = BEYOND[name]
+        return of_fp64(tmp_path / name, values, keep, digests=digests)
+
+    dumps = {name: dump(name) for name in BEYOND}
+    for name, made in dumps.items():
+        same = diff(made, made)
+        # Records alone, without digests, do not tell.
+        assert same.verdict is (Verdict.IDENTICAL if digests or keep else Verdict.NOT_REFUTED)
+        for other in BEYOND.keys() - {name}:
+            comparison = diff(made, dumps[other])
+            assert not comparison
+            if digests or keep:
+                assert comparison.verdict is Verdict.DIVERGED
+    if keep:
+        error = diff(dumps["1e300"], dumps["2e300"]).first
+        assert error is not None
+        assert error.rel_l2 == pytest.approx(1.0)
+
+
+def test_an_element_beyond_fp32_is_no_contradiction(tmp_path: Path) -> None:
+    """One that the sample has."""
+    values = torch.arange(100.0, dtype=torch.float64)
+    values[0] = 1e300
+    dump = foreign(of_fp64(tmp_path / "dump", values, ("*",), digests=True))
+    assert diff(dump, dump).verdict is Verdict.IDENTICAL
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300])
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("keep", [(), ("*",)])
+def test_fp64_values_that_all_leave_fp32_are_compared(
+    tmp_path: Path, keep: tuple[str, ...], digests: bool, size: float
+) -> None:
+    right = torch.arange(1.0, 101.0, dtype=torch.float64) / 100 * size
+    dumps = [
+        of_fp64(tmp_path / str(factor), right * factor, keep, digests=digests) for factor in (1.0, 1.0 + 1e-12, 1.01)
+    ]
+    same, noise, wrong = (diff(dumps[0], each) for each in dumps)
+    assert (same.verdict is Verdict.IDENTICAL) is bool(same) is bool(digests or keep)
+    assert wrong.verdict is Verdict.DIVERGED
+    if keep:
+        assert noise.verdict is Verdict.WITHIN_NOISE
+        assert wrong.first is not None
+        assert wrong.first.rel_l2 == pytest.approx(1e-2)
+
+
+CONTRADICTIONS: dict[str, dict[str, Any]] = {
+    "extremes": {"min": 3.0, "max": -3.0},
+    "moments": {"std": 0.0},
+    "sketch": {"sketch": base64.b64encode(np.full(61, 1e3, "<f4").tobytes()).decode()},
+    "counts": {"nan": 10**6},
+}
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS)
+def test_dumps_that_contradict_themselves_alike_are_no_pass(tmp_path: Path, change: str) -> None:
+    """Nothing vouches for either, both say the same, and it cannot be so."""
+    dumps = [foreign(write_dump(tmp_path / side, session())) for side in ("reference", "candidate")]
+    assert diff(*dumps).verdict is Verdict.IDENTICAL
+    for dump in dumps:
+        lines = [json.loads(line) for line in (dump / RECORDS_NAME).read_text().splitlines()]
+        lines[4] |= CONTRADICTIONS[change]
+        (dump / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = diff(*dumps)
+    assert not comparison
+    told = [each for each in comparison.contradictions if "line 5" in each]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_foreign_dump_whose_records_are_not_of_its_tensors_is_no_pass(tmp_path: Path, digests: bool) -> None:
+    """The other one keeps none, so that nothing else reads them."""
+    reference = write_dump(tmp_path / "reference", session())
+    candidate = foreign(write_dump(tmp_path / "candidate", session(), keep=("*.2",)))
+    if not digests:
+        without_digests(candidate)
+    assert diff(reference, candidate)
+    tensors = load_file(candidate / TENSORS_NAME)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, candidate / TENSORS_NAME)
+    comparison = diff(reference, candidate)
+    assert comparison.verdict is Verdict.UNEXPLAINED
+    assert any("transformer.blocks.2" in each for each in comparison.contradictions)
+
+
+def test_another_spelling_of_numbers_is_no_contradiction(tmp_path: Path) -> None:
+    """Other engines may write more digits than nine."""
+    dumps = [foreign(write_dump(tmp_path / side, session())) for side in ("reference", "candidate")]
+    lines = [json.loads(line) for line in (dumps[1] / RECORDS_NAME).read_text().splitlines()]
+    for line in lines:
+        line["min"] *= 1 + 1e-12
+    (dumps[1] / RECORDS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert diff(*dumps)

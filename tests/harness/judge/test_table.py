@@ -1,13 +1,16 @@
 import math
+from dataclasses import replace
 from itertools import count
 
 import msgspec
 import pytest
+import torch
 
 from tests.harness.observations import FAMILY, JUDGEMENT, SAME, key, off_by
 from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.compare.join import CANDIDATE, REFERENCE
 from waypoint_parity.harness.compare.pictures import PictureMetrics
+from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.judgement import Judgement, Limits, Tolerance
@@ -71,6 +74,39 @@ def test_nothing_but_inputs_is_no_pass() -> None:
     table = VerdictTable(JUDGEMENT, FAMILY)
     table.pair(0, key("input.noise"), SAME)
     assert not close(table)
+
+
+def test_nothing_but_empty_tensors_is_no_pass_and_another_dtype_is_told() -> None:
+    empty = tensor_error(torch.zeros(0, 4), torch.zeros(0, 4))
+    retyped = tensor_error(torch.ones(4, dtype=torch.bool), torch.ones(4))
+    assert judged(empty).verdict is Verdict.MISSING
+    comparison = judged(empty, retyped)
+    assert comparison.verdict is Verdict.IDENTICAL
+    assert [("bool" in note, "float32" in note) for note in comparison.notes] == [(True, True), (False, False)]
+
+
+@pytest.mark.parametrize(("call", "often"), [(1, "twice"), (2, "3 times")])
+def test_a_site_that_one_side_shows_more_often_is_not_called_absent(call: int, often: str) -> None:
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    table.pair(0, key("latent"), SAME)
+    table.missing(1, key("latent", call=call), lacking=REFERENCE, seen_elsewhere=True)
+    comparison = close(table)
+    assert comparison.verdict is Verdict.MISSING
+    assert comparison.first is not None
+    assert f"candidate shows it {often}" in str(comparison.first)
+
+
+def test_what_was_compared_without_exact_values_is_counted() -> None:
+    """Whole numbers and inputs need none."""
+    table = VerdictTable(JUDGEMENT, FAMILY)
+    errors = [("latent", replace(SAME, exact=1e-15)), ("out_norm", SAME), ("patchify", replace(SAME, whole=True))]
+    for order, (site, error) in enumerate([*errors, ("out_norm", SAME), ("input.noise", SAME)]):
+        table.pair(order, key(site, unit=order), error)
+    close(table, 5)
+    found = table.mathematics({})
+    assert found is not None
+    assert found.same
+    assert (found.observations, found.lost, found.lost_sites) == (1, 2, 1)
 
 
 def test_a_picture_has_a_tolerance_of_its_own() -> None:

@@ -1,6 +1,8 @@
 import os
+import shlex
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +211,47 @@ def test_an_engine_that_is_silent_is_told_within_the_time_limit(start: Start, se
     error = failure(lambda: seen(adapter))
     assert "--side-timeout" in error.found
     assert time.monotonic() - began < 10
+
+
+DRIPPING = """
+import sys, time
+sys.stdin.readline()
+for byte in {!r} + bytes(1000):
+    sys.stdout.buffer.write(bytes([byte]))
+    sys.stdout.flush()
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b'{"op":"ready"' + b" " * 1000, b'{"op":"show","site":"latent","tensors":[["U8",[1000]]]}\n'],
+    ids=["header", "tensor"],
+)
+def test_a_message_that_drips_is_no_sign_of_life(start: Start, message: bytes) -> None:
+    """Byte after byte, each within the limit: the limit is for the whole message."""
+    began = time.monotonic()
+    command = shlex.join([sys.executable, "-c", DRIPPING.format(message)])
+    error = failure(lambda: start(command=command, timeout=5.0))
+    assert "--side-timeout" in error.found
+    assert 4 < time.monotonic() - began < 30
+
+
+def test_the_limit_is_for_each_message_by_itself() -> None:
+    """Messages that come slower than the limit in all, and each within it; half of the next one comes with the last."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    channel = worker.Channel(reading, writing, patience=1.0)
+
+    def speak() -> None:
+        for piece in (b'{"op":"a"', b'}\n{"op":"b"', b'}\n{"op":"c"', b"}\n"):
+            time.sleep(0.6)
+            os.write(writing, piece)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    assert [channel.receive()[0]["op"] for _ in range(3)] == ["a", "b", "c"]
+    speaker.join()
 
 
 @pytest.mark.parametrize(

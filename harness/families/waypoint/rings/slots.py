@@ -1,5 +1,7 @@
 """Slots: the tensors of a ring site, told slot by slot in a word each, small enough for a record."""
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -16,6 +18,7 @@ from waypoint_parity.harness.families.waypoint.rings.side import (
     ring_part,
 )
 from waypoint_parity.harness.run.digest import fast_digest
+from waypoint_parity.harness.run.family import MarksTold
 from waypoint_parity.harness.run.keys import block_of
 
 
@@ -36,6 +39,49 @@ def slot_marks(site: str, tensor: Tensor, tokens: int) -> list[str] | None:
     if part == "kv":
         return [_content(tensor[0, :, :, first:end]) for first, end in bounds]
     return [_flag(tensor[first:end].bool()) for first, end in bounds]
+
+
+def wrong_marks(told: MarksTold, tensor: Tensor | None, tokens: int) -> tuple[str, str] | None:
+    """(found, expected) where the words of a ring site cannot be of it; None where they can, and for `tokens` 0.
+
+    A word for keys may be any that is the same exactly where the keys are; empty slots are called so.
+    """
+    part, marks, shape = ring_part(told.site), told.marks, told.shape
+    if part is None:
+        return f"{len(marks)} slots", "none: the site shows no ring"
+    axis = 3 if part == "kv" else 0
+    if part != "kv" and (other := [mark for mark in marks if mark not in (ALL, NONE, MIXED)]):
+        return other[0], f"{ALL}, {NONE} or {MIXED}"
+    if tokens < 1 or len(shape) != (5 if part == "kv" else 1) or shape[axis] % tokens:
+        return None
+    if len(marks) != shape[axis] // tokens:
+        return f"{len(marks)} words", f"{shape[axis] // tokens}: one for each slot of the ring, then this frame"
+    own = None if tensor is None else slot_marks(told.site, tensor, tokens)
+    if own is not None:
+        return _unlike_marks(marks, own, named=part != "kv")
+    inner = math.prod(shape[axis + 1 :])
+    for place, value in told.known.items():
+        mark = marks[place // inner % shape[axis] // tokens]
+        # The second half of kv are values.
+        is_empty = part == "kv" and mark == EMPTY and place < math.prod(shape) // 2
+        if (value and (is_empty or (part != "kv" and mark == NONE))) or (not value and part != "kv" and mark == ALL):
+            return f"{mark} of the slot of element {place}", f"another word: that element is {value:g}"
+    if part != "kv" and told.mean is not None:
+        count, least = told.mean * shape[0], marks.count(ALL) * tokens
+        most = least + marks.count(MIXED) * tokens
+        if not least - 0.5 <= count <= most + 0.5:
+            return f"words for {least} to {most} tokens", f"words for {count:g}, by the mean"
+    return None
+
+
+def _unlike_marks(marks: Sequence[str], own: Sequence[str], *, named: bool) -> tuple[str, str] | None:
+    """The first slot whose word is not its own; if not `named` any word will do that is the same for the same slots."""
+    ours, theirs = dict[str, str](), dict[str, str]()
+    for slot, (mark, right) in enumerate(zip(marks, own, strict=True)):
+        same = theirs.setdefault(mark, right) == right and ours.setdefault(right, mark) == mark
+        if not same or (mark != right and (named or EMPTY in (mark, right))):
+            return f"{mark} of slot {slot}", right
+    return None
 
 
 def written_tokens(site: str, clock: int, config: TransformerConfig) -> Tensor | None:
