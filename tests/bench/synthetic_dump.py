@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.harness.observations import manifest
 from waypoint_parity.harness.record.records import MANIFEST_NAME, RECORDS_NAME, SKETCH_SIZE, to_json
+from waypoint_parity.harness.record.seal import file_digest, sealed
 
 LAYERS = 22
 PARTS = ("cond_head", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.q_rope", "attn.k_rope", "attn", "mlp")
@@ -29,7 +30,8 @@ def write_synthetic_dump(folder: Path, records: int, noise: float = 0.0) -> Path
                 lines.append(b'{"unit":%d,%s,%s}\n' % (frame, heads[place], values[number % DRAWN]))
             file.write(b"".join(lines))
     finished = manifest(expected=records, observed=records, complete=True)
-    (folder / MANIFEST_NAME).write_bytes(to_json(finished))
+    digests = {RECORDS_NAME: file_digest(folder / RECORDS_NAME)}
+    (folder / MANIFEST_NAME).write_bytes(to_json(sealed(finished, digests)))
     return folder
 
 
