@@ -17,13 +17,17 @@ def check_prompt(prompt: Prompt | None, wanted: str | None) -> None:
         )
 
 
-def running_schedule(sigmas: Tensor | None, clock: int, longest: int) -> Tensor:
-    """The `sigmas` [S+1] of a session at frame `clock`. Raises UserError before `start` and past the last frame."""
-    if sigmas is None or clock >= longest:
+def running_schedule(sigmas: Tensor | None, clock: int, longest: int | None) -> Tensor:
+    """The `sigmas` [S+1] of a session at frame `clock`. Raises UserError before `start` and past the last frame.
+
+    `longest`: how many frames a session may have; None for any number.
+    """
+    if sigmas is None or (longest is not None and clock >= longest):
         raise UserError(
             "the session cannot take another frame",
             found="a session that was not started" if sigmas is None else f"frame {clock}",
-            expected=f"a started session, and frames 0 to {longest - 1} (n_frames)",
+            expected="a started session"
+            + (f", and frames 0 to {longest - 1} (n_frames)" if longest is not None else ""),
             do="run start() to its end and begin a new session",
         )
     return sigmas

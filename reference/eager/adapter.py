@@ -9,7 +9,6 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
-from waypoint_parity.reference.eager.autoencoder import load_autoencoder
 from waypoint_parity.reference.eager.formulations import FORMULATIONS
 from waypoint_parity.reference.eager.model import load_world_model
 from waypoint_parity.reference.eager.session import Session
@@ -41,15 +40,23 @@ class EagerAdapter(FrameByFrame):
         for option, reformulate in FORMULATIONS.items():
             if option in numerics.options:
                 reformulate(model)
-        autoencoder = load_autoencoder(checkpoint.geometry.autoencoder, checkpoint.weights("vae"), device=device)
+        self._generation = model.generation
+        self._autoencoder_dtype = self._generation.autoencoder_dtype or dtype
+        autoencoder = self._generation.load_autoencoder(
+            checkpoint.geometry.autoencoder,
+            checkpoint.weights("vae"),
+            device=device,
+            dtype=self._autoencoder_dtype,
+        )
         self._session = Session(model, autoencoder, device=device, dtype=dtype)
 
     def describe(self) -> dict[str, str]:
         """What else identifies a run of the reference."""
         return {
-            "reproduces": "world_engine 208c909",
+            "reproduces": self._generation.sources,
             "attention": "explicit softmax over the visible tokens",
-            "autoencoder": "float32",
+            "autoencoder": str(self._autoencoder_dtype).removeprefix("torch."),
+            **self._generation.claims,
         }
 
     def sites(self) -> Mapping[str, Site]:

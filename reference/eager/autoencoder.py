@@ -268,14 +268,23 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
+    def reset(self) -> None:
+        """Nothing to do: it remembers no frame."""
 
-def load_autoencoder(config: AutoencoderConfig, weights: Mapping[str, Tensor], *, device: torch.device) -> Autoencoder:
-    """The autoencoder of `config` with `weights`, for inference, on `device`.
 
-    Always fp32, whatever the world model's dtype: golden/bf16 holds the decoder's sites in fp32. From its latents, fp32
+def load_autoencoder(
+    config: AutoencoderConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Autoencoder:
+    """The autoencoder of `config` with `weights`, for inference, in `dtype` on `device`.
+
+    In fp32, whatever the world model's dtype: golden/bf16 holds the decoder's sites in fp32. From its latents, fp32
     weights meet them within 3e-7, and weights rounded to bf16 miss them by 2.6e-3.
     """
     with torch.device("meta"):  # without memory or initial values: every weight comes from the checkpoint
         autoencoder = Autoencoder(config)
     autoencoder.load_state_dict(weights, strict=True, assign=True)
-    return autoencoder.to(device=device, dtype=torch.float32).requires_grad_(False)
+    return autoencoder.to(device=device, dtype=dtype).requires_grad_(False)

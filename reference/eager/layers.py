@@ -1,6 +1,7 @@
 """The layers of the transformer: what conditions a pass, the parts of a block, the block, the last norm."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,15 +60,18 @@ class NoiseConditioner(nn.Module):
 
 
 class ControlEmbedding(nn.Module):
-    """Mouse, buttons and scroll wheel -> control vector."""
+    """Mouse, buttons and scroll wheel -> control vector. `of_scroll`: what it takes of the scroll value."""
 
-    def __init__(self, n_buttons: int, hidden: int, width: int) -> None:
+    def __init__(
+        self, n_buttons: int, hidden: int, width: int, of_scroll: Callable[[Tensor], Tensor] = torch.sign
+    ) -> None:
         super().__init__()
         self.mlp = MLP(n_buttons + 3, hidden, width)
+        self.of_scroll = of_scroll
 
     def forward(self, mouse: Tensor, button: Tensor, scroll: Tensor) -> Tensor:
-        """`mouse` [2], `button` [n_buttons], `scroll` [1] -> [1,1,M]. Only the sign of the scroll counts."""
-        controls = torch.cat([mouse, button, scroll.sign()])
+        """`mouse` [2], `button` [n_buttons], `scroll` [1] -> [1,1,M]."""
+        controls = torch.cat([mouse, button, self.of_scroll(scroll)])
         embedding: Tensor = self.mlp(controls.expand(1, 1, -1))
         return embedding
 
@@ -121,14 +125,14 @@ class PassContext:
     """Everything that a block reads besides its tokens. All blocks of one pass share it.
 
     frame: the frame clock
-    angles: the frame's rotation, [T,D/2]
+    rotation: cosines, then sines, of the frame's tokens, [2,1,1,T,D/2]
     cond, ctrl: embedded noise level and controls, [1,1,M]
     prompt: prompt embeddings, [1,P,E]; None where the model takes none
     first_value: layer 0's raw values, [1,G,T,D]. Layer 0 fills them in, for the value residual of all layers.
     """
 
     frame: int
-    angles: Tensor
+    rotation: Tensor
     cond: Tensor
     ctrl: Tensor
     prompt: Tensor | None
@@ -157,8 +161,8 @@ class SelfAttention(nn.Module):
         q = rearrange(self.q_proj(a), "B T (H D) -> B H T D", H=self.n_heads)
         k = rearrange(self.k_proj(a), "B T (G D) -> B G T D", G=self.n_kv_heads)
         v = rearrange(self.v_proj(a), "B T (G D) -> B G T D", G=self.n_kv_heads)
-        q = self.q_rope(rotate(rms_norm(q), context.angles))
-        k = self.k_rope(rotate(rms_norm(k), context.angles))
+        q = self.q_rope(rotate(rms_norm(q), context.rotation))
+        k = self.k_rope(rotate(rms_norm(k), context.rotation))
         keys, values = cache.see(context.frame, k, self._with_residual(v, context))
         y = self.attend(q, keys, values)
         if self.gate_proj is not None:

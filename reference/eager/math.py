@@ -7,7 +7,8 @@ from torch import Tensor
 
 # What torch.nn.functional.rms_norm takes where eps is unset; for a bf16 input too, because it computes in fp32.
 RMS_NORM_EPS = torch.finfo(torch.float32).eps
-# Of the rotation: the highest spatial frequency as a share of the shorter side of the token grid (Nyquist would be 1).
+# Of the rotation, where a config names no other: the highest spatial frequency as a share of the shorter side of the
+# token grid (Nyquist would be 1), and the base of the temporal ones.
 SPATIAL_BAND = 0.8
 TEMPORAL_BASE = 10000.0
 
@@ -35,16 +36,27 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def rotation_angles(frame: int, height: int, width: int, head_dim: int) -> Tensor:
+def rotation_angles(
+    clock: int,
+    height: int,
+    width: int,
+    head_dim: int,
+    *,
+    band: float = SPATIAL_BAND,
+    base: float = TEMPORAL_BASE,
+    through: torch.dtype = torch.float32,
+) -> Tensor:
     """OrthoRoPE: rotation angles [T,D/2] in radians, fp32, of one frame's tokens in row-major order.
 
-    The D/2 pairs are, in this order: D/8 for x, D/8 for y, D/4 for the frame number. Two consecutive pairs share a
-    frequency. Always on the CPU, so that every device rotates by the same table.
+    The D/2 pairs are, in this order: D/8 for x (along the width), D/8 for y, D/4 for the rotation clock. Two
+    consecutive pairs share a frequency; the frequencies pass `through` a dtype. Always on the CPU, so that every device
+    rotates by the same table.
     """
-    spatial = _spatial_frequencies(height, width, head_dim)
+    spatial = _spatial_frequencies(height, width, head_dim, band).to(through).float()
+    temporal = _temporal_frequencies(head_dim, base).to(through).float()
     along_x = torch.outer(_coordinates(width), spatial)
     along_y = torch.outer(_coordinates(height), spatial)
-    along_t = frame * _temporal_frequencies(head_dim)
+    along_t = clock * temporal
     per_axis = [
         along_x[None, :, :].expand(height, width, -1),
         along_y[:, None, :].expand(height, width, -1),
@@ -53,33 +65,35 @@ def rotation_angles(frame: int, height: int, width: int, head_dim: int) -> Tenso
     return torch.cat(per_axis, dim=-1).flatten(0, 1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the consecutive pairs (x[2j], x[2j+1]) of `x` [1,heads,T,D] by `angles` [T,D/2]; same shape and dtype.
+def cosines_and_sines(angles: Tensor) -> Tensor:
+    """The rotation by `angles` [T,D/2], as [2,1,1,T,D/2]: cosines, then sines."""
+    return torch.stack([angles.cos(), angles.sin()])[:, None, None]
 
-    The output is not interleaved: first components of all pairs, then the second ones. The rotation computes in fp32.
-    Sine and cosine pass through the dtype of `x`, as the tables of a model cast to bf16 do. Measured on golden/bf16,
-    block 0, frame 0: bit-identical; 1.6e-3 with exact tables, 2.4e-3 with rounded frequencies, 2.2e-3 with rounded
-    angles.
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the consecutive pairs (x[2j], x[2j+1]) of `x` [1,heads,T,D]; same shape and dtype.
+
+    `rotation` [2,1,1,T,D/2] fp32: cosines, then sines. The output is not interleaved: first components of all pairs,
+    then the second ones. The rotation computes in fp32.
     """
-    cos = angles.cos().to(x.device, x.dtype).float()
-    sin = angles.sin().to(x.device, x.dtype).float()
+    cos, sin = rotation
     first, second = x.float()[..., 0::2], x.float()[..., 1::2]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
 def _coordinates(count: int) -> Tensor:
-    """Centres of `count` equal cells of [-1,1]."""
+    """Centres of `count` equal cells of [-1,1]: (2i + 1) / count - 1."""
     return torch.linspace(-1 + 1 / count, 1 - 1 / count, count, device="cpu")
 
 
-def _spatial_frequencies(height: int, width: int, head_dim: int) -> Tensor:
+def _spatial_frequencies(height: int, width: int, head_dim: int, band: float) -> Tensor:
     """[D/8] radians per unit coordinate: pi .. pi * F/2, F the number of cycles that the grid can carry."""
-    cycles = SPATIAL_BAND * min(height, width)
+    cycles = band * min(height, width)
     return (math.pi * torch.linspace(1, cycles / 2, head_dim // 16, device="cpu")).repeat_interleave(2)
 
 
-def _temporal_frequencies(head_dim: int) -> Tensor:
-    """[D/4] radians per frame: 10000 ** (-2i / (D/4))."""
+def _temporal_frequencies(head_dim: int, base: float) -> Tensor:
+    """[D/4] radians per tick of the rotation clock: base ** (-2i / (D/4))."""
     share = head_dim // 4
     exponents = torch.arange(0, share, 2, device="cpu").float() / share
-    return (1.0 / TEMPORAL_BASE**exponents).repeat_interleave(2)
+    return (1.0 / base**exponents).repeat_interleave(2)

@@ -9,6 +9,7 @@ from torch.nn.functional import silu
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.families.waypoint.scenario import Controls
+from waypoint_parity.reference.eager.generations import generation_of
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.layers import (
     Block,
@@ -18,7 +19,6 @@ from waypoint_parity.reference.eager.layers import (
     OutNorm,
     PassContext,
 )
-from waypoint_parity.reference.eager.math import rotation_angles
 
 
 class Transformer(nn.Module):
@@ -26,6 +26,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.rope_angles = nn.Identity()  # a probe: shows the rotation of a pass, which all blocks share
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
 
     def forward(self, x: Tensor, context: PassContext, kv_cache: KVCache) -> Tensor:
@@ -41,9 +42,10 @@ class WorldModel(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.generation = generation_of(config)
         width = config.d_model
         self.denoise_step_emb = NoiseConditioner(width)
-        self.ctrl_emb = ControlEmbedding(config.n_buttons, width * config.mlp_ratio, width)
+        self.ctrl_emb = ControlEmbedding(config.n_buttons, width * config.mlp_ratio, width, self.generation.scroll)
         self.ctrl_cfg = NullEmbedding(width) if config.ctrl_conditioning else None
         self.prompt_cfg = NullEmbedding(config.prompt_embedding_dim or 0) if config.prompt_conditioning else None
         self.patchify = nn.Conv2d(config.channels, width, config.patch, stride=config.patch, bias=False)
@@ -62,13 +64,15 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """Velocity [1,1,C,h*ph,w*pw] of the latent `x` (same shape) at noise level `sigma` [1,1].
 
-        `timestamp` [1,1] int64 is the frame clock, `prompt` [1,P,E] as given. The pass leaves this frame's keys and
-        values in the tail of `kv_cache`; only its `commit` keeps them.
+        `timestamp` [1,1] int64 is the frame clock; the rotation's clock runs `clock_ratio` times as fast. `prompt`
+        [1,P,E] as given. The pass leaves this frame's keys and values in the tail of `kv_cache`; only its `commit`
+        keeps them.
         """
         frame = int(timestamp)
+        rotation = self.generation.rotation(self.config, frame * self.config.clock_ratio, x.dtype)
         context = PassContext(
             frame=frame,
-            angles=rotation_angles(frame, self.config.height, self.config.width, self.config.head_dim),
+            rotation=self.transformer.rope_angles(rotation.to(x.device)),
             cond=self.denoise_step_emb(sigma),
             ctrl=self.ctrl_emb(controls.mouse, controls.button, controls.scroll),
             prompt=prompt,

@@ -11,6 +11,7 @@ from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.reference.eager.autoencoder import Autoencoder
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.model import WorldModel
+from waypoint_parity.reference.eager.taehv import Taehv
 from waypoint_parity.reference.session_rules import check_prompt, running_schedule
 
 INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")
@@ -24,12 +25,14 @@ class Session(nn.Module):
     """
 
     def __init__(
-        self, model: WorldModel, autoencoder: Autoencoder, *, device: torch.device, dtype: torch.dtype
+        self, model: WorldModel, autoencoder: Autoencoder | Taehv, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.device, self.dtype = device, dtype
         self.model = model
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
+        self._forget_pictures = autoencoder.reset
+        self.decodes_seed = model.generation.decodes_seed
         self.kv_cache = KVCache(model.config)
         self.input = nn.ModuleDict({name: nn.Identity() for name in INPUTS})
         self.velocity = nn.Identity()
@@ -40,7 +43,9 @@ class Session(nn.Module):
         self.sigmas: Tensor | None = None
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
-        """Begin: clock 0, nothing written. `sigmas` [S+1] fp32; they are rounded to the session's dtype.
+        """Begin: clock 0, nothing written, no picture remembered.
+
+        `sigmas` [S+1] fp32; they are rounded to the session's dtype.
 
         Raises UserError where the model takes a prompt and none is given, and where it takes none and one is given.
         """
@@ -48,6 +53,7 @@ class Session(nn.Module):
         self.clock = 0
         self.sigmas = self._cast(sigmas)
         self.kv_cache.reset(self.device, self.dtype)
+        self._forget_pictures()
         self.prompt = None
         if prompt is not None:
             yield Pass("prompt")
@@ -55,12 +61,18 @@ class Session(nn.Module):
             self.input["prompt_pad_mask"](prompt.pad_mask.to(self.device))  # shown only: the model ignores it
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Take `image` [360,640,3] uint8 as the next frame: encode it, write it to the caches under idle controls."""
+        """Take `image` as the next frame: encode it, write it to the caches under idle controls.
+
+        `image` uint8 is [360,640,3], or [4,H,W,3] for an autoencoder that makes one latent of four pictures.
+        """
         self._schedule()
         yield Pass("image", sigma=0.0)
         latent = self.latent(self._cast(self.encoder(self.input["image"](image.to(self.device)))))
         idle = Controls(torch.zeros(self.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
         self._cache_pass(latent.unsqueeze(1), self._take(idle))
+        if self.decodes_seed:
+            yield Pass("decode")
+            self.frame(self.decoder(latent))
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
@@ -71,7 +83,7 @@ class Session(nn.Module):
                 x, controls = self.input["noise"](self._cast(noise)), self._take(controls)
             sigma = self.input["sigma"](sigma.view(1, 1))
             velocity = self.velocity(self._predict(x, sigma, controls))
-            x = self.latent(x + (following - sigma) * velocity)  # Euler
+            x = self.latent(self.model.generation.step(x, following - sigma, velocity))
         yield Pass("cache", sigma=0.0)
         self._cache_pass(x, controls)
         yield Pass("decode")
@@ -102,4 +114,5 @@ class Session(nn.Module):
         return x.to(device=self.device, dtype=self.dtype)
 
     def _schedule(self) -> Tensor:
-        return running_schedule(self.sigmas, self.clock, self.model.config.n_frames)
+        longest = self.model.config.n_frames if self.model.generation.ends else None
+        return running_schedule(self.sigmas, self.clock, longest)

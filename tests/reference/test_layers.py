@@ -21,7 +21,7 @@ from waypoint_parity.reference.eager.layers import (
     SelfAttention,
     modulations,
 )
-from waypoint_parity.reference.eager.math import attention, rms_norm, rotate, rotation_angles
+from waypoint_parity.reference.eager.math import attention, cosines_and_sines, rms_norm, rotate, rotation_angles
 
 CPU = torch.device("cpu")
 
@@ -102,10 +102,10 @@ def test_the_six_vectors_are_scale_bias_and_gate_of_the_attention_then_of_the_ml
 
 @pytest.fixture
 def context(config: TransformerConfig) -> PassContext:
-    angles = rotation_angles(0, config.height, config.width, config.head_dim)
+    rotation = cosines_and_sines(rotation_angles(0, config.height, config.width, config.head_dim))
     width, prompt_width = config.d_model, config.prompt_embedding_dim or 0
     prompt = torch.randn(1, 3, prompt_width)
-    return PassContext(0, angles, torch.randn(1, 1, width), torch.randn(1, 1, width), prompt)
+    return PassContext(0, rotation, torch.randn(1, 1, width), torch.randn(1, 1, width), prompt)
 
 
 def ring(config: TransformerConfig) -> RingCache:
@@ -154,7 +154,7 @@ def test_heads_are_joined_in_order_and_projected(config: TransformerConfig, cont
 
 def test_values_are_neither_normed_nor_rotated(config: TransformerConfig, context: PassContext) -> None:
     attn, a, cache = SelfAttention(config), tokens(config), ring(config)
-    context.angles = torch.full_like(context.angles, 0.5)
+    context.rotation = torch.full_like(context.rotation, 0.5)
     attn(a, context, cache)
     raw = attn.v_proj(a).unflatten(-1, (config.n_kv_heads, config.head_dim)).transpose(1, 2)
     assert cache.tail[1].equal(raw)
@@ -167,7 +167,7 @@ def test_queries_and_keys_are_normed_before_they_are_rotated(config: Transformer
         probe.register_forward_hook(lambda module, inputs, output, shown=shown: shown.append(output))
         attn(a, context, ring(config))
         raw = project(a).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
-        torch.testing.assert_close(shown[0], rotate(rms_norm(raw), context.angles))
+        torch.testing.assert_close(shown[0], rotate(rms_norm(raw), context.rotation))
 
 
 def test_the_value_residual_always_reaches_back_to_layer_zero(config: TransformerConfig, context: PassContext) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from waypoint_parity.reference.eager.math import attention, rms_norm, rotate, rotation_angles
+from waypoint_parity.reference.eager.math import attention, cosines_and_sines, rms_norm, rotate, rotation_angles
 
 HEIGHT, WIDTH, D = 4, 6, 64
 X, Y, T = slice(0, D // 8), slice(D // 8, D // 4), slice(D // 4, D // 2)
@@ -89,7 +89,7 @@ def test_rotation_reads_consecutive_pairs_and_writes_firsts_then_seconds() -> No
     x[..., 6] = 1  # first of pair 3
     angles = torch.zeros(1, 16)
     angles[0, 3] = math.pi / 6
-    y = rotate(x, angles)[0, 0, 0]
+    y = rotate(x, cosines_and_sines(angles))[0, 0, 0]
     assert y.nonzero().flatten().tolist() == [3, 16 + 3]
     torch.testing.assert_close(y[[3, 19]], torch.tensor([math.cos(math.pi / 6), math.sin(math.pi / 6)]))
 
@@ -98,16 +98,17 @@ def test_scores_depend_on_the_distance_in_time_alone() -> None:
     q, k = torch.randn(1, 1, HEIGHT * WIDTH, D), torch.randn(1, 1, HEIGHT * WIDTH, D)
 
     def scores(query_frame: int, key_frame: int) -> torch.Tensor:
-        turned = (rotate(x, rotation_angles(t, HEIGHT, WIDTH, D)) for x, t in ((q, query_frame), (k, key_frame)))
+        rotations = (cosines_and_sines(rotation_angles(t, HEIGHT, WIDTH, D)) for t in (query_frame, key_frame))
+        turned = (rotate(x, rotation) for x, rotation in zip((q, k), rotations, strict=True))
         return next(turned) @ next(turned).transpose(-2, -1)
 
     torch.testing.assert_close(scores(2, 1), scores(9, 8), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(scores(2, 1), scores(3, 1), atol=1e-2)
 
 
-def test_bf16_rotates_in_fp32_by_rounded_sines() -> None:
+def test_bf16_rotates_in_fp32() -> None:
     x, angles = torch.randn(1, 1, 1, 32).bfloat16(), torch.rand(1, 16)
-    cos, sin = angles.cos().bfloat16().float(), angles.sin().bfloat16().float()
+    cos, sin = angles.cos(), angles.sin()
     first, second = x.float()[..., 0::2], x.float()[..., 1::2]
     expected = torch.cat([first * cos - second * sin, first * sin + second * cos], -1).bfloat16()
-    assert rotate(x, angles).equal(expected)
+    assert rotate(x, cosines_and_sines(angles)).equal(expected)
