@@ -6,15 +6,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from waypoint_parity.candidate.autoencoder import Autoencoder
 from waypoint_parity.candidate.blocks import Block
-from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
+from waypoint_parity.candidate.config import AutoencoderConfig, TaehvConfig, WaypointConfig
+from waypoint_parity.candidate.dcae import Dcae, Ladder
 from waypoint_parity.candidate.engine import Engine
+from waypoint_parity.candidate.generation import WAYPOINT_15
 from waypoint_parity.candidate.kv_cache import RingCache
+from waypoint_parity.candidate.rope import Rotation
 from waypoint_parity.candidate.session import Session, Step
+from waypoint_parity.candidate.taehv import Taehv
 from waypoint_parity.candidate.weights import load_autoencoder, load_waypoint
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint import config as families
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
@@ -25,10 +29,12 @@ class CandidateAdapter(FrameByFrame):
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         geometry = WaypointConfig(**_fields(WaypointConfig, checkpoint.geometry.transformer))
-        codec = AutoencoderConfig(**_fields(AutoencoderConfig, checkpoint.geometry.autoencoder))
+        given = checkpoint.geometry.autoencoder
+        kind = TaehvConfig if isinstance(given, families.TaehvConfig) else AutoencoderConfig
+        codec = kind(**_fields(kind, given))
         self.engine = Engine(
             load_waypoint(geometry, checkpoint.weights("transformer"), numerics.dtype, numerics.device),
-            load_autoencoder(codec, checkpoint.weights("vae"), numerics.device),
+            load_autoencoder(codec, checkpoint.weights("vae"), numerics.dtype, numerics.device),
             compiled=numerics.compiled,
         )
         self._session: Session | None = None
@@ -57,6 +63,12 @@ class CandidateAdapter(FrameByFrame):
         for layer, block in enumerate(engine.model.layers):
             modules |= {f"transformer.blocks.{layer}{name}": module for name, module in _block_modules(block).items()}
         sites = {name: Site(module) for name, module in (modules | _autoencoder_modules(engine.autoencoder)).items()}
+        if engine.model.config.generation is WAYPOINT_15:
+            sites["transformer.rope_angles"] = Site(
+                engine.rope_angles,
+                layout=lambda rotation, _: rotation.stacked(),
+                restore=lambda official, _: Rotation.unstacked(official),
+            )
         for layer, cache in enumerate(engine.rings):
             window = engine.dilated_window if engine.model.config.is_global(layer) else engine.local_window
             ring_sites = self._ring_sites(cache, window)
@@ -141,11 +153,14 @@ def _block_modules(block: Block) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if module is not None}
 
 
-def _autoencoder_modules(autoencoder: Autoencoder) -> dict[str, nn.Module]:
+def _autoencoder_modules(autoencoder: Dcae | Taehv) -> dict[str, nn.Module]:
     """The modules of the encoder and the decoder whose outputs are sites."""
     modules: dict[str, nn.Module] = {}
     for name, half in (("encoder", autoencoder.encoder), ("decoder", autoencoder.decoder)):
-        modules |= {f"{name}.conv_in": half.conv_in, f"{name}.conv_out": half.conv_out}
-        for part in ("blocks", "residuals"):
-            modules |= {f"{name}.{part}.{i}": module for i, module in enumerate(getattr(half, part))}
+        if isinstance(half, Ladder):
+            modules |= {f"{name}.conv_in": half.conv_in, f"{name}.conv_out": half.conv_out}
+            for part in ("blocks", "residuals"):
+                modules |= {f"{name}.{part}.{i}": module for i, module in enumerate(getattr(half, part))}
+        else:
+            modules |= {f"{name}.{place}": layer for place, layer in half.stream.layers.items()}
     return modules

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from waypoint_parity.candidate.conditioning import rms_norm
+from waypoint_parity.candidate.conditioning import unit_rms
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.kv_cache import Window, remember
 from waypoint_parity.candidate.rope import Rotation, rotate
@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
 
     def normed_heads(self, x: Tensor) -> Tensor:
         """Queries or keys [1,T,heads*D] -> [1,heads,T,D], not rotated yet."""
-        return rms_norm(split_heads(x, self.head_dim))
+        return unit_rms(split_heads(x, self.head_dim))
 
     def mixed(self, v: Tensor, v_first: Tensor | None) -> Tensor:
         """The values that are attended to, [1,T,G*D]: v + v_lamb * (v_first - v) where there is a value residual."""
@@ -94,15 +94,15 @@ class PromptAttention(nn.Module):
 
     def read(self, prompt: Tensor) -> PromptKeys:
         """Keys and values of `prompt` [1,P,E]; a session needs them once."""
-        k, v = self.kv(rms_norm(prompt)).chunk(2, dim=-1)
+        k, v = self.kv(unit_rms(prompt)).chunk(2, dim=-1)
         return PromptKeys(self.normed_heads(k), split_heads(v, self.head_dim).contiguous())
 
     def forward(self, x: Tensor, prompt: PromptKeys) -> Tensor:
         """`x` [1,T,M] -> [1,T,M]."""
-        q = self.normed_heads(self.q_proj(rms_norm(x)))
+        q = self.normed_heads(self.q_proj(unit_rms(x)))
         out: Tensor = self.out_proj(self.attend(q, prompt.k, prompt.v).flatten(2))
         return out
 
     def normed_heads(self, x: Tensor) -> Tensor:
         """Queries or keys [1,T,E] or [1,P,E] -> [1,E/D,T,D] or [1,E/D,P,D]."""
-        return rms_norm(split_heads(x, self.head_dim))
+        return unit_rms(split_heads(x, self.head_dim))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from waypoint_parity.candidate.attention import PromptAttention, PromptKeys, SelfAttention
-from waypoint_parity.candidate.conditioning import MLP, modulate, rms_norm
+from waypoint_parity.candidate.conditioning import adapt, perceptron, unit_rms
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.kv_cache import Window
 from waypoint_parity.candidate.rope import Rotation
@@ -33,12 +33,12 @@ class ControlFusion(nn.Module):
 
     def read(self, control: Tensor) -> Tensor:
         """Wc c for the control embedding [1,1,M]; a frame needs it once."""
-        projected: Tensor = self.c_proj(rms_norm(control))
+        projected: Tensor = self.c_proj(unit_rms(control))
         return projected
 
     def forward(self, x: Tensor, control: Tensor) -> Tensor:
         """`x` [1,T,M], control = Wc c [1,1,M] -> [1,T,M]."""
-        out: Tensor = self.fc2(functional.silu(self.x_proj(rms_norm(x)) + control))
+        out: Tensor = self.fc2(functional.silu(self.x_proj(unit_rms(x)) + control))
         return out
 
 
@@ -51,7 +51,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(config)
         self.prompt_cross_attn = PromptAttention(config) if layer in config.prompt_layers else None
         self.ctrl_mlpfusion = ControlFusion(config) if layer in config.control_layers else None
-        self.mlp = MLP(config.d_model, config.d_model * config.mlp_ratio, config.d_model)
+        self.mlp = perceptron((config.d_model, config.d_model * config.mlp_ratio, config.d_model))
         # Sites.
         self.cond_head, self.out = nn.Identity(), nn.Identity()
 
@@ -68,11 +68,11 @@ class Block(nn.Module):
         """`x` [1,T,M], `modulation` [6,1,1,M] -> the block's output [1,T,M] and its raw attention values."""
         attn_scale, attn_bias, attn_gate, mlp_scale, mlp_bias, mlp_gate = self.cond_head(modulation).unbind(0)
         window = frame.dilated if self.dilated else frame.local
-        attended, v = self.attn(modulate(x, attn_scale, attn_bias), v_first, frame.rotation, ring, window)
+        attended, v = self.attn(adapt(x, attn_scale, attn_bias), v_first, frame.rotation, ring, window)
         x = torch.addcmul(x, attn_gate, attended)
         if self.prompt_cross_attn is not None:
             x = x + self.prompt_cross_attn(x, prompt)
         if self.ctrl_mlpfusion is not None:
             x = x + self.ctrl_mlpfusion(x, control)
-        x = torch.addcmul(x, mlp_gate, self.mlp(modulate(x, mlp_scale, mlp_bias)))
+        x = torch.addcmul(x, mlp_gate, self.mlp(adapt(x, mlp_scale, mlp_bias)))
         return self.out(x), v

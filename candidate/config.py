@@ -7,10 +7,14 @@ in frames, S ring slots in use.
 
 from dataclasses import dataclass
 
+from waypoint_parity.candidate.generation import GENERATIONS, Generation
+
 
 @dataclass(frozen=True, kw_only=True)
 class WaypointConfig:
     """Geometry of the world model. Every field bears the name and the meaning of the checkpoint's config key."""
+
+    model_type: str
 
     d_model: int
     n_heads: int
@@ -29,11 +33,26 @@ class WaypointConfig:
     value_residual: bool
     gated_attn: bool
     n_buttons: int
-    ctrl_conditioning: str | None
+    ctrl_conditioning: str | bool | None
     ctrl_conditioning_period: int | None
     prompt_conditioning: str | None
     prompt_conditioning_period: int | None
     prompt_embedding_dim: int | None
+    rope_theta: float
+    rope_nyquist_frac: float
+    base_fps: int
+    inference_fps: int
+    temporal_compression: int
+
+    @property
+    def generation(self) -> Generation:
+        """What else a model of this type computes in its own way."""
+        return GENERATIONS[self.model_type]
+
+    @property
+    def clock_ratio(self) -> int:
+        """How far the rotation's clock goes in a frame; that of the rings goes by 1."""
+        return int(self.base_fps // (self.inference_fps / self.temporal_compression))
 
     @property
     def head_dim(self) -> int:
@@ -86,3 +105,17 @@ class AutoencoderConfig:
     decoder_ch_max: int
     decoder_blocks_per_stage: tuple[int, ...]
     sample_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaehvConfig:
+    """Geometry of the TAEHV: e and d0..d3, the channels between its stages; the sizes (H, W) of its pictures.
+
+    `picture_size` is what comes in and goes out, `inner_size` what it computes on, 16 pixels a latent pixel.
+    """
+
+    latent_channels: int
+    encoder_width: int
+    decoder_widths: tuple[int, int, int, int]
+    picture_size: tuple[int, int]
+    inner_size: tuple[int, int]

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.candidate.autoencoder import Autoencoder
+from waypoint_parity.candidate.dcae import Dcae
 from waypoint_parity.candidate.kv_cache import RingCache, WindowTable, ring_shape
 from waypoint_parity.candidate.model import Waypoint
+from waypoint_parity.candidate.taehv import Taehv
 
 INPUTS = ("prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "noise", "image", "sigma", "timestamp")
 
@@ -18,7 +19,7 @@ class Engine:
     `transformer` is the pass, Waypoint.forward, compiled or not. Where and in which dtype it computes, the weights say.
     """
 
-    def __init__(self, model: Waypoint, autoencoder: Autoencoder, *, compiled: bool = False) -> None:
+    def __init__(self, model: Waypoint, autoencoder: Dcae | Taehv, *, compiled: bool = False) -> None:
         self.model = model
         self.autoencoder = autoencoder
         self.transformer: Callable[..., Tensor] = compiled_pass(model) if compiled else model
@@ -31,7 +32,8 @@ class Engine:
         self.inputs = nn.ModuleDict({name: nn.Identity() for name in INPUTS})
         self.denoise_step_emb, self.ctrl_emb = nn.Identity(), nn.Identity()
         self.velocity, self.latent = nn.Identity(), nn.Identity()
-        # What a pass sees; once for all layers of a kind, and outside the compiled pass.
+        # What a pass sees, and how it turns; once for all layers, and outside the compiled pass.
+        self.rope_angles = nn.Identity()
         self.local_window, self.dilated_window = nn.Identity(), nn.Identity()
 
     def consume(self, name: str, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from waypoint_parity.candidate.attention import PromptKeys
 from waypoint_parity.candidate.blocks import Block, FramePlan
-from waypoint_parity.candidate.conditioning import ControlEmbedding, Modulations, Modulator, NoiseConditioner, modulate
+from waypoint_parity.candidate.conditioning import ControlEmbedding, Modulations, Modulator, NoiseConditioner, adapt
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.rope import OrthoRoPE
 
@@ -55,7 +55,7 @@ class Waypoint(nn.Module):
         for block, modulation, keys, projected, ring in parts:
             x, v = block(x, v_first, modulation, keys, projected, ring, frame)
             v_first = v if v_first is None else v_first
-        x = self.out_norm(modulate(x, *modulations.out_norm.unbind(0)))
+        x = self.out_norm(adapt(x, *modulations.out_norm.unbind(0)))
         return self._to_grid(self.unpatchify(functional.silu(x)))
 
     def _to_grid(self, patches: Tensor) -> Tensor:

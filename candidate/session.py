@@ -65,6 +65,7 @@ class Session:
         self.schedule = Schedule(sigmas, engine.dtype, engine.device)
         self.memory = Memory(engine.model, len(self.schedule.levels))
         self.prompt: tuple[PromptKeys | None, ...] = (None,) * engine.model.config.n_layers
+        engine.autoencoder.reset()
         self.seek(0)
 
     def seek(self, clock: int) -> None:
@@ -82,12 +83,15 @@ class Session:
 
     @torch.no_grad()
     def append_image(self, image: Tensor) -> Iterator[Step]:
-        """Give the next frame: `image` [360,640,3] uint8 is encoded and remembered, with idle controls."""
+        """Give the next frame: `image`, [H,W,3] or [4,H,W,3] uint8, is encoded and remembered, with idle controls."""
         engine = self.engine
         yield Step("image", sigma=0.0)
-        latent = engine.latent(engine.autoencoder.encoder(engine.consume("image", image)).to(engine.dtype))
+        latent = engine.latent(engine.autoencoder.encoder(engine.consume("image", image)).to(engine.dtype))[:, None]
         control = self._embed(torch.zeros(engine.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
-        self._remember(latent[:, None], control)
+        self._remember(latent, control)
+        if engine.model.config.generation.decodes_given:
+            yield Step("decode")
+            self._decode(latent)
 
     @torch.no_grad()
     def generate(self, noise: Tensor, button: Tensor, mouse: Tensor, scroll: Tensor) -> Iterator[Step]:
@@ -106,11 +110,16 @@ class Session:
         yield Step("cache", sigma=0.0)
         self._remember(latent, control)
         yield Step("decode")
-        engine.autoencoder.decoder(latent[:, 0].float())
+        self._decode(latent)
 
     def euler_step(self, latent: Tensor, velocity: Tensor, delta: Tensor) -> Tensor:
         """`latent` one noise level on, `delta` [] away."""
-        return latent + delta * velocity
+        return self.engine.model.config.generation.euler_step(latent, velocity, delta)
+
+    def _decode(self, latent: Tensor) -> None:
+        """Show what `latent` [1,1,C,h*ph,w*pw] looks like."""
+        autoencoder = self.engine.autoencoder
+        autoencoder.decoder(latent[:, 0].to(autoencoder.dtype))
 
     def _transform(self, latent: Tensor, sigma: float, control: Tensor) -> Tensor:
         """One transformer pass over the frame in work: `latent` [1,1,C,h*ph,w*pw] -> its velocity."""
@@ -118,7 +127,7 @@ class Session:
         level = engine.inputs["sigma"](self.schedule.levels[sigma])
         timestamp = engine.inputs["timestamp"](self.timestamp)
         cond = engine.denoise_step_emb(memory.cond(level))
-        rotation = memory.rotation(timestamp, engine.dtype)
+        rotation = engine.rope_angles(memory.rotation(timestamp, engine.dtype))
         local = engine.local_window(engine.local.at(self.clock))
         dilated = engine.dilated_window(engine.dilated.at(self.clock))
         return engine.transformer(

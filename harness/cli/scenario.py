@@ -37,7 +37,7 @@ class ScenarioMakeCommand:
     prompt_padding: int | None = None
     """Padding at the end of a drawn prompt, in tokens; 4 if not given."""
     image: Path | None = None
-    """Picture that seeds the session; resized to 360 x 640."""
+    """Picture that seeds the session; resized to the model's size."""
 
     def run(self) -> int:
         """Write the scenario and print what it holds."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from waypoint_parity.harness.run.adapter import Adapter, Pass
@@ -48,9 +49,11 @@ def passes(
         return f"in unit {unit}, {at.phase} step {at.step}{behind}"
 
     name = name_of(adapter)
-    given = family.prepared(scenario, geometry)
-    # Of its own: what one side writes into its inputs, the other one must not see.
-    given = given.with_tensors(**{field: tensor.clone() for field, tensor in given.tensors.items()})
+    # A mode that follows the implementation is not to take our numbers for constants of its code.
+    with torch._C.DisableTorchFunction():
+        given = family.prepared(scenario, geometry)
+        # Of its own: what one side writes into its inputs, the other one must not see.
+        given = given.with_tensors(**{field: tensor.clone() for field, tensor in given.tensors.items()})
     with engine_works(name, doing):
         session: object = adapter.session(given)
     if not isinstance(session, Iterator):

@@ -55,7 +55,7 @@ def engine(
 ) -> Engine:
     """A fresh fp32 engine: a test may hook it."""
     model = load_waypoint(config, weights, torch.float32, CPU)
-    return Engine(model, load_autoencoder(codec, checkpoint.weights("vae"), CPU))
+    return Engine(model, load_autoencoder(codec, checkpoint.weights("vae"), torch.float32, CPU))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.candidate.attention import PromptAttention, SelfAttention, grouped_attention
-from waypoint_parity.candidate.conditioning import rms_norm
+from waypoint_parity.candidate.conditioning import unit_rms
 from waypoint_parity.candidate.config import WaypointConfig
 from waypoint_parity.candidate.kv_cache import Window
 from waypoint_parity.candidate.rope import OrthoRoPE, rotate
@@ -51,7 +51,7 @@ def test_heads_are_gated_by_the_input_before_the_output_projection(
         part.view(1, config.tokens, -1, config.head_dim).transpose(1, 2)
         for part in torch.split(x @ attention.qkv.weight.T, list(attention.widths), dim=-1)
     )
-    heads = explicit_attention(rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation), v)
+    heads = explicit_attention(rotate(unit_rms(q), rotation), rotate(unit_rms(k), rotation), v)
     assert attention.gate_proj is not None
     gate = torch.sigmoid(x[..., : config.n_heads] @ attention.gate_proj.weight.T)
     torch.testing.assert_close(out, (heads * gate[..., None]).flatten(2) @ attention.out_proj.weight.T)
@@ -83,11 +83,11 @@ def test_padding_of_the_prompt_takes_its_share_of_the_softmax(config: WaypointCo
     q, k, v = (
         torch.unflatten(part, -1, (-1, config.head_dim)).transpose(1, 2)
         for part in (
-            rms_norm(x) @ attention.q_proj.weight.T,
-            *(rms_norm(prompt) @ attention.kv.weight.T).chunk(2, dim=-1),
+            unit_rms(x) @ attention.q_proj.weight.T,
+            *(unit_rms(prompt) @ attention.kv.weight.T).chunk(2, dim=-1),
         )
     )
-    scores = torch.cat((rms_norm(q) @ rms_norm(k).mT / config.head_dim**0.5, torch.zeros(1, k.shape[1], 16, 5)), dim=-1)
+    scores = torch.cat((unit_rms(q) @ unit_rms(k).mT / config.head_dim**0.5, torch.zeros(1, k.shape[1], 16, 5)), dim=-1)
     heads = scores.softmax(-1)[..., :3] @ v
     expected = heads.transpose(1, 2).flatten(2) @ attention.out_proj.weight.T
     torch.testing.assert_close(attention(x, attention.read(padded)), expected)

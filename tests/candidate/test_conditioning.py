@@ -9,17 +9,15 @@ from waypoint_parity.candidate.conditioning import (
     ControlEmbedding,
     Modulator,
     NoiseConditioner,
-    modulate,
-    sigma_frequencies,
+    adapt,
+    wave_numbers,
 )
 from waypoint_parity.candidate.config import WaypointConfig
 
 
-def test_sigma_frequencies_fall_geometrically_from_1_to_a_ten_thousandth() -> None:
+def test_wave_numbers_fall_geometrically_from_1_to_a_ten_thousandth() -> None:
     expected = [10000 ** (-i / 255) for i in range(256)]
-    torch.testing.assert_close(
-        sigma_frequencies().double(), torch.tensor(expected, dtype=torch.float64), rtol=2e-6, atol=0
-    )
+    torch.testing.assert_close(wave_numbers().double(), torch.tensor(expected, dtype=torch.float64), rtol=2e-6, atol=0)
 
 
 @torch.no_grad()
@@ -27,7 +25,7 @@ def test_cond_is_an_mlp_of_sines_then_cosines_of_a_thousand_sigma(config: Waypoi
     conditioner = NoiseConditioner(config)
     phase = [0.3 * 1000 * frequency for frequency in conditioner.frequencies.tolist()]
     features = math.sqrt(2) * torch.tensor([*map(math.sin, phase), *map(math.cos, phase)])
-    expected = conditioner.mlp.fc2.weight @ functional.silu(conditioner.mlp.fc1.weight @ features)
+    expected = conditioner.mlp[2].weight @ functional.silu(conditioner.mlp[0].weight @ features)
     torch.testing.assert_close(conditioner(torch.tensor([[0.3]]))[0, 0], expected, rtol=0, atol=2e-5)
 
 
@@ -68,8 +66,8 @@ def test_controls_are_mouse_buttons_and_the_sign_of_the_scroll(config: WaypointC
         assert torch.equal(embedding(mouse, button, torch.tensor([scroll])), expected)
 
 
-def test_modulate_scales_around_one_and_adds_the_bias() -> None:
+def test_a_vector_is_adapted_by_a_scale_around_one_and_adds_the_bias() -> None:
     x = torch.tensor([[[3.0, 4.0]]])
     scale, bias = torch.tensor([[[0.5, -1.0]]]), torch.tensor([[[10.0, 20.0]]])
     root = math.sqrt(12.5)
-    torch.testing.assert_close(modulate(x, scale, bias), torch.tensor([[[10 + 1.5 * 3 / root, 20.0]]]))
+    torch.testing.assert_close(adapt(x, scale, bias), torch.tensor([[[10 + 1.5 * 3 / root, 20.0]]]))

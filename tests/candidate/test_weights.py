@@ -2,18 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch import Tensor
 
-from waypoint_parity.candidate.config import AutoencoderConfig, WaypointConfig
-from waypoint_parity.candidate.weights import (
-    autoencoder_layout,
-    load_autoencoder,
-    load_waypoint,
-    normalised,
-    waypoint_layout,
-)
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.candidate.config import WaypointConfig
+from waypoint_parity.candidate.weights import load_waypoint, waypoint_layout
 
 CPU = torch.device("cpu")
 BLOCK = "transformer.blocks.3"
@@ -64,19 +56,3 @@ def test_in_bf16_the_noise_conditioner_keeps_rounded_values_in_fp32_and_rope_kee
         else:
             assert value.dtype == torch.bfloat16
             assert torch.equal(value, native[key].bfloat16())
-
-
-def test_baked_kernels_are_what_weight_normalisation_computes() -> None:
-    conv = weight_norm(nn.Conv2d(4, 6, 3))
-    parametrization = conv.parametrizations["weight"]
-    baked = normalised(parametrization.original0 * 1, parametrization.original1 * 1)
-    torch.testing.assert_close(baked, conv.weight)
-
-
-def test_the_autoencoder_has_plain_convolutions_in_fp32(codec: AutoencoderConfig, checkpoint: Checkpoint) -> None:
-    stored = checkpoint.weights("vae")
-    halved = {key: value.bfloat16() for key, value in stored.items()}
-    autoencoder = load_autoencoder(codec, halved, CPU)
-    assert {value.dtype for value in autoencoder.state_dict().values()} == {torch.float32}
-    assert autoencoder.state_dict().keys() == autoencoder_layout(stored).keys()
-    assert not [key for key in autoencoder.state_dict() if "parametrizations" in key or "logvar" in key]

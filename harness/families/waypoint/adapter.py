@@ -40,15 +40,13 @@ class FrameByFrame(ABC):
         """Run a session, frame by frame."""
         given = Inputs(scenario)
         yield from ((0, at) for at in self._passes("start", given.prompt, given.sigmas))
-        decoded = 0
+        # Whoever decodes the seed latent does so first; pictures of one unit are told by their step.
+        first_decode = 0 if given.image is None else int(given.image.ndim == 4)
         if given.image is not None:
-            for at in self._passes("append_image", given.image):
-                decoded += at.phase == "decode"
-                yield 0, at
+            yield from ((0, at) for at in self._passes("append_image", given.image))
         for frame in range(scenario.units):
             for at in self._passes("generate", given.noise[frame], given.controls(frame)):
-                # Pictures of one unit are told by their pass.
-                yield frame, at._replace(step=at.step + decoded) if frame == 0 and at.phase == "decode" else at
+                yield frame, at._replace(step=first_decode) if frame == 0 and at.phase == "decode" else at
 
     def _passes(self, method: str, *given: Any) -> Iterator[Pass]:
         """What a method of the class yields. Raises UserError where it is no generator."""

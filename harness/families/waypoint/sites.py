@@ -230,6 +230,7 @@ def _coder(
     """The sites of one half of the autoencoder, each made of those of the layer before."""
     layers = _taehv_layers(coder) if isinstance(config, TaehvConfig) else _dcae_layers(config, coder)
     final, entering = coder == "decoder", (given,)
+    remembers = final and isinstance(config, TaehvConfig)
     for number, (sites, optional) in enumerate(layers):
         first = final and number == 0
         for name in sites:
@@ -240,6 +241,8 @@ def _coder(
                 reads=entering,
                 carries=("input.schedule",) if first else (),
                 takes_final=first,
+                # What a decoder that remembers was not given, its later pictures lack.
+                stands_for=_DECODE if first and remembers else (),
                 optional=optional,
             )
         # Who does without a site makes what follows of what is before it.

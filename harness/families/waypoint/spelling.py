@@ -27,10 +27,14 @@ def canonical(weights: Weights, config: TransformerConfig) -> Weights:
     rules = dict(_unpatchify(config)) if len(shapes.get("unpatchify.weight", ())) == 4 else {}
     for layer in range(config.n_layers):
         rules |= _block(f"transformer.blocks.{layer}.", shapes)
-    used = {key: rule for key, rule in rules.items() if shapes.keys() >= {*rule.of}}
-    superseded = {name for key, rule in used.items() if key in shapes and key not in rule.of for name in rule.of}
-    made = {key: rule for key, rule in used.items() if key not in shapes or key in rule.of}
-    unused = {key for key in shapes if _COPIES in key} | superseded | set(_other_biases(made, shapes))
+    rules = {key: rule for key, rule in rules.items() if shapes.keys() >= {*rule.of}}
+    made = {key: rule for key, rule in rules.items() if key not in shapes or key in rule.of}
+    superseded = {name for key in rules.keys() - made.keys() for name in rules[key].of}
+    # One bias takes the place of two.
+    spare = {key for key in shapes if key.endswith("_cond_head.bias_in")}.difference(
+        *(rule.of for rule in made.values())
+    )
+    unused = superseded | spare | {key for key in shapes if _COPIES in key}
     return replace(weights, rewrites=made, unused=frozenset(unused))
 
 
@@ -73,21 +77,13 @@ def _block(block: str, found: Collection[str]) -> Mapping[str, Rewrite]:
         for half, first in (("attn", 0), ("mlp", _HALF))
         for number in range(_HALF)
     }
-    # One bias takes the place of two: the package takes the MLP's for all six matrices.
+    # The package takes the MLP's bias for all six matrices.
     half = "mlp" if f"{block}mlp_cond_head.bias_in" in found else "attn"
     moved |= {"cond_head.bias_in": f"{half}_cond_head.bias_in"}
     moved |= {"ctrl_mlpfusion.mlp.fc2.weight": "ctrl_mlpfusion.fc2.weight"}
     rules = {f"{block}{key}": Rewrite((f"{block}{name}",), _same) for key, name in moved.items()}
     halves = f"{block}ctrl_mlpfusion.fc1_x.weight", f"{block}ctrl_mlpfusion.fc1_c.weight"
     return rules | {f"{block}ctrl_mlpfusion.mlp.fc1.weight": Rewrite(halves, _side_by_side)}
-
-
-def _other_biases(made: Mapping[str, Rewrite], found: Collection[str]) -> Iterator[str]:
-    """The biases of the attention's half where the MLP's stands for both."""
-    for rule in made.values():
-        other = rule.of[0].replace("mlp_cond_head.bias_in", "attn_cond_head.bias_in")
-        if other != rule.of[0] and other in found:
-            yield other
 
 
 def _same(tensor: Tensor) -> Tensor:

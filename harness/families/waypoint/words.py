@@ -84,8 +84,12 @@ def _extent(keys: Collection[Key], geometry: WaypointGeometry, session: Sequence
     every_step = {at.step for at in shown if at.phase == "denoise"}
     at_zero = {at for at in shown if at.phase in ("image", "cache")}
     names = frozenset(last_name(key.site) for key in keys)
-    coder = any(key.site.startswith(("encoder.", "decoder.")) for key in keys)
+    config = geometry.transformer
+    coder = not config.is_waypoint_15 and any(key.site.startswith(("encoder.", "decoder.")) for key in keys)
     statements = {
+        "Waypoint 1": not config.is_waypoint_15,
+        "Waypoint 1.5": config.is_waypoint_15,
+        "two clocks": config.clock_ratio > 1,
         "last step only": len(every_step) > 1 and steps == {max(every_step)} and not found & at_zero,
         "right at sigma 0": bool(steps) and any(at.phase == "cache" for at in shown) and not found & at_zero,
         "first convolution right": coder and "conv_in" not in names,

@@ -57,6 +57,14 @@ ATTENTION = (
     ),
     FaultKind(
         ("rotation",),
+        "rotation on the clock of the rings",
+        "the rotation's clock: frame * (base_fps // (inference_fps / temporal_compression)); the rings take the frame",
+        onset=("clock 1", "frame 1"),
+        extent=("two clocks",),
+        norm="kept",
+    ),
+    FaultKind(
+        ("rotation",),
         "temporal frequencies of another head width",
         "the exponents of time: -2i / (D/4), with the head width of this checkpoint; at time 0 nothing turns",
         onset=("clock 1", "frame 1"),
@@ -71,8 +79,16 @@ ATTENTION = (
     ),
     FaultKind(
         ("rotation",),
+        "frequencies exact, or cosines and sines rounded",
+        "that frequencies go through the model's dtype and angles do not; a port with exact tables has other numerics",
+        onset=("Waypoint 1.5",),
+        extent=("rounding-sized",),
+    ),
+    FaultKind(
+        ("rotation",),
         "rotation tables in bf16",
         "that angles, cosines and sines are fp32, and the rotation too, with one cast at the end",
+        onset=("Waypoint 1",),
         extent=("rounding-sized",),
     ),
     FaultKind(
@@ -88,6 +104,13 @@ ATTENTION = (
         "that the cache is frozen while denoising: only the pass at sigma 0 leaves something behind",
         onset=("frame 0",),
         extent=("from the second step on",),
+    ),
+    FaultKind(
+        ("cache", "attention"),
+        "rings on the clock of the rotation",
+        "that slots, write frames and hidden slots follow from the frame alone, not from the rotation's clock",
+        onset=("clock 1", "frame 1"),
+        extent=("two clocks",),
     ),
     FaultKind(
         ("cache",),
@@ -112,7 +135,7 @@ ATTENTION = (
     FaultKind(
         ("cache", "attention"),
         "slots that were never written are attended to, as zeros",
-        "that the attention is given what was written so far and the frame itself, not the whole allocation",
+        "that the attention is given what was written so far, not the whole allocation; a list of blocks is no mask",
         onset=("clock 0", "frame 0"),
         course="fades",
     ),

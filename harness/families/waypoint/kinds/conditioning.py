@@ -34,7 +34,7 @@ CONDITIONING = (
     FaultKind(
         ("noise conditioner",),
         "another table of frequencies",
-        "the exponents -i/(n-1) or -i/n, base 10000, how the table is computed: phases reach 1000 radians",
+        "the exponents -i/(n-1) or -i/n, base 10000, how it is computed and rounded: phases reach 1000 radians",
         extent=("right at sigma 0",),
     ),
     FaultKind(
@@ -48,6 +48,13 @@ CONDITIONING = (
         "modulation slots exchanged between attention and MLP, or scale with bias",
         "the order scale, bias, gate of the attention, then of the MLP, where projections are stacked and split",
         norm="kept",
+    ),
+    FaultKind(
+        ("conditioning heads",),
+        "another bias in one half of the head",
+        "bias_in: the package takes the MLP half's for all six matrices, the diffusers form each half's own",
+        onset=("Waypoint 1.5",),
+        layers=("every",),
     ),
     FaultKind(
         ("conditioning heads",),

@@ -110,20 +110,43 @@ PICTURE = (
         extent=("first convolution right",),
     ),
     FaultKind(
+        ("decoder",),
+        "first latent decoded without what comes before it, or its seed latent not decoded",
+        "that the first latent after a reset is fed 3 times more, its pictures dropped; that a seed latent is decoded",
+        onset=("frame 0", "decode"),
+        extent=("Waypoint 1.5",),
+        course="fades",
+    ),
+    FaultKind(
+        ("encoder", "decoder"),
+        "memory of another frame: kept over a reset, left out, or of the block's output",
+        "each block sees its own previous input of this stream, zeros at first; reset() empties all of them",
+        extent=("Waypoint 1.5",),
+    ),
+    FaultKind(
+        ("encoder", "decoder"),
+        "frames of a latent in another order, or joined and split along channels otherwise",
+        "the earlier frame has the first channels, where frames are joined and where one is split",
+        extent=("Waypoint 1.5",),
+    ),
+    FaultKind(
         ("encoder", "decoder"),
         "weight norm left out, or over another axis",
         "weight = magnitude * direction / ||direction||, per output channel",
+        extent=("Waypoint 1",),
     ),
     FaultKind(
         ("encoder", "decoder"),
         "stages of another order, grouping or pixel shuffle",
         "the order of stages, the number of groups, pixel-shuffle and unshuffle by 2, the slope 0.01 of LeakyReLU",
+        extent=("Waypoint 1",),
     ),
     FaultKind(
         ("picture",),
         "pixels in [-1,1] clamped to [0,1] without being shifted",
         "(y / 2 + 0.5) clamped to [0,1], before it is scaled by 255",
         onset=("decode",),
+        extent=("Waypoint 1",),
     ),
     FaultKind(
         ("picture",),

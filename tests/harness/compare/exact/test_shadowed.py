@@ -1,11 +1,14 @@
 """Loading under a shadow: what is known beforehand, and whether everything could be followed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from waypoint_parity.candidate.adapter import CandidateAdapter
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed, is_followed, load_shadowed
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.keys import At, Key, is_input
@@ -60,6 +63,21 @@ def test_weights_are_kept_once(shadowed: Shadowed, tiny: Checkpoint) -> None:
 def test_inputs_are_known_once_they_are_expected(shadowed: Shadowed, short: Scenario) -> None:
     early = lost(shadowed, short)
     assert any("from nowhere" in str(reason) for reason in early.values())
+
+
+def test_the_schedule_of_a_checkpoint_is_an_input_and_no_constant_of_the_code(tmp_path: Path) -> None:
+    """Its fp32 numbers are what every implementation is given: exactly those, and not the decimals behind them."""
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", scheduler_sigmas=[1.0, 0.3, 0.0]))
+    scenario = checkpoint.family.make(checkpoint.geometry, name="one frame", seed=1, units=1)
+    shown: list[float] = []
+
+    def see(seen: Observation) -> None:
+        if seen.key.site == "input.sigma" and seen.exact is not None:
+            shown.append(float(seen.exact))
+
+    for name in ("eager", "candidate"):
+        load_shadowed(name, checkpoint, Numerics(torch.float32, torch.device("cpu"))).watched(scenario, see)
+    assert shown == 2 * [1.0, float(torch.tensor(0.3)), 0.0]
 
 
 def test_nothing_is_lost_once_inputs_are_expected(shadowed: Shadowed, short: Scenario) -> None:
