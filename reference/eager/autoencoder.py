@@ -281,8 +281,8 @@ def load_autoencoder(
 ) -> Autoencoder:
     """The autoencoder of `config` with `weights`, for inference, in `dtype` on `device`.
 
-    In fp32, whatever the world model's dtype: golden/bf16 holds the decoder's sites in fp32. From its latents, fp32
-    weights meet them within 3e-7, and weights rounded to bf16 miss them by 2.6e-3.
+    Waypoint 1 computes it in fp32, whatever the world model's dtype: golden/bf16 holds the decoder's sites in fp32.
+    From its latents, fp32 weights meet them within 3e-7, and weights rounded to bf16 miss them by 2.6e-3.
     """
     with torch.device("meta"):  # without memory or initial values: every weight comes from the checkpoint
         autoencoder = Autoencoder(config)

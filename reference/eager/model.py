@@ -26,11 +26,12 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.rope_angles = nn.Identity()  # a probe: shows the rotation of a pass, which all blocks share
+        self.rope_angles = nn.Identity()  # a probe
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
 
     def forward(self, x: Tensor, context: PassContext, kv_cache: KVCache) -> Tensor:
         """`x` [1,T,M] -> [1,T,M]."""
+        context.rotation = self.rope_angles(context.rotation)
         for block, ring in zip(self.blocks, kv_cache.rings(), strict=True):
             x = block(x, context, ring)
         return x
@@ -72,7 +73,7 @@ class WorldModel(nn.Module):
         rotation = self.generation.rotation(self.config, frame * self.config.clock_ratio, x.dtype)
         context = PassContext(
             frame=frame,
-            rotation=self.transformer.rope_angles(rotation.to(x.device)),
+            rotation=rotation.to(x.device),
             cond=self.denoise_step_emb(sigma),
             ctrl=self.ctrl_emb(controls.mouse, controls.button, controls.scroll),
             prompt=prompt,
