@@ -49,7 +49,8 @@ class WorldEngineAdapter(FrameByFrame):
         # Building draws initial weights, and warns that tables keep fp32.
         with preserved_settings(), warnings.catch_warnings(action="ignore"):
             self._engine, conditioning = build_engine(self._package, checkpoint, numerics, patched=self._patched)
-        self._autoencoder: Autoencoder = (StreamedTaehv if config.is_waypoint_15 else Dcae)(self._engine.vae)
+        vae = self._engine.vae
+        self._autoencoder: Autoencoder = StreamedTaehv(vae) if config.is_waypoint_15 else Dcae(vae)
         self._taps = Taps(self._engine, inside=not numerics.compiled)
         self._session = Session(
             self._package, self._engine, self._taps, conditioning, self._autoencoder, compiled=numerics.compiled
@@ -90,9 +91,7 @@ class WorldEngineAdapter(FrameByFrame):
         eager = not self._numerics.compiled
         if eager:
             self._taps.tap_masks()
-        lists = check_block_lists(
-            self._engine, self._session.denoise_once, self._taps.show_visible, repairs=eager
-        )
+        lists = check_block_lists(self._engine, self._session.denoise_once, self._taps.show_visible, repairs=eager)
         return {
             "block lists": lists,
             "rope": "frequencies rounded through the model's dtype, then fp32",

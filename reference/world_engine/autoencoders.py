@@ -31,7 +31,7 @@ class Autoencoder(Protocol):
         """`latent` [1,C,h*ph,w*pw] -> `frame` uint8."""
         ...
 
-    def sites(self, geometry: WaypointGeometry) -> Mapping[str, Site]:
+    def sites(self, geometry: WaypointGeometry) -> dict[str, Site]:
         """Every site of encoder and decoder."""
         ...
 
@@ -40,7 +40,7 @@ class Dcae:
     """Waypoint 1's. The golden bf16 session was decoded in fp32; the other implementations here do the same."""
 
     decodes_seed = False
-    claims: Mapping[str, str] = {"autoencoder": "float32, weight norm baked, eager, no autocast"}  # noqa: RUF012
+    claims: Mapping[str, str] = {"autoencoder": "float32, weight norm baked, eager, no autocast"}
 
     def __init__(self, vae: Any) -> None:
         """`vae`: the engine's InferenceAE."""
@@ -57,7 +57,7 @@ class Dcae:
         """`latent` [1,C,h*ph,w*pw] -> `frame` [360,640,3] uint8."""
         return self._decode(self._vae, latent.float())
 
-    def sites(self, geometry: WaypointGeometry) -> Mapping[str, Site]:
+    def sites(self, geometry: WaypointGeometry) -> dict[str, Site]:
         """Modules whose names are those of sites."""
         return matching_sites(self._vae.ae_model, geometry)
 
@@ -71,7 +71,7 @@ class StreamedTaehv:
     """
 
     decodes_seed = True
-    claims: Mapping[str, str] = {  # noqa: RUF012
+    claims: Mapping[str, str] = {
         "autoencoder": "ChunkedStreamingTAEHV in the engine's dtype, its streams reset with the engine",
         "seed latent": "decoded by the adapter, as later releases decode it; these sources return the pictures instead",
     }
@@ -103,7 +103,7 @@ class StreamedTaehv:
         self._show("decoder")
         return frame
 
-    def sites(self, geometry: WaypointGeometry) -> Mapping[str, Site]:
+    def sites(self, geometry: WaypointGeometry) -> dict[str, Site]:
         """Every layer with weights, by its number."""
         return {name: Site(probe, _as_shown) for probes in self._probes.values() for name, probe in probes.items()}
 

@@ -150,9 +150,9 @@ def _load_taehv(package: Package, checkpoint: Checkpoint, numerics: Numerics) ->
     config, weights = checkpoint.geometry.autoencoder, checkpoint.weights("vae")
     model = package.taehv.TAEHV(None, patch_size=config.patch_size, latent_channels=config.latent_channels)
     # The class builds the published widths alone.
-    for name, layer in list(model.named_modules()):
+    for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            model.set_submodule(name, _of_width(layer, weights[f"{name}.weight"]))
+            _widen(layer, weights[f"{name}.weight"])
     model.load_state_dict(weights, strict=True)
     return package.inference_autoencoder.ChunkedStreamingTAEHV(
         model.requires_grad_(False),
@@ -162,10 +162,12 @@ def _load_taehv(package: Package, checkpoint: Checkpoint, numerics: Numerics) ->
     )
 
 
-def _of_width(layer: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
-    """The same convolution for a `weight` [out,in,k,k]."""
-    outputs, inputs, *kernel = weight.shape
-    return nn.Conv2d(inputs, outputs, kernel, layer.stride, layer.padding, bias=layer.bias is not None)
+def _widen(layer: nn.Conv2d, weight: Tensor) -> None:
+    """Make room in a convolution for a `weight` [out,in,k,k]."""
+    layer.out_channels, layer.in_channels = weight.shape[:2]
+    layer.weight = nn.Parameter(torch.empty_like(weight))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(torch.empty_like(weight[:, 0, 0, 0]))
 
 
 def _loader(loaded: Any, config: Any = None) -> SimpleNamespace:

@@ -79,8 +79,8 @@ class Package:
     """The imported package.
 
     `release` is the tested one that it is, or is taken for; `omegaconf` is what it reads configs with, `taehv` the
-    autoencoder of Waypoint 1.5, `compiler` what it changed of torch.compile's settings when it was imported, `sources`
-    the digest of its files.
+    module of Waypoint 1.5's autoencoder, `compiler` what it changed of torch.compile's settings when it was imported,
+    `sources` the digest of its files.
     """
 
     release: Release
@@ -90,7 +90,7 @@ class Package:
     patches: ModuleType
     autoencoder: ModuleType
     inference_autoencoder: ModuleType
-    taehv: ModuleType | None
+    taehv: Any
     omegaconf: ModuleType
     compiler: Mapping[str, Any]
     sources: str
@@ -176,16 +176,12 @@ def sources_digest(folder: Path, files: Collection[str] = ()) -> str:
 def _check_taehv(*, untested: bool) -> None:
     """Raise UserError where the autoencoder's package is not installed, or not the tested revision."""
     spec = importlib.util.find_spec("taehv")
-    if spec is None or spec.origin is None:
-        found = "no module taehv"
-    elif (digest := sources_digest(Path(spec.origin).parent, (Path(spec.origin).name,))) != TAEHV_SOURCES:
-        found = f"sources with sha256 {digest}"
-    else:
-        return
-    if spec is None or spec.origin is None or not untested:
+    file = None if spec is None or spec.origin is None else Path(spec.origin)
+    sources = None if file is None else sources_digest(file.parent, (file.name,))
+    if sources is None or (sources != TAEHV_SOURCES and not untested):
         raise UserError(
             "world_engine of Waypoint 1.5 needs taehv, its autoencoder",
-            found=found,
+            found="no module taehv" if sources is None else f"sources with sha256 {sources}",
             expected=f"taehv at revision {TAEHV_REVISION} (sources with sha256 {TAEHV_SOURCES})",
             do=f'pip install --no-deps "taehv @ git+https://github.com/madebyollin/taehv@{TAEHV_REVISION}"',
         )
