@@ -12,7 +12,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import AutoencoderConfig, TransformerConfig
 from waypoint_parity.harness.run.adapter import Numerics
-from waypoint_parity.reference.world_engine.package import WAYPOINT_15, Package
+from waypoint_parity.reference.world_engine.package import Package
 
 
 class Conditioning:
@@ -62,7 +62,7 @@ def build_engine(
     autoencoder, and no prompt encoder. The raw modules stay as they are unless `patched`.
     """
     config = package.omegaconf.OmegaConf.create(model_config(checkpoint.geometry.transformer))
-    if package.release is WAYPOINT_15:
+    if package.release.is_waypoint_15:
         config = package.omegaconf.OmegaConf.merge(package.base_model.MODEL_CONFIG_DEFAULTS, config)
     model = package.model.WorldModel(config)
     model.load_state_dict(checkpoint.weights("transformer"), strict=True)
@@ -78,7 +78,7 @@ def build_engine(
         given["apply_inference_patches"] = lambda model: None
     with _substituted(package.engine, given):
         engine = package.engine.WorldEngine("", device=numerics.device, dtype=numerics.dtype)
-    if package.release is WAYPOINT_15:
+    if package.release.is_waypoint_15:
         # These sources make a float of it, by which an integer clock cannot be multiplied in place.
         engine.ts_mult = int(engine.ts_mult)
     return engine, conditioning
@@ -130,7 +130,7 @@ def coder_configs(config: AutoencoderConfig) -> tuple[dict[str, Any], dict[str, 
 
 def _autoencoder(package: Package, checkpoint: Checkpoint, numerics: Numerics) -> dict[str, Any]:
     """What the engine's constructor loads its autoencoder with."""
-    if package.release is WAYPOINT_15:
+    if package.release.is_waypoint_15:
         taehv = _load_taehv(package, checkpoint, numerics)
         return {"get_ae": lambda uri, **options: taehv}
     return {"InferenceAE": _loader(_load_dcae(package, checkpoint, numerics.device))}

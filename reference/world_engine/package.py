@@ -41,6 +41,11 @@ class Release:
     install: str
     files: tuple[str, ...] = ()
 
+    @property
+    def is_waypoint_15(self) -> bool:
+        """Whether the sources are of the second generation."""
+        return self.model_type == SECOND
+
     def digest(self, folder: Path) -> str:
         """The digest of the package in `folder`, to be compared with `sources`."""
         return sources_digest(folder, self.files)
@@ -122,10 +127,10 @@ def import_package(model_type: str = FIRST, *, untested: bool = False) -> Packag
             expected=f"{wanted.name} (sources with sha256 {wanted.sources})",
             do=f"{wanted.install}; or name the implementation world-engine+{UNTESTED} to run it all the same",
         )
-    if wanted is WAYPOINT_15:
+    if wanted.is_waypoint_15:
         _check_taehv(untested=untested)
     package = _imported(wanted, sources)
-    if hasattr(package.inference_autoencoder, "ChunkedStreamingTAEHV") != (wanted is WAYPOINT_15):
+    if hasattr(package.inference_autoencoder, "ChunkedStreamingTAEHV") != wanted.is_waypoint_15:
         raise _other_generation(wanted, "sources of another generation, by their autoencoder")
     return package
 
@@ -154,7 +159,7 @@ def _imported(release: Release, sources: str) -> Package:
             patches=_module("world_engine.patch_model", release),
             autoencoder=_module("world_engine.ae_nn", release),
             inference_autoencoder=_module("world_engine.ae", release),
-            taehv=_module("taehv", release) if release is WAYPOINT_15 else None,
+            taehv=_module("taehv", release) if release.is_waypoint_15 else None,
             omegaconf=_module("omegaconf", release),
             compiler={name: value for name, value in after.items() if value != before[name]},
             sources=sources,

@@ -16,7 +16,7 @@ from waypoint_parity.harness.run.process_settings import compiler_stance
 from waypoint_parity.reference.session_rules import check_prompt, running_schedule
 from waypoint_parity.reference.world_engine.autoencoders import Autoencoder
 from waypoint_parity.reference.world_engine.engine import Conditioning
-from waypoint_parity.reference.world_engine.package import WAYPOINT_15, Package
+from waypoint_parity.reference.world_engine.package import Package
 from waypoint_parity.reference.world_engine.taps import CACHE, Taps
 
 
@@ -143,7 +143,7 @@ class Session:
 
     def _schedule(self) -> Tensor:
         # Waypoint 1 has a table of rotations; Waypoint 1.5 computes them for whatever frame it is.
-        longest = None if self._package.release is WAYPOINT_15 else self._engine.model_cfg.n_frames
+        longest = None if self._package.release.is_waypoint_15 else self._engine.model_cfg.n_frames
         return running_schedule(self._sigmas, int(self._engine.frame_ts), longest)
 
 
