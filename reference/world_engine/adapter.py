@@ -13,7 +13,7 @@ from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.process_settings import ProcessSettings, preserved_settings
 from waypoint_parity.reference.world_engine.autoencoders import Autoencoder, Dcae, StreamedTaehv
-from waypoint_parity.reference.world_engine.block_lists import check_block_lists
+from waypoint_parity.reference.world_engine.block_lists import check_block_lists, read_as_masks
 from waypoint_parity.reference.world_engine.engine import build_engine
 from waypoint_parity.reference.world_engine.package import UNTESTED, import_package
 from waypoint_parity.reference.world_engine.session import Session
@@ -88,14 +88,15 @@ class WorldEngineAdapter(FrameByFrame):
 
     def _check_block_lists(self) -> dict[str, str]:
         """What was done about hidden slots, and what else a claim about Waypoint 1.5 must name."""
-        eager = not self._numerics.compiled
-        if eager:
-            self._taps.tap_masks()
-        lists = check_block_lists(self._engine, self._session.denoise_once, self._taps.show_visible, repairs=eager)
+        repair = None if self._numerics.compiled else self._read_as_masks
         return {
-            "block lists": lists,
+            "block lists": check_block_lists(self._engine, self._session.denoise_once, repair),
             "rope": "frequencies rounded through the model's dtype, then fp32",
             "noise conditioner": "weights and frequencies rounded through the model's dtype, then fp32",
             "sampler": "differences of the rounded sigmas, Euler step in fp32",
             "rotation clock": f"{self._engine.ts_mult} times the clock of the rings, made an int",
         }
+
+    def _read_as_masks(self) -> None:
+        self._taps.tap_masks()
+        read_as_masks(self._engine.kv_cache, self._taps.show_visible)

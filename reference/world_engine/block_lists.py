@@ -18,22 +18,24 @@ Show = Callable[[int, Tensor], Tensor]
 _GARBAGE = 10.0
 
 
-def check_block_lists(engine: Any, denoise: Callable[[Tensor], Tensor], show: Show, *, repairs: bool) -> str:
-    """What was done about hidden slots, in words: nothing where they are hidden, else a repair where `repairs` allows.
+def check_block_lists(
+    engine: Any, denoise: Callable[[Tensor], Tensor], repair: Callable[[], None] | None = None
+) -> str:
+    """What was done about hidden slots, in words: nothing where they are hidden, else the `repair`.
 
     `denoise` runs a step of the engine's from the noise that it is given. Raises UserError where hidden slots are seen
     in the end.
     """
     if not sees_hidden_slots(engine, denoise):
         return "hidden slots change nothing, by a probe at load"
-    if repairs:
-        read_as_masks(engine.kv_cache, show)
+    if repair is not None:
+        repair()
         if not sees_hidden_slots(engine, denoise):
             return "hidden slots changed a pass, by a probe at load: made a mask function, and now they change nothing"
     raise UserError(
         "world_engine attends to ring slots that are hidden or were never written",
         found="other velocities with other values in those slots, by a probe at load"
-        + (", also after block lists were made mask functions" if repairs else ", in compiled passes"),
+        + (", also after block lists were made mask functions" if repair is not None else ", in compiled passes"),
         expected="the same values, bit for bit",
         do="use the torch release that this project is tested with; what this one computes is no reference",
     )
