@@ -49,6 +49,10 @@ class Conditioning:
             ) from error
 
 
+# Blocks of a mask have as many tokens; outside compiled code the package refuses other frames.
+BLOCK = 128
+
+
 def build_engine(
     package: Package, checkpoint: Checkpoint, numerics: Numerics, *, patched: bool
 ) -> tuple[Any, Conditioning]:
@@ -58,22 +62,32 @@ def build_engine(
     autoencoder, and no prompt encoder. The raw modules stay as they are unless `patched`.
     """
     config = package.omegaconf.OmegaConf.create(model_config(checkpoint.geometry.transformer))
+    if package.release.is_waypoint_15:
+        config = package.omegaconf.OmegaConf.merge(package.base_model.MODEL_CONFIG_DEFAULTS, config)
     model = package.model.WorldModel(config)
     model.load_state_dict(checkpoint.weights("transformer"), strict=True)
+    # Loaded before it is cast: what refuses a cast goes through the engine's dtype all the same.
+    model.to(device=numerics.device, dtype=numerics.dtype).requires_grad_(False)
     conditioning = Conditioning(package, model, patched=patched)
     given: dict[str, Any] = {
-        "WorldModel": _loader(model.requires_grad_(False), config),
-        "InferenceAE": _loader(_load_autoencoder(package, checkpoint, numerics.device)),
+        "WorldModel": _loader(model, config),
         "PromptEncoder": nn.Identity,
+        **_autoencoder(package, checkpoint, numerics),
     }
     if not patched:
         given["apply_inference_patches"] = lambda model: None
     with _substituted(package.engine, given):
-        return package.engine.WorldEngine("", device=numerics.device, dtype=numerics.dtype), conditioning
+        engine = package.engine.WorldEngine("", device=numerics.device, dtype=numerics.dtype)
+    if package.release.is_waypoint_15:
+        # These sources make a float of it, by which an integer clock cannot be multiplied in place.
+        engine.ts_mult = int(engine.ts_mult)
+    return engine, conditioning
 
 
 def model_config(config: TransformerConfig) -> dict[str, Any]:
     """The config as the package reads it. Raises UserError for a geometry that the package cannot build."""
+    if config.is_waypoint_15:
+        return _second_config(config)
     if config.ctrl_conditioning is None:
         raise UserError(
             "world_engine has no model without control conditioning",
@@ -82,6 +96,19 @@ def model_config(config: TransformerConfig) -> dict[str, Any]:
             do="compare other implementations on this checkpoint",
         )
     return {**config.to_json(), "ae_uri": ""}
+
+
+def _second_config(config: TransformerConfig) -> dict[str, Any]:
+    if config.tokens_per_frame % BLOCK:
+        raise UserError(
+            f"world_engine hides the slots of a ring in blocks of {BLOCK} tokens",
+            found=f"{config.tokens_per_frame} tokens per frame",
+            expected=f"a multiple of {BLOCK}",
+            do="compare other implementations on this checkpoint",
+        )
+    # The package asks whether the one is null, and the other.
+    without = {} if config.ctrl_conditioning else {"ctrl_conditioning": None, "ctrl_conditioning_period": None}
+    return {**config.to_json(), "ae_uri": "", **without}
 
 
 def coder_configs(config: AutoencoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,16 +128,46 @@ def coder_configs(config: AutoencoderConfig) -> tuple[dict[str, Any], dict[str, 
     return shared | encoder, shared | decoder
 
 
-def _load_autoencoder(package: Package, checkpoint: Checkpoint, device: torch.device) -> Any:
-    """The package's autoencoder, weight norm baked as the package does it, always in fp32.
+def _autoencoder(package: Package, checkpoint: Checkpoint, numerics: Numerics) -> dict[str, Any]:
+    """What the engine's constructor loads its autoencoder with."""
+    if package.release.is_waypoint_15:
+        taehv = _load_taehv(package, checkpoint, numerics)
+        return {"get_ae": lambda uri, **options: taehv}
+    return {"InferenceAE": _loader(_load_dcae(package, checkpoint, numerics.device))}
 
-    The golden bf16 session was decoded in fp32; the other implementations here do the same.
-    """
+
+def _load_dcae(package: Package, checkpoint: Checkpoint, device: torch.device) -> Any:
+    """The package's autoencoder of Waypoint 1, weight norm baked as the package does it, always in fp32."""
     configs = (package.omegaconf.OmegaConf.create(config) for config in coder_configs(checkpoint.geometry.autoencoder))
     model = package.autoencoder.AutoEncoder(*configs)
     model.load_state_dict(checkpoint.weights("vae"), strict=True)
     package.inference_autoencoder.bake_weight_norm_(model)
     return package.inference_autoencoder.InferenceAE(model.requires_grad_(False), device=device, dtype=torch.float32)
+
+
+def _load_taehv(package: Package, checkpoint: Checkpoint, numerics: Numerics) -> Any:
+    """The package's autoencoder of Waypoint 1.5, around a TAEHV as wide as the checkpoint's."""
+    config, weights = checkpoint.geometry.autoencoder, checkpoint.weights("vae")
+    model = package.taehv.TAEHV(None, patch_size=config.patch_size, latent_channels=config.latent_channels)
+    # The class builds the published widths alone.
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            _widen(layer, weights[f"{name}.weight"])
+    model.load_state_dict(weights, strict=True)
+    return package.inference_autoencoder.ChunkedStreamingTAEHV(
+        model.requires_grad_(False),
+        auto_aspect_ratio=checkpoint.geometry.transformer.auto_aspect_ratio,
+        device=numerics.device,
+        dtype=numerics.dtype,
+    )
+
+
+def _widen(layer: nn.Conv2d, weight: Tensor) -> None:
+    """Make room in a convolution for a `weight` [out,in,k,k]."""
+    layer.out_channels, layer.in_channels = weight.shape[:2]
+    layer.weight = nn.Parameter(torch.empty_like(weight))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(torch.empty_like(weight[:, 0, 0, 0]))
 
 
 def _loader(loaded: Any, config: Any = None) -> SimpleNamespace:

@@ -1,7 +1,6 @@
 """A session of the official engine, announced pass by pass."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.harness.run.process_settings import compiler_stance
 from waypoint_parity.reference.session_rules import check_prompt, running_schedule
+from waypoint_parity.reference.world_engine.autoencoders import Autoencoder
 from waypoint_parity.reference.world_engine.engine import Conditioning
 from waypoint_parity.reference.world_engine.package import Package
 from waypoint_parity.reference.world_engine.taps import CACHE, Taps
@@ -24,7 +24,14 @@ class Session:
     """Drives the engine's own passes. Model, sampler, caches, frame clock and autoencoder are the package's."""
 
     def __init__(
-        self, package: Package, engine: Any, taps: Taps, conditioning: Conditioning, *, compiled: bool
+        self,
+        package: Package,
+        engine: Any,
+        taps: Taps,
+        conditioning: Conditioning,
+        autoencoder: Autoencoder,
+        *,
+        compiled: bool,
     ) -> None:
         self._package = package
         self._engine = engine
@@ -33,8 +40,8 @@ class Session:
         self._compiled = compiled
         self._inputs: dict[str, Tensor] = {}
         self._sigmas: Tensor | None = None
-        # Without the decorators of the package, which compile it and on a GPU round it to bf16.
-        self._decode: Callable[[Any, Tensor], Tensor] = inspect.unwrap(type(engine.vae).decode)
+        self._built_with: Tensor = engine.scheduler_sigmas[:2]
+        self._autoencoder = autoencoder
 
     def start(self, prompt: Prompt | None, sigmas: Tensor) -> Iterator[Pass]:
         """Begin: clock 0, nothing written. Raises UserError where a prompt does not fit the model."""
@@ -52,15 +59,19 @@ class Session:
             }
 
     def append_image(self, image: Tensor) -> Iterator[Pass]:
-        """Take `image` [360,640,3] uint8 as the next frame: encoded, and written to the caches under idle controls."""
+        """Take `image` as the next frame: encoded, and written to the caches under idle controls.
+
+        `image` uint8 is [360,640,3], or [4,H,W,3] for an autoencoder that makes one latent of four pictures.
+        """
         self._schedule()
         yield Pass("image", sigma=0.0)
         pixels = self._taps.show("input.image", image.to(self._engine.device))
-        latent = self._taps.show("latent", self._cast(self._engine.vae.encode(pixels)))
-        config = self._engine.model_cfg
+        latent = self._taps.show("latent", self._cast(self._autoencoder.encode(pixels)))
         x = latent.unsqueeze(1)
-        self._take(x, Controls(torch.zeros(config.n_buttons), torch.zeros(2), torch.zeros(1)))
+        self._take(x, self._idle())
         self._cache_pass(x)
+        if self._autoencoder.decodes_seed:
+            yield from self._decode(latent)
 
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Denoise `noise` [1,1,C,h*ph,w*pw] fp32 along the schedule, write the frame to the caches, decode it."""
@@ -74,8 +85,19 @@ class Session:
             x = self._taps.show("latent", self._denoise_pass(x, torch.stack(pair)))
         yield Pass("cache", sigma=0.0)
         self._cache_pass(x)
+        yield from self._decode(x.squeeze(1))
+
+    def denoise_once(self, noise: Tensor) -> Tensor:
+        """One step from `noise` under idle controls, by the schedule that the engine was built with."""
+        self._take(noise, self._idle())
+        return self._denoise_pass(noise, self._built_with)
+
+    def _decode(self, latent: Tensor) -> Iterator[Pass]:
         yield Pass("decode")
-        self._taps.show("frame", self._decode(self._engine.vae, x.squeeze(1).float()))
+        self._taps.show("frame", self._autoencoder.decode(latent))
+
+    def _idle(self) -> Controls:
+        return Controls(torch.zeros(self._engine.model_cfg.n_buttons), torch.zeros(2), torch.zeros(1))
 
     def _take(self, x: Tensor, controls: Controls) -> None:
         """Hand the controls of a frame to the engine, whose clock moves on with them."""
@@ -120,7 +142,9 @@ class Session:
         return x.to(device=self._engine.device, dtype=self._engine.dtype)
 
     def _schedule(self) -> Tensor:
-        return running_schedule(self._sigmas, int(self._engine.frame_ts), self._engine.model_cfg.n_frames)
+        # Waypoint 1 has a table of rotations; Waypoint 1.5 computes them for whatever frame it is.
+        longest = None if self._package.release.is_waypoint_15 else self._engine.model_cfg.n_frames
+        return running_schedule(self._sigmas, int(self._engine.frame_ts), longest)
 
 
 def _pressed(button: Tensor) -> set[int]:

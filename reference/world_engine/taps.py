@@ -32,9 +32,11 @@ _OF_A_PASS = ("input.sigma", "input.timestamp", "denoise_step_emb", "velocity")
 class Taps:
     """The probes of one engine, by site name, and the hooks that feed them."""
 
-    def __init__(self, model: Any, *, inside: bool) -> None:
-        """`model`: the package's WorldModel, patched or not. `inside`: tap its modules; compiled passes forbid it."""
-        self._model = model
+    def __init__(self, engine: Any, *, inside: bool) -> None:
+        """`engine`: the package's, its model patched or not. `inside`: tap its modules; compiled passes forbid it."""
+        self._model = model = engine.model
+        # What the clock of the rings is multiplied by for the rotation.
+        self._ratio: int = getattr(engine, "ts_mult", 1)
         self._inside = inside
         self._layers = [f"transformer.blocks.{layer}" for layer in range(len(model.transformer.blocks))]
         self._probes: dict[str, nn.Identity] = {}
@@ -58,6 +60,14 @@ class Taps:
         shown: Tensor = self._probes[site](value)
         return shown
 
+    def show_visible(self, layer: int, tokens: Tensor) -> Tensor:
+        """Show which `tokens` [L+T] bool a pass sees of the ring of `layer`; go on with what this returns."""
+        return self.show(f"kv_cache.layers.{layer}.visible", tokens)
+
+    def tap_masks(self) -> None:
+        """From now on `show_visible` is called."""
+        self._declare(*(f"kv_cache.layers.{layer}.visible" for layer in range(len(self._layers))))
+
     def tap_conditioning(self) -> None:
         """Tap the noise conditioner and the conditioning heads; again whenever the package has replaced them."""
         if not self._inside:
@@ -79,7 +89,11 @@ class Taps:
         _lead(model, lambda velocity: self.show("velocity", velocity) if self.denoising else velocity)
         for name, block in zip(self._layers, model.transformer.blocks, strict=True):
             self._tap_block(name, block)
-        # One for all layers, until the package's patches give each its own.
+        if angles := getattr(model.transformer, "rope_angles", None):
+            # Waypoint 1.5 computes cosines and sines in every pass, which all layers share.
+            self._declare("transformer.rope_angles")
+            _lead(angles, _stacked(self._probes["transformer.rope_angles"]))
+        # Of Waypoint 1 one for all layers, until the package's patches give each its own.
         for rope in {block.attn.rope for block in model.transformer.blocks}:
             _lead(rope, self._show_rotated)
 
@@ -108,7 +122,12 @@ class Taps:
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         x, sigma = inputs
         sigma = self.show("input.sigma", sigma)
-        return (x, sigma), named | {"frame_timestamp": self.show("input.timestamp", named["frame_timestamp"])}
+        # Waypoint 1.5 has a clock for the rings and one for the rotation.
+        clock = named.get("frame_idx", named["frame_timestamp"])
+        if (shown := self.show("input.timestamp", clock)) is clock:
+            return (x, sigma), named
+        clocks = {"frame_idx": shown} if "frame_idx" in named else {}
+        return (x, sigma), named | clocks | {"frame_timestamp": shown * self._ratio}
 
     def _expect_rotation(self, site: str) -> None:
         self._rotating = site
@@ -131,7 +150,7 @@ def _first(probe: Probe) -> Callable[[tuple[Tensor, Any]], tuple[Tensor, Any]]:
 
 
 def _stacked(probe: Probe) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """Through a probe as one [6,1,1,M], the six vectors [1,1,M] of a conditioning head."""
+    """Through a probe as one: of the six vectors [1,1,M] of a conditioning head [6,1,1,M]; of cosines and sines."""
     return lambda vectors: probe(torch.stack(vectors)).unbind()
 
 

@@ -26,6 +26,7 @@ from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import recording
+from waypoint_parity.reference.world_engine.package import WAYPOINT_15, installed_release
 
 WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
 
@@ -82,7 +83,8 @@ def settings() -> dict[str, Any]:
 
 def main() -> int:
     before = settings()
-    checkpoint, scenario = open_checkpoint(GOLDEN / "base"), read_scenario(GOLDEN / "image" / "scenario.safetensors")
+    base, image = ("w15-base", "w15-image") if installed_release() is WAYPOINT_15 else ("base", "image")
+    checkpoint, scenario = open_checkpoint(GOLDEN / base), read_scenario(GOLDEN / image / "scenario.safetensors")
     for options, dtype in (("", torch.float32), ("+patched", torch.bfloat16)):
         adapter = registry.load(WORLD_ENGINE + options, checkpoint, Numerics(dtype, torch.device("cpu")))
         with recording(adapter.sites(), Capture()) as recorder:

@@ -14,10 +14,11 @@ from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
-from waypoint_parity.reference.world_engine.package import INSTALL
+from waypoint_parity.reference.world_engine.package import WAYPOINT_1, WAYPOINT_15, installed_release
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"
+    importlib.util.find_spec("world_engine") is None or installed_release() is WAYPOINT_15,
+    reason=f"world_engine is not importable: {WAYPOINT_1.install}",
 )
 
 SCENARIOS = Path(__file__).parents[2] / "fixtures" / "scenarios"

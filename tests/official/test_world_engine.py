@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.harness.observations import FAMILY
 from tests.parity.implementations import DTYPE_OF_PACK, Capture, by_pack_name, golden_activations, golden_frames
-from waypoint_parity.fixtures.tiny import write_checkpoint
+from waypoint_parity.fixtures.tiny import write_checkpoint, write_waypoint_15
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.checkpoint.convert import convert
 from waypoint_parity.harness.compare.error import Error
@@ -34,10 +34,11 @@ from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys, run
 from waypoint_parity.harness.run.taps import recording
 from waypoint_parity.harness.run.variant import Variant
-from waypoint_parity.reference.world_engine.package import INSTALL
+from waypoint_parity.reference.world_engine.package import WAYPOINT_1, WAYPOINT_15, installed_release
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("world_engine") is None, reason=f"world_engine is not importable: {INSTALL}"
+    importlib.util.find_spec("world_engine") is None or installed_release() is WAYPOINT_15,
+    reason=f"world_engine is not importable: {WAYPOINT_1.install}",
 )
 
 WORLD_ENGINE = "waypoint_parity.reference.world_engine.adapter:WorldEngineAdapter"
@@ -243,6 +244,13 @@ def test_a_prompt_that_is_missing_is_refused(tiny: Checkpoint, fp32_on_cpu: Nume
     adapter = registry.load(WORLD_ENGINE, tiny, fp32_on_cpu)
     with pytest.raises(UserError, match="prompt does not fit"):
         next(adapter.start(None, torch.tensor([1.0, 0.0])))
+
+
+def test_a_checkpoint_of_waypoint_15_is_refused(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
+    checkpoint = open_checkpoint(write_waypoint_15(tmp_path / "checkpoint"))
+    with pytest.raises(UserError, match="not the one that drives") as error:
+        registry.load(WORLD_ENGINE, checkpoint, fp32_on_cpu)
+    assert error.value.do.startswith(WAYPOINT_15.install)
 
 
 def test_importing_and_running_leaves_the_process_as_it_was() -> None:

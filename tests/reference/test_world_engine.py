@@ -1,5 +1,6 @@
 """What the adapter of the official package says where it cannot run; needs no package. See tests/official."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from tests.reference.test_waypoint15 import checkpoint_of
+from waypoint_parity.fixtures.tiny import autoencoder_config, transformer_config, write_waypoint_15
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.process_settings import ProcessSettings
 from waypoint_parity.reference.world_engine.engine import coder_configs, model_config
 from waypoint_parity.reference.world_engine.package import (
+    RELEASES,
+    TAEHV_REVISION,
     TESTED_REVISION,
-    TESTED_SOURCES,
+    WAYPOINT_1,
+    WAYPOINT_15,
     import_package,
+    installed_release,
     sources_digest,
 )
 
@@ -75,9 +81,39 @@ def test_another_revision_is_refused_by_its_sources(another_revision: Path) -> N
         import_package()
     assert sources_digest(another_revision) in error.value.found
     assert TESTED_REVISION in error.value.expected
-    assert TESTED_SOURCES in error.value.expected
+    assert WAYPOINT_1.sources in error.value.expected
     assert error.value.do.startswith(PIP_LINE)
     assert "world-engine+untested-revision" in error.value.do
+
+
+def test_another_revision_does_not_drive_waypoint_15(another_revision: Path) -> None:
+    with pytest.raises(UserError, match="not the revision that was tested") as error:
+        import_package(WAYPOINT_15.model_type)
+    assert WAYPOINT_15.digest(another_revision) in error.value.found
+    assert WAYPOINT_15.sources in error.value.expected
+    assert error.value.do.startswith(WAYPOINT_15.install)
+    assert installed_release() is None
+
+
+@pytest.mark.parametrize("untested", [False, True])
+def test_sources_of_the_other_generation_are_refused(
+    untested: bool, another_revision: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(WAYPOINT_15, sources=WAYPOINT_15.digest(another_revision))
+    monkeypatch.setitem(RELEASES, WAYPOINT_15.model_type, other)
+    assert installed_release() is other
+    with pytest.raises(UserError, match="not the one that drives waypoint-1") as error:
+        import_package(untested=untested)
+    assert error.value.do.startswith(PIP_LINE)
+
+
+def test_waypoint_15_needs_its_autoencoder(another_revision: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(WAYPOINT_15, sources=WAYPOINT_15.digest(another_revision))
+    monkeypatch.setitem(RELEASES, WAYPOINT_15.model_type, other)
+    monkeypatch.setitem(sys.modules, "taehv", None)
+    with pytest.raises(UserError, match="needs taehv") as error:
+        import_package(WAYPOINT_15.model_type)
+    assert TAEHV_REVISION in error.value.do
 
 
 def test_another_revision_is_run_on_request_and_what_it_lacks_is_said(another_revision: Path) -> None:
@@ -122,6 +158,20 @@ def test_the_config_is_the_checkpoints_and_fetches_nothing() -> None:
 def test_a_model_without_controls_is_refused() -> None:
     with pytest.raises(UserError, match="no model without control conditioning"):
         model_config(transformer_config(ctrl_conditioning=None, ctrl_conditioning_period=None))
+
+
+def test_frames_that_are_no_whole_blocks_are_refused(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_waypoint_15(tmp_path / "checkpoint"))
+    with pytest.raises(UserError, match="in blocks of 128 tokens") as error:
+        model_config(checkpoint.geometry.transformer)
+    assert error.value.found == "8 tokens per frame"
+
+
+def test_a_model_without_controls_has_them_in_no_layer() -> None:
+    without = dataclasses.replace(
+        checkpoint_of("w15-base").geometry.transformer, ctrl_conditioning=False, ctrl_conditioning_period=3
+    )
+    assert model_config(without)["ctrl_conditioning_period"] is None
 
 
 def test_encoder_and_decoder_have_a_config_each() -> None:
