@@ -77,7 +77,8 @@ def test_a_session_may_be_cut_to_some_of_its_frames(tiny_scenario: Scenario) -> 
     assert second["noise"].equal(seeded["noise"][1:])
     assert second["prompt_emb"] is seeded["prompt_emb"]
     assert FAMILY.first_units(seeded, 1)["mouse"].equal(seeded["mouse"][:1])
-    shortest = alone(seeded, [1])
+    shortest, units = alone(seeded, GEOMETRY, [1])
+    assert [*units] == [1]
     assert (shortest.get("image"), shortest["sigmas"].tolist()) == (None, [1.0, 0.0])
     check(shortest, GEOMETRY)
 
