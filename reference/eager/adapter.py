@@ -7,22 +7,28 @@ from torch import Tensor
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
+from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
+from waypoint_parity.harness.families.waypoint.spelling import half_biases
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.reference.eager.formulations import FORMULATIONS
+from waypoint_parity.reference.eager.generations import DIFFUSERS_FORM, Generation, generation_of
+from waypoint_parity.reference.eager.layers import ConditioningHead
 from waypoint_parity.reference.eager.model import load_world_model
 from waypoint_parity.reference.eager.session import Session
+
+DIFFUSERS = "diffusers-form"
 
 
 class EagerAdapter(FrameByFrame):
     """Drives `reference.eager`; see harness.run.adapter.Adapter. Its layouts are the official ones.
 
-    Its options are other formulations of the same mathematics, to measure a noise floor with. Raises UserError for
-    `numerics.compiled`.
+    Its options are other formulations of the same mathematics, to measure a noise floor with; and `diffusers-form`, the
+    other numerics in which Waypoint 1.5 is published. Raises UserError for `numerics.compiled`.
     """
 
-    OPTIONS = tuple(FORMULATIONS)
-    HARMLESS = OPTIONS
+    OPTIONS = (*FORMULATIONS, DIFFUSERS)
+    HARMLESS = tuple(FORMULATIONS)
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         if numerics.compiled:
@@ -34,13 +40,19 @@ class EagerAdapter(FrameByFrame):
             )
         device, dtype = numerics.device, numerics.dtype
         self._checkpoint = checkpoint
+        config = checkpoint.geometry.transformer
+        generation = _diffusers_form(config) if DIFFUSERS in numerics.options else generation_of(config)
         model = load_world_model(
-            checkpoint.geometry.transformer, checkpoint.weights("transformer"), device=device, dtype=dtype
+            config, checkpoint.weights("transformer"), device=device, dtype=dtype, generation=generation
         )
+        if generation.half_heads:
+            heads = [module for module in model.modules() if isinstance(module, ConditioningHead)]
+            for layer, (attention, _) in half_biases(checkpoint.files["transformer"], config).items():
+                heads[layer].attention_bias = attention.to(device, dtype)
         for option, reformulate in FORMULATIONS.items():
             if option in numerics.options:
                 reformulate(model)
-        self._generation = model.generation
+        self._generation = generation
         self._autoencoder_dtype = self._generation.autoencoder_dtype or dtype
         autoencoder = self._generation.load_autoencoder(
             checkpoint.geometry.autoencoder,
@@ -75,3 +87,15 @@ class EagerAdapter(FrameByFrame):
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Generate a frame."""
         return self._session.generate(noise, controls)
+
+
+def _diffusers_form(config: TransformerConfig) -> Generation:
+    """The other numerics of Waypoint 1.5. Raises UserError for Waypoint 1."""
+    if not config.is_waypoint_15:
+        raise UserError(
+            "Waypoint 1 has no other numerics in its form for diffusers",
+            found=f"eager+{DIFFUSERS} on a checkpoint of {config.model_type}",
+            expected="a checkpoint of waypoint-1.5",
+            do=f"leave +{DIFFUSERS} out",
+        )
+    return DIFFUSERS_FORM

@@ -1,7 +1,7 @@
 """What the two generations of Waypoint compute differently. All else is the same code, driven by the config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,11 @@ def rotation_by_rounded_frequencies(config: TransformerConfig, clock: int, dtype
     return cosines_and_sines(angles)
 
 
+def rotation_by_exact_frequencies(config: TransformerConfig, clock: int, dtype: torch.dtype) -> Tensor:
+    """The same, of frequencies in fp32 whatever the model's dtype."""
+    return rotation_by_rounded_frequencies(config, clock, torch.float32)
+
+
 def step_in_its_dtype(x: Tensor, change: Tensor, velocity: Tensor) -> Tensor:
     """Euler: `x` and `velocity` [1,1,C,h*ph,w*pw], `change` of sigma [1,1] -> the next `x`."""
     return x + change * velocity
@@ -66,6 +71,8 @@ class Generation:
     autoencoder_dtype: what the autoencoder computes in; None for the model's dtype
     decodes_seed: whether the latent of a seed image is decoded too, which a decoder that remembers will know
     ends: whether a session ends at n_frames
+    exact_conditioner: whether the noise conditioner's weights and frequencies stay as they are in any dtype
+    half_heads: whether each half of a conditioning head has a bias of its own
     claims: what else a claim of parity must name
     """
 
@@ -77,6 +84,8 @@ class Generation:
     autoencoder_dtype: torch.dtype | None
     decodes_seed: bool
     ends: bool
+    exact_conditioner: bool = False
+    half_heads: bool = False
     claims: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -103,6 +112,22 @@ WAYPOINT_15 = Generation(
         "rope": "frequencies rounded through the model's dtype, then fp32",
         "noise conditioner": "weights and frequencies rounded through the model's dtype, then fp32",
         "sampler": "differences of the rounded sigmas, Euler step in fp32",
+        "seed latent": "decoded, its pictures shown",
+    },
+)
+# As reported of the package's form for diffusers, which could not be had: no recorded output vouches for it.
+DIFFUSERS_FORM = replace(
+    WAYPOINT_15,
+    sources="world_engine 1.5 in its form for diffusers, as reported; never run here",
+    rotation=rotation_by_exact_frequencies,
+    step=step_in_its_dtype,
+    exact_conditioner=True,
+    half_heads=True,
+    claims={
+        "rope": "exact frequencies, fp32",
+        "noise conditioner": "exact weights and frequencies, fp32",
+        "conditioning heads": "each half with the bias that is published for it",
+        "sampler": "differences of the rounded sigmas, Euler step in the model's dtype",
         "seed latent": "decoded, its pictures shown",
     },
 )

@@ -34,15 +34,20 @@ class MLP(nn.Module):
 
 
 class NoiseConditioner(nn.Module):
-    """Noise level -> conditioning vector. Its weights stay fp32 in every run (see `load_world_model`)."""
+    """Noise level -> conditioning vector. Its weights stay fp32 in every run (see `load_world_model`).
 
-    def __init__(self, width: int) -> None:
+    `exact`: its frequencies do not pass through the model's dtype.
+    """
+
+    def __init__(self, width: int, *, exact: bool = False) -> None:
         super().__init__()
+        self.exact = exact
         self.mlp = MLP(2 * SIGMA_FREQUENCIES, 4 * width, width)
 
     def forward(self, sigma: Tensor) -> Tensor:
         """`sigma` [1,1] -> [1,1,M], in sigma's dtype; computed in fp32."""
-        phase = (sigma.float() * SIGMA_SCALE).unsqueeze(-1) * self.frequencies(sigma.dtype).to(sigma.device)
+        frequencies = self.frequencies(torch.float32 if self.exact else sigma.dtype).to(sigma.device)
+        phase = (sigma.float() * SIGMA_SCALE).unsqueeze(-1) * frequencies
         features = math.sqrt(2) * torch.cat([phase.sin(), phase.cos()], dim=-1)
         cond: Tensor = self.mlp(features)
         return cond.to(sigma.dtype)
@@ -111,13 +116,16 @@ class ConditioningHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.bias_in = nn.Parameter(torch.empty(width))
+        # Of the attention's half, where that has one of its own [M]; else the MLP's is that of both.
+        self.attention_bias: Tensor | None = None
         # Equal in all blocks of a published checkpoint, and stored there once per block.
         self.cond_proj = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(6))
 
     def forward(self, cond: Tensor) -> Tensor:
         """`cond` [1,1,M] -> [6,1,1,M]: scale, bias, gate of the attention, then the same of the MLP."""
-        biased = silu(cond + self.bias_in)
-        return torch.stack([project(biased) for project in self.cond_proj])
+        mlp = silu(cond + self.bias_in)
+        attention = mlp if self.attention_bias is None else silu(cond + self.attention_bias)
+        return torch.stack([project(attention if n < 3 else mlp) for n, project in enumerate(self.cond_proj)])
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The world model: noisy latent, noise level, frame clock, prompt, controls and history -> velocity."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.functional import silu
 
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.families.waypoint.scenario import Controls
-from waypoint_parity.reference.eager.generations import generation_of
+from waypoint_parity.reference.eager.generations import Generation, generation_of
 from waypoint_parity.reference.eager.kv_cache import KVCache
 from waypoint_parity.reference.eager.layers import (
     Block,
@@ -40,12 +41,12 @@ class Transformer(nn.Module):
 class WorldModel(nn.Module):
     """Waypoint's transformer. Its submodules have the names of the checkpoint's keys."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, generation: Generation | None = None) -> None:
+        """`generation`: another one than that of the config."""
         super().__init__()
-        self.config = config
-        self.generation = generation_of(config)
+        self.config, self.generation = config, generation or generation_of(config)
         width = config.d_model
-        self.denoise_step_emb = NoiseConditioner(width)
+        self.denoise_step_emb = NoiseConditioner(width, exact=self.generation.exact_conditioner)
         self.ctrl_emb = ControlEmbedding(config.n_buttons, width * config.mlp_ratio, width, self.generation.scroll)
         self.ctrl_cfg = NullEmbedding(width) if config.ctrl_conditioning else None
         self.prompt_cfg = NullEmbedding(config.prompt_embedding_dim or 0) if config.prompt_conditioning else None
@@ -90,16 +91,22 @@ class WorldModel(nn.Module):
 
 
 def load_world_model(
-    config: TransformerConfig, weights: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
+    config: TransformerConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generation: Generation | None = None,
 ) -> WorldModel:
-    """The model of `config` with `weights`, for inference, in `dtype` on `device`.
+    """The model of `config` with `weights`, for inference, in `dtype` on `device`. `generation`: see WorldModel.
 
-    The noise conditioner's weights go through `dtype` and back: it computes in fp32, with rounded values.
-    `NoiseConditioner.frequencies` says what measured that.
+    The noise conditioner's weights go through `dtype` and back, unless it is exact: it computes in fp32, with rounded
+    values. `NoiseConditioner.frequencies` says what measured that.
     """
     with torch.device("meta"):  # without memory or initial values: every weight comes from the checkpoint
-        model = WorldModel(config)
+        model = WorldModel(config, generation)
     model.load_state_dict(weights, strict=True, assign=True)
+    exact = copy.deepcopy(model.denoise_step_emb) if model.generation.exact_conditioner else None
     model.to(device=device, dtype=dtype).requires_grad_(False)
-    model.denoise_step_emb.float()
-    return model
+    model.denoise_step_emb = model.denoise_step_emb.float() if exact is None else exact.to(device).float()
+    return model.requires_grad_(False)

@@ -38,28 +38,31 @@ def canonical(weights: Weights, config: TransformerConfig) -> Weights:
     return replace(weights, rewrites=made, unused=frozenset(unused))
 
 
-def bias_line(weights: Weights, config: TransformerConfig) -> str:
-    """Which bias the conditioning heads of a checkpoint need, in a line for a terminal.
+def half_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[Tensor, Tensor]]:
+    """The two biases [M] of every block's conditioning head, the attention's and the MLP's, where both are published.
 
-    The official package has one for all six matrices of a block. Published are two, of three matrices each; its
-    diffusers form uses both.
+    The official package has one for all six matrices of a block; its diffusers form uses both, of three matrices each.
     """
     files = dict(replace(weights, rewrites={}, unused=frozenset(), ties={}).stream("_cond_head.bias_in"))
-    apart, published = [], False
+    found = {}
     for layer in range(config.n_layers):
         names = (f"transformer.blocks.{layer}.{half}_cond_head.bias_in" for half in ("attn", "mlp"))
         attention, mlp = map(files.get, names)
         if attention is not None and mlp is not None:
-            published = True
-            apart += [] if torch.equal(attention, mlp) else [str(layer)]
-    if not published:
+            found[layer] = attention, mlp
+    return found
+
+
+def bias_line(weights: Weights, config: TransformerConfig) -> str:
+    """Which bias the conditioning heads of a checkpoint need, in a line for a terminal."""
+    biases = half_biases(weights, config)
+    apart = [str(layer) for layer, (attention, mlp) in biases.items() if not torch.equal(attention, mlp)]
+    if not biases:
         told = "one for all conditioning matrices of a block"
     elif not apart:
         told = "two in every block's conditioning heads, which are equal"
     else:
-        told = (
-            f"two in every block's conditioning heads, which differ in {listed(apart)}: here the MLP's is that of all"
-        )
+        told = f"two in every block's conditioning heads, which differ in {listed(apart)}: the MLP's is taken for both"
     return f"biases       {told}"
 
 
