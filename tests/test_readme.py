@@ -1,5 +1,6 @@
-"""What the README shows is what is in the repository, and works."""
+"""What the README and the pages show is what is in the repository, and works."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,29 @@ from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.scenario import write_scenario
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = ROOT / "fixtures" / "examples" / "my_port.py"
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`|^    .*$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def test_the_readme_shows_the_whole_example() -> None:
-    assert f"```python\n{EXAMPLE.read_text('utf-8')}```" in README
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(CODE.sub("", page.read_text("utf-8"))) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target.partition("#")[0]).exists()] == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT).as_posix()})" not in readme] == []
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_page_about_engines_shows_the_whole_example() -> None:
+    assert f"```python\n{EXAMPLE.read_text('utf-8')}```" in (ROOT / "docs" / "engine.md").read_text("utf-8")
 
 
 def test_the_example_is_under_60_lines() -> None:
