@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -19,6 +20,8 @@ CONSTRAINTS = ".ci/constraints.txt"
 SHARED = Path(".nox/shared").absolute()
 PROGRAMS = SHARED / ("Scripts" if os.name == "nt" else "bin")
 in_shared = nox.session(venv_backend="none")
+# A file's tests share what they set up.
+ON_ALL_CORES = ("--numprocesses", "auto", "--dist", "loadfile")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -53,12 +56,22 @@ def typing(session: nox.Session) -> None:
 
 @in_shared
 def tests(session: nox.Session) -> None:
-    """Run all tests, on all cores; or pytest with the arguments that are given."""
+    """Run the tests but the slow ones, on all cores; or pytest with the arguments that are given."""
+    run_tests(session, session.posargs or (*ON_ALL_CORES, "-m", "not slow"))
+
+
+@in_shared
+def slow(session: nox.Session) -> None:
+    """Run the slow tests, on all cores."""
+    run_tests(session, (*ON_ALL_CORES, "-m", "slow", *session.posargs))
+
+
+def run_tests(session: nox.Session, arguments: Sequence[str]) -> None:
+    """Run pytest."""
     install(session, "test", "jax")
     # Where CI is set, pytest prints the whole of what is unequal: hundreds of megabytes, of dumps.
     session.env.update({"CI": "", "BUILD_NUMBER": ""})
-    # A file's tests share what they set up.
-    run(session, "pytest", *(session.posargs or ("--numprocesses", "auto", "--dist", "loadfile")))
+    run(session, "pytest", *arguments)
 
 
 @in_shared

@@ -153,6 +153,10 @@ class Weights:
         found |= {key: found[kept] for key, kept in self.ties.items()}
         return dict(sorted(found.items()))
 
+    def as_stored(self) -> Self:
+        """The tensors as the files spell them."""
+        return replace(self, rewrites={}, unused=frozenset(), ties={}) if self.rewrites or self.unused else self
+
     def shapes(self) -> dict[str, Shape]:
         """Key -> shape, from the file headers alone."""
         return {key: stored.shape for key, stored in self.stored().items()}
@@ -361,11 +365,11 @@ class _Pickled:
 
     def __init__(self, path: Path) -> None:
         held = load_pickle(path)
-        if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+        if not isinstance(held, Mapping) or not all(map(_is_plain, held.values())):
             raise UserError(
                 f"{path}: is not a file of weights",
-                found=f"{type(held).__name__} of other things than tensors",
-                expected="a mapping from key to tensor",
+                found=f"{type(held).__name__} of other things than plain tensors",
+                expected="a mapping from key to tensor, each strided and with memory, none of it quantised",
                 do="save the model's state_dict() alone",
             )
         self._tensors: Mapping[str, Tensor] = {str(key): value for key, value in held.items()}
@@ -381,6 +385,14 @@ class _Pickled:
 
     def get_tensor(self, key: str) -> Tensor:
         return self._tensors[key].detach().clone()
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested)
+    )
 
 
 @dataclass(frozen=True)

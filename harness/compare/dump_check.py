@@ -639,9 +639,19 @@ def _check_files(
                 )
         except UserError as error:
             problems.raised("pictures", FRAMES, error)
+    for at in sorted(kept) if family is not None else ():
+        if at.number >= _pictures_told(pictures, at):
+            file = picture_path(folder, at).relative_to(folder).as_posix()
+            found, do = "a picture that no record tells of", "write its record, or remove it"
+            problems.add("pictures", file, found=found, expected="a record for each picture", do=do)
     for said in () if manifest is None else broken_seals(folder, manifest):
         do = "leave `files` and `seal` out of the manifest where your engine cannot write both; else dump again"
         problems.add("seal", "", found=said, expected="files with the digests that their manifest has", do=do)
+
+
+def _pictures_told(records: Iterable[Record], at: PictureAt) -> int:
+    """How many pictures the records of a step tell of; pictures of several calls are numbered through."""
+    return sum(math.prod((each.shape or [0])[:-3]) for each in records if (each.unit, each.step) == (at.unit, at.step))
 
 
 def _absent(record: Record, kept: Iterable[PictureAt]) -> list[PictureAt]:

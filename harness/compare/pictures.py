@@ -126,14 +126,18 @@ def unlike_pictures(folder: Path, family: Family, kept: Collection[PictureAt], r
             found.append(f"{record.key} has no shape: nothing says that it is of the pictures")
             continue
         number = math.prod(record.shape[:-3])
+        if not number:
+            found.append(f"{record.key} has the shape {record.shape}: it tells of no picture")
+            continue
         # More pictures than there are is no number to count to.
         first, stop = record.call * number, record.call * number + min(number, len(kept) + 1)
         places = [PictureAt(record.unit, record.step, at) for at in range(first, stop)]
         if all(at in kept for at in places):
             pixels = [read_pixels(picture_path(folder, at)) for at in places]
             if (unlike := _unlike(pixels, record, record.shape[-3:])) is not None:
-                file = picture_path(folder, places[0])
-                found.append(f"{file} is not the picture that its record tells of: {unlike}")
+                file, last = picture_path(folder, places[0]), picture_path(folder, places[-1]).name
+                which = f"{file} is not the picture" if number == 1 else f"{file} to {last} are not the pictures"
+                found.append(f"{which} that {record.key} tells of: {unlike}")
     return found
 
 

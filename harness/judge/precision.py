@@ -221,9 +221,11 @@ def fed_run(
     `least`: the least spread of rounding.
     """
     reference.shadow.lanes = 1 + lanes
-    sites, shown, table = reference.adapter.sites(), candidate.sites(), checkpoint.family.sites
+    sites, shown = reference.adapter.sites(), candidate.sites()
+    table = checkpoint.family.table(checkpoint.geometry, scenario)
     common = sites.keys() & shown.keys()
-    loose = {name for name in table.sites(Kind.PICTURE) if not common.issuperset(table.reads(name))}
+    pictures = [row for row in table.rows if row.kind is Kind.PICTURE]
+    loose = {row.name for row in pictures if row.resized or not common.issuperset(row.reads)}
     measuring = _Measuring(reference, units, least, loose)
     counts = counting(scenario, checkpoint)
     watch = Taps({name: shown[name] for name in common}, measuring.keep, counts=counts, replaces=False)
@@ -248,7 +250,7 @@ class _Measuring:
     """Keeps what the candidate shows until the reference comes to it."""
 
     def __init__(self, reference: Shadowed, units: Collection[int], least: float, loose: Collection[str]) -> None:
-        """`loose`: sites of pictures whose inputs are not all fed."""
+        """`loose`: sites of pictures whose inputs are not all fed, or that are resized."""
         self.kept: dict[Key, Tensor] = {}
         self.measured: list[OwnError] = []
         self.alone: list[Key] = []

@@ -53,6 +53,8 @@ class SiteRow:
     takes_final: bool = False
     # Put from the reference into the candidate where a run is teacher-forced.
     taught: bool = False
+    # Of a picture: another size is made of what it reads, so that a level may be off by one.
+    resized: bool = False
 
 
 class SiteTable:

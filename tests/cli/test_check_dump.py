@@ -76,6 +76,25 @@ def other_sketch(sketch: str) -> str:
     return base64.b64encode((-np.roll(np.frombuffer(base64.b64decode(sketch), "<f4"), 1)).tobytes()).decode()
 
 
+@pytest.mark.parametrize("extra", ["frames/000000-0-4.png", "frames/000000-2-0.png", "frames/000009.png"])
+def test_a_picture_that_no_record_tells_of_is_told(mine: Path, extra: str) -> None:
+    shutil.copy(mine / PICTURE, mine / extra)
+    code, counts, problems = check(mine)
+    assert (code, counts) == (2, {"pictures": 1})
+    assert extra in problems[0].values()
+
+
+def test_a_record_of_no_picture_is_told(mine: Path) -> None:
+    lines = lines_of(mine)
+    for line in lines:
+        if line["site"] == "frame":
+            line["shape"] = [0, *line["shape"]]
+    write_lines(mine, lines)
+    code, counts, _ = check(mine)
+    assert code == 2
+    assert counts["pictures"]
+
+
 def test_a_right_dump_passes(dumps: Path, whole: Path, tiny_folder: Path, scenario_file: Path) -> None:
     session = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
     for dump in (dumps / "reference", whole):

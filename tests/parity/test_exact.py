@@ -344,6 +344,17 @@ class TestPrecision:
         assert found.keys() == {*sites}
         assert min(found.values()) > 2
 
+    def test_one_level_of_one_pixel_is_wrong(self, place: str) -> None:
+        """What a picture is made of is shown: nothing of its levels is rounding."""
+
+        def off(picture: Tensor) -> Tensor:
+            changed = picture.clone()
+            changed.view(-1)[777] ^= 1
+            return changed
+
+        found = wrong(fed(place, "fp32", session(place, "fp32").plain(change=output("frame", off))))
+        assert found.keys() == {"frame"}
+
     def test_four_thousandths_before_a_rounding_to_bf16_are_wrong(self) -> None:
         def change(adapter: Any) -> None:
             first, second = adapter.engine.model.layers[:2]

@@ -286,6 +286,8 @@ class TransformerConfig(_Config):
         told += [] if self.is_waypoint_15 or self.inference_fps == self.base_fps else ["inference_fps"]
         return [
             (self.model_type in (FIRST, SECOND), f'model_type "{FIRST}" or "{SECOND}"', repr(self.model_type)),
+            (self.rope_theta > 0, "rope_theta above 0", str(self.rope_theta)),
+            (self.rope_nyquist_frac > 0, "rope_nyquist_frac above 0", str(self.rope_nyquist_frac)),
             (self.rope_impl == "ortho", 'rope_impl = "ortho"', repr(self.rope_impl)),
             (not self.moe, "moe = false", repr(self.moe)),
             (self.taehv_ae or not self.is_waypoint_15, f'taehv_ae for model_type "{SECOND}"', repr(self.taehv_ae)),

@@ -228,11 +228,11 @@ class Waypoint(Plain):
         ]
 
     def weight_lines(self, files: Mapping[str, "Weights"], geometry: WaypointGeometry) -> list[str]:
-        """Of Waypoint 1.5, which bias its conditioning heads need."""
-        from waypoint_parity.harness.families.waypoint.spelling import bias_line
+        """Of Waypoint 1.5, which bias its conditioning heads need, and what is there in both spellings."""
+        from waypoint_parity.harness.families.waypoint.spelling import told as told_of_spelling
 
         config = geometry.transformer
-        return [bias_line(files["transformer"], config)] if config.is_waypoint_15 else []
+        return told_of_spelling(files["transformer"], config) if config.is_waypoint_15 else []
 
     def scenario_lines(self, scenario: "Scenario") -> list[str]:
         """Which walk shows its true frames, where there is one, and what its prompt looks like."""

@@ -121,9 +121,15 @@ def _taehv(
             do="take the autoencoder that belongs to this model",
         )
     first, *widths = (shapes[key][0] for key in widest)
-    told = {"latent_channels": config.channels} | dict(values)
     read_off = {"encoder_width": first, "decoder_widths": tuple(widths), **taehv_sizes(config)}
-    return TaehvConfig.read(told | read_off, source=source)
+    if named := sorted(read_off.keys() & values.keys()):
+        raise UserError(
+            f"{source}: the config has unknown keys",
+            found=listed(named),
+            expected="what the weights and the model do not say by themselves",
+            do="remove the keys",
+        )
+    return TaehvConfig.read({"latent_channels": config.channels, **values, **read_off}, source=source)
 
 
 def _sharded(whole: Path) -> Weights:
@@ -173,7 +179,15 @@ def _autoencoder(folder: Path, uri: str, find: Callable[[str], Path], names: Seq
     homes = [folder, folder / uri, Path(uri)] if uri else [folder]
     places = [home / name for home in homes for name in names]
     places += [home for home in homes[1:] if home.name in names]
-    found = next((path for path in places if path.is_file()), None)
+    there = list(dict.fromkeys(path.resolve() for path in places if path.is_file()))
+    if len(beside := [path for path in there if path.parent == there[0].parent]) > 1:
+        raise UserError(
+            f"{there[0].parent}: holds the autoencoder twice",
+            found=listed([path.name for path in beside]),
+            expected="one of them",
+            do="move away the one that is not meant",
+        )
+    found = next(iter(there), None)
     if found is None and PINNED.fullmatch(uri):
         fetched = find(uri)
         found = next((fetched / name for name in names if (fetched / name).is_file()), None)
@@ -269,7 +283,7 @@ def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
         told = {key: value for key, value in config.to_json().items() if key not in _READ_OFF}
         values = {"_class_name": _CLASSES[type(config)]} | told
         (home / "config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-        _save(dict(checkpoint.files[name].stream()), home / WEIGHTS_NAME)
+        _save(dict(checkpoint.files[name].as_stored().stream()), home / WEIGHTS_NAME)
 
 
 def write_package(checkpoint: Checkpoint, folder: Path) -> None:
@@ -278,7 +292,7 @@ def write_package(checkpoint: Checkpoint, folder: Path) -> None:
     The package itself resolves `ae_uri` against the working directory: run it in the folder, or override the key.
     """
     _write_yaml(checkpoint.geometry.transformer.to_json() | {"ae_uri": "."}, folder / "config.yaml")
-    _save(dict(checkpoint.files["transformer"].stream()), folder / "model.safetensors")
+    _save(dict(checkpoint.files["transformer"].as_stored().stream()), folder / "model.safetensors")
     tensors = dict(checkpoint.files["vae"].stream())
     if checkpoint.geometry.transformer.is_waypoint_15:
         torch.save(tensors, folder / _TAEHV_WEIGHTS[0])

@@ -1,6 +1,7 @@
 """The table of sites: the places of observation, after the official module tree, and all that is known of them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from waypoint_parity.harness.families.waypoint.config import (
     TAEHV_DECODER_STAGES,
@@ -52,12 +53,13 @@ _CONTROLS = ("input.button", "input.mouse", "input.scroll")
 def site_table(*geometries: WaypointGeometry, image: bool = True) -> SiteTable:
     """The table of a checkpoint's model, in a session with a seed `image` or without.
 
-    Of several models: every site that one of them has, as the first of them has it.
+    Of several models: every site that one of them has, which reads what it reads in any of them.
     """
     rows: dict[tuple[str, tuple[str, ...]], SiteRow] = {}
     for geometry in geometries:
         for row in _rows(geometry.transformer, geometry.autoencoder, image):
-            rows.setdefault((row.name, row.phases), row)
+            known = rows.setdefault((row.name, row.phases), row)
+            rows[row.name, row.phases] = replace(known, reads=tuple(dict.fromkeys((*known.reads, *row.reads))))
     return SiteTable(rows.values())
 
 
@@ -106,7 +108,8 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig | TaehvConfi
         yield from _ring(config, layer)
     yield from _coder(autoencoder, "decoder", _DECODE, "latent")
     output = output_of(autoencoder, "decoder")
-    yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=(output,))
+    resized = isinstance(autoencoder, TaehvConfig) and autoencoder.picture_size != autoencoder.inner_size
+    yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=(output,), resized=resized)
 
 
 def _input(

@@ -3,20 +3,21 @@
 Where a file has a key in both, the package's own counts.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from waypoint_parity.harness.checkpoint.weights import Rewrite, Weights
+from waypoint_parity.harness.checkpoint.weights import Rewrite, Shape, Weights
 from waypoint_parity.harness.errors import listed
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 
 # Copies of the conditioning heads that no model reads.
 _COPIES = ".cond_heads."
 _HALF = 3  # matrices in each of the two conditioning heads
+_OWN_BIAS = "transformer.blocks.{}.cond_head.bias_in"
 
 
 def canonical(weights: Weights, config: TransformerConfig) -> Weights:
@@ -24,18 +25,30 @@ def canonical(weights: Weights, config: TransformerConfig) -> Weights:
     if not config.is_waypoint_15:
         return weights
     shapes = weights.shapes()
-    rules = dict(_unpatchify(config)) if len(shapes.get("unpatchify.weight", ())) == 4 else {}
-    for layer in range(config.n_layers):
-        rules |= _block(f"transformer.blocks.{layer}.", shapes)
-    rules = {key: rule for key, rule in rules.items() if shapes.keys() >= {*rule.of}}
+    rules = _rules(shapes, config)
     made = {key: rule for key, rule in rules.items() if key not in shapes or key in rule.of}
     superseded = {name for key in rules.keys() - made.keys() for name in rules[key].of}
     # One bias takes the place of two.
-    spare = {key for key in shapes if key.endswith("_cond_head.bias_in")}.difference(
-        *(rule.of for rule in made.values())
-    )
+    biases = {key for key in shapes if key.endswith("_cond_head.bias_in")}
+    spare = biases.difference(*(rule.of for rule in made.values()))
     unused = superseded | spare | {key for key in shapes if _COPIES in key}
     return replace(weights, rewrites=made, unused=frozenset(unused))
+
+
+def _rules(shapes: Mapping[str, Shape], config: TransformerConfig) -> dict[str, Rewrite]:
+    """Key -> how it is made of published ones that are there, and have the shapes that they are published in."""
+    rules = (
+        dict(_unpatchify(config)) if shapes.get("unpatchify.weight", ())[1:] == (config.channels, *config.patch) else {}
+    )
+    square = (config.d_model, config.d_model)
+    for layer in range(config.n_layers):
+        block = _block(f"transformer.blocks.{layer}.", shapes)
+        rules |= {
+            key: rule
+            for key, rule in block.items()
+            if len(rule.of) == 1 or all(shapes.get(name) == square for name in rule.of)
+        }
+    return {key: rule for key, rule in rules.items() if shapes.keys() >= {*rule.of}}
 
 
 def half_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[Tensor, Tensor]]:
@@ -43,27 +56,55 @@ def half_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[
 
     The official package has one for all six matrices of a block; its diffusers form uses both, of three matrices each.
     """
-    files = dict(replace(weights, rewrites={}, unused=frozenset(), ties={}).stream("_cond_head.bias_in"))
-    found = {}
-    for layer in range(config.n_layers):
-        names = (f"transformer.blocks.{layer}.{half}_cond_head.bias_in" for half in ("attn", "mlp"))
-        attention, mlp = map(files.get, names)
-        if attention is not None and mlp is not None:
-            found[layer] = attention, mlp
-    return found
+    found = _published_biases(weights, config)
+    return {layer: (attn, mlp) for layer, (attn, mlp) in found.items() if attn is not None and mlp is not None}
 
 
-def bias_line(weights: Weights, config: TransformerConfig) -> str:
-    """Which bias the conditioning heads of a checkpoint need, in a line for a terminal."""
-    biases = half_biases(weights, config)
-    apart = [str(layer) for layer, (attention, mlp) in biases.items() if not torch.equal(attention, mlp)]
-    if not biases:
-        told = "one for all conditioning matrices of a block"
-    elif not apart:
-        told = "two in every block's conditioning heads, which are equal"
-    else:
-        told = f"two in every block's conditioning heads, which differ in {listed(apart)}: the MLP's is taken for both"
-    return f"biases       {told}"
+def _published_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[Tensor | None, Tensor | None]]:
+    """Of every block the attention's bias and the MLP's, None for one that is not published."""
+    files = dict(weights.as_stored().stream("_cond_head.bias_in"))
+    block = "transformer.blocks.{}.{}_cond_head.bias_in"
+    return {
+        layer: (files.get(block.format(layer, "attn")), files.get(block.format(layer, "mlp")))
+        for layer in range(config.n_layers)
+    }
+
+
+def told(weights: Weights, config: TransformerConfig) -> list[str]:
+    """Which bias the conditioning heads of a checkpoint need, and what it holds in both spellings, a line each."""
+    return [f"biases       {_of_biases(weights, config)}", *_of_both_spellings(weights, config)]
+
+
+def _of_biases(weights: Weights, config: TransformerConfig) -> str:
+    own = [layer for layer in range(config.n_layers) if _OWN_BIAS.format(layer) in weights.as_stored().shapes()]
+    if len(own) == config.n_layers:
+        return "one for all conditioning matrices of a block"
+    both = half_biases(weights, config)
+    apart = [layer for layer, (attention, mlp) in both.items() if not torch.equal(attention, mlp)]
+    single = [layer for layer in range(config.n_layers) if layer not in both and layer not in own]
+    differ = f"differ in {_numbers(apart)}: the MLP's is taken for both" if apart else "are equal"
+    said = [f"two in the conditioning heads of a block, which {differ}"]
+    said += [f"one alone in {_numbers(single)}, taken for both"] if single else []
+    return "; ".join([*said, *([f"the package's own in {_numbers(own)}"] if own else [])])
+
+
+def _numbers(layers: Iterable[int]) -> str:
+    return listed([str(layer) for layer in layers])
+
+
+def _of_both_spellings(weights: Weights, config: TransformerConfig) -> list[str]:
+    """What is there twice, and which of it differs."""
+    stored = weights.as_stored()
+    shapes = stored.shapes()
+    twice = {key: rule for key, rule in _rules(shapes, config).items() if key in shapes and key not in rule.of}
+    if not twice:
+        return []
+    named = {*twice}.union(*(rule.of for rule in twice.values()))
+    held = {key: tensor for key, tensor in stored.stream() if key in named}
+    made = {key: rule.make(*(held[name] for name in rule.of)) for key, rule in twice.items()}
+    apart = [key for key, tensor in made.items() if not torch.equal(held[key], tensor)]
+    differ = f"; they differ in {listed(apart)}" if apart else ", which are equal"
+    return [f"spellings    {len(twice)} keys are there in both, of which the package's own count{differ}"]
 
 
 def _unpatchify(config: TransformerConfig) -> Iterator[tuple[str, Rewrite]]:

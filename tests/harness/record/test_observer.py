@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,10 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.harness.implementations import Shy
-from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.candidate.adapter import CandidateAdapter
+from waypoint_parity.fixtures.tiny import write_waypoint_15
+from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.scenario import IMAGE_SHAPE, Controls, Prompt
-from waypoint_parity.harness.record.observer import NO_EFFECT, check_observer, observer_effect
+from waypoint_parity.harness.record.observer import NO_EFFECT, OUTLIVES, check_observer, observer_effect
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.registry import find
 from waypoint_parity.harness.run.scenario import Scenario
@@ -103,6 +106,18 @@ def test_an_effect_refuses_the_run_unless_it_is_allowed(
     assert "u0/denoise0/latent" in error.value.found
     assert "--allow-observer-effect" in error.value.do
     assert check_observer(adapter, tiny_scenario, tiny, adapter.sites(), allow=True) == error.value.found
+
+
+def test_what_outlives_a_session_is_no_effect_of_recording(tmp_path: Path, fp32_on_cpu: Numerics) -> None:
+    second = open_checkpoint(write_waypoint_15(tmp_path / "checkpoint"))
+    scenario = second.family.make(second.geometry, name="seeded", seed=1, units=1)
+    seeded = scenario.with_tensors(image=torch.arange(64 * 128 * 3).reshape(64, 128, 3).to(torch.uint8))
+    adapter = CandidateAdapter(second, fp32_on_cpu)
+    adapter.engine.autoencoder.encoder.reset = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(UserError) as error:
+        check_observer(adapter, seeded, second, adapter.sites())
+    assert error.value.found.endswith(OUTLIVES)
+    assert "recording" not in error.value.what
 
 
 def test_a_run_without_an_effect_says_so(tiny: Checkpoint, tiny_scenario: Scenario, fp32_on_cpu: Numerics) -> None:

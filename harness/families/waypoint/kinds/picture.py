@@ -156,6 +156,14 @@ PICTURE = (
     ),
     FaultKind(
         ("picture",),
+        "pictures of a latent in another order, or of another latent",
+        "the order of the frames that the decoder gives: the earlier frame first",
+        onset=("decode",),
+        extent=("Waypoint 1.5",),
+        norm="kept",
+    ),
+    FaultKind(
+        ("picture",),
         "levels cut off instead of rounded",
         "round before the cast to uint8",
         extent=("rounding-sized",),

@@ -15,6 +15,7 @@ from waypoint_parity.harness.checkpoint.convert import convert
 from waypoint_parity.harness.checkpoint.inspection import inspect_checkpoint
 from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME
 from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.families.waypoint.spelling import half_biases
 
 Held = dict[str, Tensor]
 BLOCK = "transformer.blocks.{}."
@@ -130,6 +131,47 @@ def test_a_shape_that_belongs_to_another_layer_is_refused(own: Path, tmp_path: P
     assert name in caught.value.found
 
 
+@pytest.mark.parametrize("kernel", [(1, 4), (4, 1), (1, 1)])
+def test_a_kernel_of_another_patch_is_refused(own: Path, tmp_path: Path, kernel: tuple[int, int]) -> None:
+    def other(weights: Held) -> Held:
+        found = published(weights)
+        return found | {"unpatchify.weight": found["unpatchify.weight"].reshape(64, -1, *kernel)}
+
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(respelt(own, tmp_path / "kernel", other))
+    assert "unpatchify.weight" in caught.value.found
+
+
+def test_what_both_spellings_say_differently_is_told(own: Path, tmp_path: Path) -> None:
+    key, name = (BLOCK.format(0) + f"{mlp}.fc1.weight" for mlp in ("mlp", "dit_mlp"))
+    for sign, differ in ((1, False), (-1, True)):
+        twice = respelt(own, tmp_path / str(sign), lambda held, sign=sign: held | {name: sign * held[key]})
+        told = inspect_checkpoint(open_checkpoint(twice)).told[1]
+        assert (key in told) == differ
+
+
+def test_a_bias_that_stands_for_both_is_told(own: Path, tmp_path: Path) -> None:
+    lost = BLOCK.format(1) + "mlp_cond_head.bias_in"
+    single = respelt(own, tmp_path / "single", lambda held: {k: v for k, v in published(held).items() if k != lost})
+    (told,) = inspect_checkpoint(open_checkpoint(single)).told
+    assert "one alone in 1" in told
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "package"])
+def test_a_conversion_keeps_both_biases(own: Path, tmp_path: Path, layout: str) -> None:
+    def apart(weights: Held) -> Held:
+        return {key: value + ("attn_cond_head.bias_in" in key) for key, value in published(weights).items()}
+
+    checkpoint = open_checkpoint(respelt(own, tmp_path / "apart", apart))
+    convert(checkpoint, layout, tmp_path / layout)
+    converted = open_checkpoint(tmp_path / layout)
+    assert converted.digest == checkpoint.digest
+    config = checkpoint.geometry.transformer
+    biases = [half_biases(each.files["transformer"], config) for each in (checkpoint, converted)]
+    torch.testing.assert_close(*biases)
+    assert len(biases[0]) == config.n_layers
+
+
 @pytest.mark.parametrize("layout", ["diffusers", "package"])
 def test_either_layout_holds_the_same_checkpoint(own: Path, tmp_path: Path, layout: str) -> None:
     checkpoint = open_checkpoint(own)
@@ -143,6 +185,30 @@ def test_the_autoencoder_of_the_package_is_read_without_running_code_in_its_file
     with pytest.raises(UserError):
         open_checkpoint(tmp_path / "package")
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "a number"])
+def test_a_file_of_other_things_than_plain_tensors_is_refused(own: Path, tmp_path: Path, kind: str) -> None:
+    convert(open_checkpoint(own), "package", tmp_path / "package")
+    file = tmp_path / "package" / "taehv1_5.pth"
+    held = torch.load(file, weights_only=True)
+    held["encoder.0.bias"] = {
+        "sparse": held["encoder.0.bias"].to_sparse(),
+        "meta": held["encoder.0.bias"].to("meta"),
+        "a number": 3,
+    }[kind]
+    torch.save(held, file)
+    with pytest.raises(UserError):
+        open_checkpoint(tmp_path / "package")
+
+
+def test_an_autoencoder_that_is_there_twice_is_refused(own: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(own), "package", tmp_path / "package")
+    file = tmp_path / "package" / "taehv1_5.pth"
+    save_file(torch.load(file, weights_only=True), file.with_suffix(".safetensors"))
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(tmp_path / "package")
+    assert "taehv1_5.safetensors" in caught.value.found
 
 
 def test_a_patch_that_contradicts_itself_is_refused(own: Path, tmp_path: Path) -> None:

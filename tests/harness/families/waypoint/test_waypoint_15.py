@@ -1,5 +1,6 @@
 """Waypoint 1.5 in the family: its sites, the passes of a session, the pictures that seed one, what its configs say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_a_latent_is_decoded_after_all_those_before_it(second: Checkpoint) -> No
     assert (alone.units, alone.get("image") is STILL) == (3, True)
 
 
+def test_what_the_weights_say_is_nothing_for_the_config_file(second: Checkpoint, tmp_path: Path) -> None:
+    folder = write_waypoint_15(tmp_path / "checkpoint")
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"picture_size": [360, 640]}))
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(folder)
+    assert "picture_size" in caught.value.found
+
+
 def test_the_pictures_are_the_frame(second: Checkpoint) -> None:
     table = site_table(second.geometry)
     assert table.sites(Kind.PICTURE) == ["frame"]
@@ -121,6 +131,8 @@ def test_the_pictures_are_the_frame(second: Checkpoint) -> None:
         ({"model_type": "waypoint-2"}, "model_type"),
         ({"auto_aspect_ratio": True}, "auto_aspect_ratio"),
         ({"model_type": "waypoint-1"}, "taehv_ae"),
+        ({"rope_theta": 0.0}, "rope_theta"),
+        ({"rope_nyquist_frac": -1.0}, "rope_nyquist_frac"),
     ],
 )
 def test_a_config_that_is_none_is_refused_by_key(tmp_path: Path, overrides: dict[str, Any], named: str) -> None:
