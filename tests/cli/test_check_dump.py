@@ -81,7 +81,7 @@ def test_a_picture_that_no_record_tells_of_is_told(mine: Path, extra: str) -> No
     shutil.copy(mine / PICTURE, mine / extra)
     code, counts, problems = check(mine)
     assert (code, counts) == (2, {"pictures": 1})
-    assert extra in problems[0].values()
+    assert problems[0]["file"] == str(mine / extra)
 
 
 def test_a_record_of_no_picture_is_told(mine: Path) -> None:
