@@ -4,7 +4,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from tests.harness.explain.blame.words import CONTROLS, EXTENT, LAYERS, ONSET
+from tests.harness.explain.blame.words import CONTROLS, EXTENT, LAYERS, MODEL, ONSET
 from tests.harness.observations import FAMILY
 from waypoint_parity.fixtures.faults import SUITE
 from waypoint_parity.harness.explain.blame.explanations import MOST, explain, kinds_of, rank_of
@@ -18,8 +18,9 @@ KINDS = kinds_of(FAMILY)
 def seen(
     *onset: str, layers: str = "none", norm: str = "unknown", course: str = "unknown", controls: str | None = None
 ) -> Signature:
+    model = [] if MODEL.intersection(onset) else ["Waypoint 1"]
     return Signature(
-        onset=list(onset), layers=layers, norm=norm, course=course, controls=[controls] if controls else []
+        onset=[*onset, *model], layers=layers, norm=norm, course=course, controls=[controls] if controls else []
     )
 
 
@@ -112,6 +113,22 @@ CASES = (
     Case("weights-fused-missing", "projections", seen(*ALWAYS, "values only", layers="block 1"), "initial value"),
     Case("weights-untied", "conditioning heads", seen(*ALWAYS, layers="all but the first"), "first block only"),
 )
+SECOND_MODEL = ("Waypoint 1.5",)
+TWO_CLOCKS = (*SECOND_MODEL, "two clocks")
+CASES += (
+    Case("w15-v-first", "attention", seen(*SECOND_MODEL, *ALWAYS, layers="all but the first two"), "value residual"),
+    Case("w15-one-clock", "rotation", seen(*TWO_CLOCKS, *SECOND, norm="kept"), "clock of the rings"),
+    Case("w15-ring-clock", "cache", seen(*TWO_CLOCKS, *SECOND, "visibility only"), "clock of the rotation"),
+    Case("w15-hidden-slot", "cache", seen(*SECOND_MODEL, "local ring full", "visibility only"), "about to be"),
+    Case("w15-whole-ring", "cache", seen(*SECOND_MODEL, *START, "visibility only"), "as zeros"),
+    Case("w15-unprimed", "decoder", seen(*SECOND_MODEL, *DECODED, course="fades"), "first latent"),
+    Case("w15-seed-undecoded", "decoder", seen(*SECOND_MODEL, *DECODED, "no distance"), "seed latent"),
+    Case(
+        "w15-exact-conditioner", "noise conditioner", seen(*SECOND_MODEL, *START, "right at sigma 0"), "another table"
+    ),
+    Case("w15-unpatchify-order", "velocity", seen(*SECOND_MODEL, *ALWAYS, norm="kept"), "another order"),
+    Case("w15-biases", "conditioning heads", seen(*SECOND_MODEL, *ALWAYS, layers="every"), "another bias"),
+)
 # Others that ports have, and the same faults where an implementation shows less.
 OTHERS = (
     Case("cache shown by the attention only", "attention", seen(*SECOND, layers="every"), "no history"),
@@ -162,7 +179,7 @@ def test_a_kind_is_of_known_parts_and_says_what_to_check(kind: FaultKind) -> Non
 
 
 def test_conditions_are_words_that_a_signature_can_have() -> None:
-    words = {"onset": ONSET, "extent": EXTENT, "layers": LAYERS, "controls": CONTROLS}
+    words = {"onset": ONSET | MODEL, "extent": EXTENT | MODEL, "layers": LAYERS, "controls": CONTROLS}
     used = {name: {word for kind in KINDS for word in getattr(kind, name)} for name in words}
     assert {name: used[name] - words[name] for name in words} == {name: set() for name in words}
     assert {kind.norm for kind in KINDS} <= {None, *get_args(Norm)} - {"unknown"}

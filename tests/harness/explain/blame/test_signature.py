@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.harness.explain.blame.candidates import CHECKPOINT, GEOMETRY, geometry
-from tests.harness.explain.blame.words import EXTENT, ONSET
+from tests.harness.explain.blame.words import EXTENT, MODEL, ONSET
 from waypoint_parity.harness.compare.error import Error, no_distance
 from waypoint_parity.harness.explain.blame.result import Signature
 from waypoint_parity.harness.explain.blame.signature import signature
@@ -256,4 +256,4 @@ def test_errors_as_small_as_a_rounding_are_named(rel_l2: float, expected: bool) 
 
 
 def test_every_word_of_a_list_is_one_of_those_defined() -> None:
-    assert words(*every("transformer.blocks.0.attn.k_rope"), scenario=WITH_IMAGE) <= ONSET | EXTENT
+    assert words(*every("transformer.blocks.0.attn.k_rope"), scenario=WITH_IMAGE) <= ONSET | EXTENT | MODEL

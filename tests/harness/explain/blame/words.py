@@ -1,5 +1,7 @@
 """The words of a signature of Waypoint: those that any model has, and its own."""
 
+# Of the model: its generation.
+MODEL = {"Waypoint 1", "Waypoint 1.5", "two clocks"}
 # Of the first faulty observation.
 ONSET = {
     "prompt",
