@@ -115,6 +115,7 @@ CASES = (
 )
 SECOND_MODEL = ("Waypoint 1.5",)
 TWO_CLOCKS = (*SECOND_MODEL, "two clocks")
+TABLES = (*SECOND_MODEL, *START, "right at sigma 0")
 CASES += (
     Case("w15-v-first", "attention", seen(*SECOND_MODEL, *ALWAYS, layers="all but the first two"), "value residual"),
     Case("w15-one-clock", "rotation", seen(*TWO_CLOCKS, *SECOND, norm="kept"), "clock of the rings"),
