@@ -247,7 +247,8 @@ def test_what_the_rotation_site_hands_back_turns_every_layer_of_that_pass_alone(
         ]
         if name == "patched":
             hooks.append(site.module.register_forward_hook(in_the_last_pass(site)))
-        list(adapter.start(None, torch.tensor(small.geometry.transformer.scheduler_sigmas)))
+        # Three steps, and the pass that is remembered.
+        list(adapter.start(None, torch.tensor([1.0, 0.75, 0.3, 0.0])))
         list(adapter.generate(noise, controls))
         for hook in hooks:
             hook.remove()

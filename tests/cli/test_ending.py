@@ -106,7 +106,13 @@ def ended(process: "subprocess.Popen[str]", number: int) -> int:
 
 @pytest.mark.parametrize(
     ("engine", "jobs"),
-    [("InC", 1), ("InC", 2), ("CatchesAll", 1), ("CatchesAll", 2), ("WithoutThreads", 2)],
+    [
+        ("InC", 2),
+        pytest.param("InC", 1, marks=pytest.mark.slow),
+        pytest.param("CatchesAll", 1, marks=pytest.mark.slow),
+        pytest.param("CatchesAll", 2, marks=pytest.mark.slow),
+        pytest.param("WithoutThreads", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_to_the_parent_alone_ends_a_sweep_whatever_its_engines_are_at(
     inputs: tuple[object, ...], engines: Path, tmp_path: Path, engine: str, jobs: int

@@ -85,7 +85,15 @@ def test_a_thread_that_never_ends_keeps_nobody_waiting(dump: Callable[..., tuple
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("engine", [engines.Ending, engines.Leaving, engines.EndsInItsOwnWay, engines.UnprintableWords])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        engines.Ending,
+        pytest.param(engines.Leaving, marks=pytest.mark.slow),
+        pytest.param(engines.EndsInItsOwnWay, marks=pytest.mark.slow),
+        pytest.param(engines.UnprintableWords, marks=pytest.mark.slow),
+    ],
+)
 def test_a_cell_whose_engine_ends_has_failed(
     parity: Callable[..., Outcome], tmp_path: Path, engine: type, jobs: int
 ) -> None:
@@ -133,11 +141,11 @@ def test_blame_tells_of_an_engine_that_ends(inputs: tuple[object, ...], tmp_path
 @pytest.mark.parametrize(
     "engine",
     [
-        engines.KeepsDilatedRings,
-        engines.KeepsThePrompt,
         engines.KeepsTheClock,
-        engines.KeepsTheLatent,
-        engines.FailsTheSecondTime,
+        pytest.param(engines.KeepsDilatedRings, marks=pytest.mark.slow),
+        pytest.param(engines.KeepsThePrompt, marks=pytest.mark.slow),
+        pytest.param(engines.KeepsTheLatent, marks=pytest.mark.slow),
+        pytest.param(engines.FailsTheSecondTime, marks=pytest.mark.slow),
     ],
 )
 def test_what_outlives_a_session_is_named_by_parity(

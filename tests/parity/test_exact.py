@@ -364,7 +364,8 @@ class TestPrecision:
         def louder(module: nn.Linear, inputs: tuple[Tensor], shown: Tensor) -> Tensor:
             return (functional.linear(inputs[0].float(), module.weight.float()) * 1.004).bfloat16()
 
-        found = wrong(fed("golden", "bf16", session("golden", "bf16").plain(change=change)))
+        # Half a unit of bf16. Four lanes tell what a gain may be to a factor of two: not every frame shows both.
+        found = wrong(fed("golden", "bf16", session("golden", "bf16", 2).plain(change=change), 2))
         print(found)
         assert found.keys() == {f"{BLOCK}.0.attn", f"{BLOCK}.1.mlp"}
 
@@ -377,6 +378,7 @@ class TestPrecision:
         assert found.keys() == {f"{BLOCK}.0.mlp", f"{BLOCK}.1.attn"}
         assert min(found.values()) > 100
 
+    @pytest.mark.slow
     def test_a_site_that_is_not_shown_is_judged_by_the_next_ones(self) -> None:
         """The values of block 0 are read by its attention and its ring."""
         hidden = f"{BLOCK}.0.attn.v_proj"

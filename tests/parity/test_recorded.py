@@ -140,6 +140,7 @@ class TestAnEngineWithoutTorch:
         assert wrong(found) == {}
         assert len(found.measured) > 300
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("mistake", "first", "ends"),
         [

@@ -46,7 +46,9 @@ class FrameByFrame(ABC):
             yield from ((0, at) for at in self._passes("append_image", given.image))
         for frame in range(scenario.units):
             for at in self._passes("generate", given.noise[frame], given.controls(frame)):
-                yield frame, at._replace(step=first_decode) if frame == 0 and at.phase == "decode" else at
+                # What is no pass is refused by whoever takes it.
+                is_first = frame == 0 and isinstance(at, Pass) and at.phase == "decode"
+                yield frame, at._replace(step=first_decode) if is_first else at
 
     def _passes(self, method: str, *given: Any) -> Iterator[Pass]:
         """What a method of the class yields. Raises UserError where it is no generator."""

@@ -48,6 +48,9 @@ ROUTES = {
     "a library": ("scale.so", "return ctypes.c_double.in_dll(ctypes.CDLL(HERE + '/scale.so'), 'SCALE').value"),
 }
 
+# One of each kind: a module, code that is no module, data, a library.
+FEW = ("import", "runpy", "low-level data", "a library")
+
 
 def write(file: Path, scale: float) -> None:
     """Let a file of any kind say a scale."""
@@ -85,7 +88,10 @@ def port(folder: Path, body: str) -> None:
     (folder / "port" / "port.py").write_text(ADAPTER.format(body=body))
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "route",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ROUTES],
+)
 def test_no_cell_passes_an_engine_that_has_changed(sweep: Sweep, tmp_path: Path, route: str) -> None:
     file, body = ROUTES[route]
     port(tmp_path, body)

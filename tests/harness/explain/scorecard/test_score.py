@@ -7,6 +7,8 @@ from waypoint_parity.harness.explain.scorecard.card import FaultRow, Scorecard, 
 from waypoint_parity.harness.explain.scorecard.score import ScorecardPlan, score, trials
 from waypoint_parity.harness.explain.scorecard.suite import find_suite
 
+# Two whole scorecards; a part of one is a session of its own.
+pytestmark = pytest.mark.slow
 SUITES = "tests.harness.explain.scorecard.suites"
 
 
