@@ -46,9 +46,7 @@ class FrameByFrame(ABC):
             yield from ((0, at) for at in self._passes("append_image", given.image))
         for frame in range(scenario.units):
             for at in self._passes("generate", given.noise[frame], given.controls(frame)):
-                # What is no pass is refused by whoever takes it.
-                is_first = frame == 0 and isinstance(at, Pass) and at.phase == "decode"
-                yield frame, at._replace(step=first_decode) if is_first else at
+                yield frame, _decoded_in(at, first_decode) if frame == 0 else at
 
     def _passes(self, method: str, *given: Any) -> Iterator[Pass]:
         """What a method of the class yields. Raises UserError where it is no generator."""
@@ -56,6 +54,11 @@ class FrameByFrame(ABC):
         if not isinstance(passes, Iterator):
             raise no_session(self, f"{method}() that returns {type(passes).__name__}")
         return passes
+
+
+def _decoded_in(at: Any, step: int) -> Any:
+    """A decode pass in this step, any other as it is. What is no pass is refused by whoever takes it."""
+    return at._replace(step=step) if isinstance(at, Pass) and at.phase == "decode" else at
 
 
 def matching_sites(root: nn.Module, geometry: WaypointGeometry) -> dict[str, Site]:
