@@ -639,8 +639,9 @@ def _check_files(
                 )
         except UserError as error:
             problems.raised("pictures", FRAMES, error)
+    told = _pictures_told(pictures)
     for at in sorted(kept) if family is not None else ():
-        if at.number >= _pictures_told(pictures, at):
+        if at.number >= told[at.unit, at.step]:
             file = picture_path(folder, at).relative_to(folder).as_posix()
             found, do = "a picture that no record tells of", "write its record, or remove it"
             problems.add("pictures", file, found=found, expected="a record for each picture", do=do)
@@ -649,9 +650,12 @@ def _check_files(
         problems.add("seal", "", found=said, expected="files with the digests that their manifest has", do=do)
 
 
-def _pictures_told(records: Iterable[Record], at: PictureAt) -> int:
-    """How many pictures the records of a step tell of; pictures of several calls are numbered through."""
-    return sum(math.prod((each.shape or [0])[:-3]) for each in records if (each.unit, each.step) == (at.unit, at.step))
+def _pictures_told(records: Iterable[Record]) -> Counter[tuple[int, int]]:
+    """How many pictures records tell of, by unit and step; those of several calls are numbered through."""
+    told: Counter[tuple[int, int]] = Counter()
+    for record in records:
+        told[record.unit, record.step] += math.prod((record.shape or [0])[:-3])
+    return told
 
 
 def _absent(record: Record, kept: Iterable[PictureAt]) -> list[PictureAt]:

@@ -245,7 +245,8 @@ def _contradictions(dump: Dump, *, by_statistics: bool) -> list[str]:
         # torch takes a second to load, which other dumps need not wait for.
         from waypoint_parity.harness.record.record_check import self_contradictions
 
-        found += [said for said in (self_contradictions(dump.folder),) if said is not None]
+        if (said := self_contradictions(dump.folder)) is not None:
+            found.append(said)
     return found
 
 

@@ -37,9 +37,8 @@ def canonical(weights: Weights, config: TransformerConfig) -> Weights:
 
 def _rules(shapes: Mapping[str, Shape], config: TransformerConfig) -> dict[str, Rewrite]:
     """Key -> how it is made of published ones that are there, and have the shapes that they are published in."""
-    rules = (
-        dict(_unpatchify(config)) if shapes.get("unpatchify.weight", ())[1:] == (config.channels, *config.patch) else {}
-    )
+    kernel = shapes.get("unpatchify.weight", ())
+    rules = dict(_unpatchify(config)) if kernel[1:] == (config.channels, *config.patch) else {}
     square = (config.d_model, config.d_model)
     for layer in range(config.n_layers):
         block = _block(f"transformer.blocks.{layer}.", shapes)
@@ -56,18 +55,10 @@ def half_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[
 
     The official package has one for all six matrices of a block; its diffusers form uses both, of three matrices each.
     """
-    found = _published_biases(weights, config)
-    return {layer: (attn, mlp) for layer, (attn, mlp) in found.items() if attn is not None and mlp is not None}
-
-
-def _published_biases(weights: Weights, config: TransformerConfig) -> dict[int, tuple[Tensor | None, Tensor | None]]:
-    """Of every block the attention's bias and the MLP's, None for one that is not published."""
     files = dict(weights.as_stored().stream("_cond_head.bias_in"))
     block = "transformer.blocks.{}.{}_cond_head.bias_in"
-    return {
-        layer: (files.get(block.format(layer, "attn")), files.get(block.format(layer, "mlp")))
-        for layer in range(config.n_layers)
-    }
+    names = {layer: [block.format(layer, half) for half in ("attn", "mlp")] for layer in range(config.n_layers)}
+    return {layer: (files[attn], files[mlp]) for layer, (attn, mlp) in names.items() if files.keys() >= {attn, mlp}}
 
 
 def told(weights: Weights, config: TransformerConfig) -> list[str]:
@@ -76,7 +67,8 @@ def told(weights: Weights, config: TransformerConfig) -> list[str]:
 
 
 def _of_biases(weights: Weights, config: TransformerConfig) -> str:
-    own = [layer for layer in range(config.n_layers) if _OWN_BIAS.format(layer) in weights.as_stored().shapes()]
+    shapes = weights.as_stored().shapes()
+    own = [layer for layer in range(config.n_layers) if _OWN_BIAS.format(layer) in shapes]
     if len(own) == config.n_layers:
         return "one for all conditioning matrices of a block"
     both = half_biases(weights, config)
