@@ -16,7 +16,7 @@ def draws(faults: Sequence[Fault], count: int, seed: int) -> list[list[Fault]]:
     axes to exchange). The same for the same faults in whatever order, unless they are renamed. Fewer where there are
     too few faults.
     """
-    ordered = sorted(faults, key=lambda fault: (fault.part, fault.summary))
+    ordered = sorted(faults, key=lambda fault: (fault.part, fault.summary, fault.stage.name))
     generator = random.Random(seed)
     drawn: list[list[Fault]] = []
     for number in range(count):
