@@ -29,15 +29,7 @@ PARTS = re.compile(
 )
 FORKS = multiprocessing.get_context("forkserver")
 # pytest too: a fork imports the main module of its parent.
-FORKS.set_forkserver_preload(
-    [
-        "pytest",
-        "waypoint_parity.harness.sweep.parity",
-        "waypoint_parity.harness.judge.diff",
-        "waypoint_parity.reports.summary",
-        "waypoint_parity.reference.eager.adapter",
-    ]
-)
+FORKS.set_forkserver_preload(["pytest", "tests.cli.preloaded"])
 
 
 @dataclass(frozen=True)
