@@ -1,12 +1,17 @@
-"""What a command does before it looks at its arguments, done once for all that are forked: imports, digests of our code."""
+"""What every command imports and digests before it looks at a session, done once for all that are forked."""
 
-from waypoint_parity.candidate.adapter import CandidateAdapter
-from waypoint_parity.harness.families.waypoint.family import Waypoint
-from waypoint_parity.harness.judge import diff as _diff
+import importlib
+
 from waypoint_parity.harness.sweep.identity import INSTRUMENT
 from waypoint_parity.harness.sweep.source import module_digest
-from waypoint_parity.reference.eager.adapter import EagerAdapter
-from waypoint_parity.reports import documents as _documents
 
-for module in (INSTRUMENT, *(each.__module__ for each in (Waypoint, EagerAdapter, CandidateAdapter))):
+SIDES = (
+    "waypoint_parity.harness.families.waypoint.family",
+    "waypoint_parity.reference.eager.adapter",
+    "waypoint_parity.candidate.adapter",
+)
+
+for module in (INSTRUMENT, *SIDES, "waypoint_parity.harness.judge.diff", "waypoint_parity.reports.documents"):
+    importlib.import_module(module)
+for module in (INSTRUMENT, *SIDES):
     module_digest(module)
