@@ -94,10 +94,23 @@ class Site(Watched):
     restore: Callable[[Any, Any], Any] | None = None
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """A mistake that a port may have made, as a change to a loaded reference.
+
+    `kind` is one of its family's kinds of fault, `said` is what is changed, in words.
+    """
+
+    kind: str
+    said: str
+    change: Callable[[Any], None]
+
+
 class Adapter(Protocol):
     """Drives one implementation through sessions. It draws no noise of its own.
 
-    A class with numerics of its own names them in a class attribute OPTIONS (see `Numerics.options`).
+    A class with numerics of its own names them in a class attribute OPTIONS (see `Numerics.options`). A reference may
+    have HYPOTHESES, which a search for causes tries.
     """
 
     def __init__(self, checkpoint: "Checkpoint", numerics: Numerics) -> None: ...

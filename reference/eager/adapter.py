@@ -1,6 +1,7 @@
 """The adapter of the eager reference: loads a checkpoint, runs sessions, names the module of every site."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -10,14 +11,19 @@ from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matc
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.families.waypoint.spelling import half_biases
-from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
+from waypoint_parity.harness.run.adapter import Hypothesis, Numerics, Pass, Site
 from waypoint_parity.reference.eager.formulations import FORMULATIONS
 from waypoint_parity.reference.eager.generations import DIFFUSERS_FORM, Generation, generation_of
+from waypoint_parity.reference.eager.hypotheses import MISTAKES
 from waypoint_parity.reference.eager.layers import ConditioningHead
 from waypoint_parity.reference.eager.model import load_world_model
 from waypoint_parity.reference.eager.session import Session
 
 DIFFUSERS = "diffusers-form"
+
+
+def _change(change: Callable[[Session], None], adapter: "EagerAdapter") -> None:
+    change(adapter._session)
 
 
 class EagerAdapter(FrameByFrame):
@@ -29,6 +35,7 @@ class EagerAdapter(FrameByFrame):
 
     OPTIONS = (*FORMULATIONS, DIFFUSERS)
     HARMLESS = tuple(FORMULATIONS)
+    HYPOTHESES = tuple(Hypothesis(kind, said, partial(_change, change)) for kind, said, change in MISTAKES)
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         if numerics.compiled:

@@ -1,6 +1,6 @@
 """A case: two implementations that are to be told apart, and what they are run on."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
 from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.run import registry
-from waypoint_parity.harness.run.adapter import Adapter, Numerics, each_side
+from waypoint_parity.harness.run.adapter import Adapter, Hypothesis, Numerics, each_side
 from waypoint_parity.harness.run.family import Family
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import order_of
@@ -32,8 +32,15 @@ class Case:
     numerics: Numerics
     scenario: Scenario
     judgement: Judgement
+    # The reference, loaded once more.
+    fresh: Callable[[], Adapter]
     # The sides that compile themselves.
     compiled: tuple[str, ...] = ()
+
+    @property
+    def hypotheses(self) -> Sequence[Hypothesis]:
+        """The mistakes that can be made in the reference, to see whether they are the candidate's."""
+        return getattr(type(self.reference.adapter), "HYPOTHESES", ())
 
     @property
     def identity(self) -> dict[str, str]:
@@ -95,5 +102,6 @@ def load_case(
         numerics,
         scenario,
         judgement,
+        lambda: registry.load(reference, checkpoint, expected),
         tuple(compiled),
     )

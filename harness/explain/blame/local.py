@@ -7,6 +7,7 @@ reference is fed what the candidate shows, and what it makes of that is what the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +39,30 @@ class LocalErrors:
     alone: list[tuple[At, str]] = field(default_factory=list)
 
 
+class Seen(NamedTuple):
+    """One observation of a local run: `given` went on on both sides. The implementation may reuse its tensors."""
+
+    key: Key
+    actual: Tensor
+    expected: Tensor
+    given: Tensor
+
+    @property
+    def turned(self) -> Self:
+        """The same with both sides exchanged."""
+        return self._replace(actual=self.expected, expected=self.actual)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a local run is to do: see `local_errors`; and which positions of an observation count."""
+
+    reverse: bool
+    feeding: Callable[[Key], bool]
+    looking: Callable[[Seen], None]
+    counts: Callable[[Key], Tensor | None]
+
+
 def local_errors(
     reference: Adapter,
     candidate: Adapter,
@@ -46,20 +71,20 @@ def local_errors(
     *,
     reverse: bool = False,
     feeding: Callable[[Key], bool] = lambda key: True,
+    looking: Callable[[Seen], None] = lambda seen: None,
 ) -> LocalErrors:
     """The local error of every observation of a session.
 
     `reverse`: patch the reference instead of the candidate. `feeding`: where the other side's value is put; of what is
-    not fed, errors are those of a session that goes on with its own.
+    not fed, errors are those of a session that goes on with its own. `looking` is shown the values themselves.
     """
     leading, following = (candidate, reference) if reverse else (reference, candidate)
     fed = following.sites()
     both = {name: site for name, site in leading.sites().items() if name in fed}
     found = LocalErrors()
     counts = counting(scenario, checkpoint)
-    _Run(leading, following, both, fed, found, reverse=reverse, feeding=feeding, counts=counts).drive(
-        checkpoint, scenario
-    )
+    asked = _Asked(reverse=reverse, feeding=feeding, looking=looking, counts=counts)
+    _Run(leading, following, both, fed, found, asked).drive(checkpoint, scenario)
     return found
 
 
@@ -79,18 +104,13 @@ class _Run:
         shown: Mapping[str, Site],
         fed: Mapping[str, Site],
         found: LocalErrors,
-        *,
-        reverse: bool,
-        feeding: Callable[[Key], bool],
-        counts: Callable[[Key], Tensor | None],
+        asked: _Asked,
     ) -> None:
-        self._feeding = feeding
-        self._counts = counts
+        self._asked = asked
         self._adapters = leading, following
         self._watch = Taps(shown, self._keep)
         self._feed = Taps({name: fed[name] for name in shown}, self._measure)
         self._found = found
-        self._reverse = reverse
         self._kept: dict[Key, Tensor] = {}
 
     @exact_arithmetic()
@@ -115,20 +135,22 @@ class _Run:
         given = self._kept.pop(key, None)
         if given is not None:
             # All of a value is handed on, and what counts of it is compared.
-            which = self._counts(key)
-            pair = (given, value) if self._reverse else (value, given)
-            self._found.errors[key] = tensor_error(*(counted(tensor, which) for tensor in pair))
+            which = self._asked.counts(key)
+            pair = (given, value) if self._asked.reverse else (value, given)
+            actual, expected = (counted(tensor, which) for tensor in pair)
+            self._found.errors[key] = tensor_error(actual, expected)
+            self._asked.looking(Seen(key, actual, expected, given))
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
-        elif self._reverse:
+        elif self._asked.reverse:
             self._lacks(key)
-        return given if self._feeding(key) else None
+        return given if self._asked.feeding(key) else None
 
     def _alone(self, at: At, those: list[int]) -> None:
-        self._found.alone.append((at, "candidate" if (0 in those) is self._reverse else "reference"))
+        self._found.alone.append((at, "candidate" if (0 in those) is self._asked.reverse else "reference"))
 
     def _forget(self) -> None:
         """Once a step is over, what is kept of it was not shown by the other side."""
-        if not self._reverse:
+        if not self._asked.reverse:
             for key in self._kept:
                 self._lacks(key)
         self._kept.clear()

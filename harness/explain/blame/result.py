@@ -68,6 +68,23 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     check: str
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """How what a site shows follows from what it should show: `statement` holds in all `observations` looked at.
+
+    `before` and `after`: the largest relative L2 error as it is, and what is left of it.
+    """
+
+    site: str
+    statement: str
+    before: float
+    after: float
+    observations: int
+
+    def __str__(self) -> str:
+        told = f"{self.before:.1e} -> {self.after:.1e} in {self.observations} of {self.observations}"
+        return f"{self.statement}, at {self.site} ({told})"
+
+
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """A part that does something wrong by itself: `name` is the part's with the blocks, where it is not all of them."""
 
@@ -87,6 +104,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     region_parts: list[str] = []
     signature: Signature
     explanations: list[Explanation]
+    # What was found in the values themselves.
+    proofs: list[Proof] = []
     # What the candidate is spared with the reference's part, and what the reference suffers with the candidate's.
     necessity: Share | None = None
     sufficiency: Share | None = None

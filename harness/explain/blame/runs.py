@@ -1,6 +1,8 @@
 """The runs of a search: each drives one or two sessions and returns what it showed, ready to be written down."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,19 +13,21 @@ from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.explain.blame.arrival import idle_sites
 from waypoint_parity.harness.explain.blame.case import Case
+from waypoint_parity.harness.explain.blame.evidence import Evidence
 from waypoint_parity.harness.explain.blame.exchange import Exchanged
 from waypoint_parity.harness.explain.blame.exchanges import Exchange, exchanged
 from waypoint_parity.harness.explain.blame.findings import Finding, findings
 from waypoint_parity.harness.explain.blame.gain import gain
-from waypoint_parity.harness.explain.blame.local import LocalErrors, local_errors, must_be_reversed
+from waypoint_parity.harness.explain.blame.hypotheses import Wrong, tried
+from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen, local_errors, must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise, measure_noise
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference
-from waypoint_parity.harness.explain.blame.result import SiteErrors
+from waypoint_parity.harness.explain.blame.result import Proof, SiteErrors
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.table import finite
-from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.adapter import Adapter, Hypothesis
 from waypoint_parity.harness.run.keys import At, Key, Rung
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import decoded_pictures
@@ -76,6 +80,13 @@ class ArrivalRun(msgspec.Struct, frozen=True, kw_only=True):
     idle: list[str]
 
 
+class EvidenceRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What is proven of the parts at fault, and which kinds of fault are refuted, by part."""
+
+    proofs: dict[str, list[Proof]]
+    refuted: dict[str, list[str]]
+
+
 class GainRun(msgspec.Struct, frozen=True, kw_only=True):
     """See harness.explain.blame.gain."""
 
@@ -116,17 +127,55 @@ def arrival_run(case: Case) -> ArrivalRun:
 
 def local_run(case: Case, noise: Noise, exchanges: Sequence[Exchange]) -> LocalRun:
     """What is wrong by itself once `exchanges` are made."""
-    candidate, reverse = case.candidate.adapter, must_be_reversed(case.candidate.adapter.sites())
-    sessions = case.checkpoint, case.scenario
-    if exchanges:
-        with Exchanged(candidate, case.spare, exchanges, case.checkpoint) as mended:
-            local = local_errors(case.reference.adapter, mended, *sessions, reverse=reverse)
-    else:
-        local = local_errors(case.reference.adapter, candidate, *sessions, reverse=reverse)
+    local = _local(case, exchanges)
     found = findings(local, noise, case.wiring, accepted_sites(case.judgement.accepted_inputs, case.family))
     return LocalRun(
         findings=found, sites=_ladder(local, noise, case), alone=[at for at, _ in local.alone], lacking=local.lacking
     )
+
+
+def evidence_run(case: Case, noise: Noise, exchanges: Sequence[Exchange], found: Sequence[Finding]) -> EvidenceRun:
+    """What the values show of what was `found` once `exchanges` were made: the same run once more, and hypotheses."""
+    evidence = Evidence(found, case.table)
+    local = _local(case, exchanges, evidence.look)
+    proofs, refuted = evidence.proofs(), dict[str, list[str]]()
+    # With parts exchanged the candidate is no longer the one to be reproduced.
+    for finding in [] if exchanges else found:
+        pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
+        if pairs:
+            keys = {error.key for each in found for error in each.errors}
+            wrong = Wrong(finding.part, pairs, keys, lambda key: _bound(key, local, noise, case))
+            more, refuted[finding.part] = tried(wrong, case.hypotheses, case.family.kinds, partial(_hypothetical, case))
+            proofs[finding.part] = [*more, *proofs.get(finding.part, [])]
+    return EvidenceRun(proofs=proofs, refuted=refuted)
+
+
+def _hypothetical(
+    case: Case, hypothesis: Hypothesis, looking: Callable[[Seen], None], units: int | None
+) -> LocalErrors:
+    """The reference with a change, fed as the candidate was; `looking` is shown as `actual` what it makes of that."""
+    changed, scenario = case.fresh(), case.scenario
+    hypothesis.change(changed)
+    scenario = scenario if units is None else case.family.first_units(scenario, units)
+    if must_be_reversed(case.candidate.adapter.sites()):
+        sides = changed, case.candidate.adapter
+        return local_errors(*sides, case.checkpoint, scenario, reverse=True, looking=lambda seen: looking(seen.turned))
+    return local_errors(case.reference.adapter, changed, case.checkpoint, scenario, looking=looking)
+
+
+def _bound(key: Key, local: LocalErrors, noise: Noise, case: Case) -> float:
+    return noise.bound(key.site, case.table.kind(key.site), local.roundoff.get(key, 0.0))
+
+
+def _local(
+    case: Case, exchanges: Sequence[Exchange], looking: Callable[[Seen], None] = lambda seen: None
+) -> LocalErrors:
+    candidate, reverse = case.candidate.adapter, must_be_reversed(case.candidate.adapter.sites())
+    with ExitStack() as mended:
+        if exchanges:
+            candidate = mended.enter_context(Exchanged(candidate, case.spare, exchanges, case.checkpoint))
+        sessions = case.reference.adapter, candidate, case.checkpoint, case.scenario
+        return local_errors(*sessions, reverse=reverse, looking=looking)
 
 
 def _ladder(local: LocalErrors, noise: Noise, case: Case) -> list[SiteErrors]:
@@ -139,7 +188,7 @@ def _ladder(local: LocalErrors, noise: Noise, case: Case) -> list[SiteErrors]:
         SiteErrors(
             **rung._asdict(),
             local=finite(error),
-            bound=noise.bound(key.site, case.table.kind(key.site), local.roundoff[key]),
+            bound=_bound(key, local, noise, case),
         )
         for rung, (error, key) in worst.items()
     ]

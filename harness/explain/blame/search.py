@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 
+import msgspec
+
 from waypoint_parity.harness.compare.pictures import Pixels
 from waypoint_parity.harness.errors import FourPartError
 from waypoint_parity.harness.explain.blame.arrival import Sealed
@@ -17,15 +19,24 @@ from waypoint_parity.harness.explain.blame.journal import Journal, OutOfBudgetEr
 from waypoint_parity.harness.explain.blame.local import must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference, share
-from waypoint_parity.harness.explain.blame.result import BLAME_SCHEMA, Blame, Cause, ExchangeShares, Share, SiteErrors
+from waypoint_parity.harness.explain.blame.result import (
+    BLAME_SCHEMA,
+    Blame,
+    Cause,
+    ExchangeShares,
+    Share,
+    SiteErrors,
+)
 from waypoint_parity.harness.explain.blame.runs import (
     ArrivalRun,
+    EvidenceRun,
     FreeRun,
     GainRun,
     LocalRun,
     MendedRun,
     PicturesRun,
     arrival_run,
+    evidence_run,
     free_run,
     gain_run,
     grafted_run,
@@ -64,6 +75,7 @@ class _Searched:
     findings: list[Finding]
     ladder: list[SiteErrors]
     mended: MendedRun | None
+    evidence: list[EvidenceRun]
 
 
 class Search:
@@ -146,6 +158,7 @@ class Search:
         """Measure local errors, exchange the parts that have some, and again, until parity holds or none is new."""
         found: list[Finding] = []
         ladder: list[SiteErrors] = []
+        evidence: list[EvidenceRun] = []
         mended = None
         for number in range(MOST_ROUNDS):
             exchanges = [finding.exchange for finding in found]
@@ -159,6 +172,8 @@ class Search:
             found += new
             if not new:
                 break
+            look = partial(evidence_run, self._case, base.noise, exchanges, new)
+            evidence += filter(None, [self._attempt(f"evidence {number}", EvidenceRun, look)])
             exchanges = [finding.exchange for finding in found]
             if self._exchangeable:
                 unmatched: list[At | Key] = [*local.alone, *local.lacking]
@@ -168,7 +183,7 @@ class Search:
             mended = self._attempt(f"mended {number}", MendedRun, mend)
             if mended is None or mended.left is None or not self._exchangeable:
                 break
-        return _Searched(found, ladder, mended)
+        return _Searched(found, ladder, mended, evidence)
 
     def _cause(self, finding: Finding, searched: _Searched, base: _Base) -> Cause:
         """A finding with what it costs, as far as the budget goes."""
@@ -180,7 +195,11 @@ class Search:
             gain=self._gain(finding.errors[0].site) if self._measures_gains else None,
             controls=self._controls(finding, base),
         )
-        return cause(finding, measured, self._case.checkpoint, self._case.scenario)
+        found = cause(finding, measured, self._case.checkpoint, self._case.scenario)
+        proofs = [proof for run in searched.evidence for proof in run.proofs.get(finding.part, [])]
+        refuted = {kind for run in searched.evidence for kind in run.refuted.get(finding.part, [])}
+        plausible = [kind for kind in found.explanations if kind.kind not in refuted]
+        return msgspec.structs.replace(found, proofs=proofs, explanations=plausible)
 
     def _exchange(self, wanted: Exchange, base: _Base) -> ExchangeShares:
         necessity, sufficiency = self._necessity(wanted, base), self._sufficiency(wanted, base)

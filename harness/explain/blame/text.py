@@ -72,6 +72,8 @@ def _cause_lines(cause: Cause) -> Iterator[str]:
     shows = cause.signature
     tags = [*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls]
     yield f"    looks like:     {'; '.join(tags)}"
+    for proof in cause.proofs:
+        yield f"    is:             {proof}"
     for explanation in cause.explanations:
         yield f"    may be:         {explanation.kind}"
         yield f"      check:        {explanation.check}"

@@ -1,0 +1,87 @@
+"""Hypotheses that run: a mistake made in the reference on purpose, and whether that gives what the candidate shows.
+
+All of it on the same right inputs: the changed reference is fed at every site as the candidate was. A hypothesis is
+proven where it gives the candidate's values in every observation that was kept, and changes no site at which the
+candidate is right.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen
+from waypoint_parity.harness.explain.blame.relations import SLACK, Pair, distance
+from waypoint_parity.harness.explain.blame.result import Proof
+from waypoint_parity.harness.run.adapter import Hypothesis
+from waypoint_parity.harness.run.family import FaultKind
+from waypoint_parity.harness.run.keys import Key
+
+# Of each part at fault, the likeliest first.
+MOST_TRIED = 12
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What is wrong by itself in one part: the values of some observations.
+
+    `keys` are wrong in the candidate, of whatever part; `bound` is the noise of any key.
+    """
+
+    part: str
+    pairs: Sequence[Pair]
+    keys: Collection[Key]
+    bound: Callable[[Key], float]
+
+
+# Runs the reference with a change, fed as the candidate was, over all units or the first ones.
+Run = Callable[[Hypothesis, Callable[[Seen], None], int | None], LocalErrors]
+
+
+def tried(
+    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[FaultKind], run: Run
+) -> tuple[list[Proof], list[str]]:
+    """(what is proven of a part, kinds of fault that are not it), of the hypotheses that are about it."""
+    about = {kind.kind for kind in kinds if wrong.part in kind.parts}
+    proofs, failed = [], dict[str, None]()
+    for hypothesis in [each for each in hypotheses if each.kind in about][:MOST_TRIED]:
+        after = _after(wrong, hypothesis, run)
+        if after is None:
+            failed[hypothesis.kind] = None
+        else:
+            before, first = max(pair.error for pair in wrong.pairs), wrong.pairs[0].key
+            statement = f"{hypothesis.kind}: {hypothesis.said}"
+            proofs.append(
+                Proof(site=first.site, statement=statement, before=before, after=after, observations=len(wrong.pairs))
+            )
+    proven = {proof.statement.partition(":")[0] for proof in proofs}
+    return proofs, [kind for kind in failed if kind not in proven]
+
+
+def _after(wrong: Wrong, hypothesis: Hypothesis, run: Run) -> float | None:
+    """The largest error that the hypothesis leaves; None where it is refuted. The first units are a sieve."""
+    units = [pair.key.unit for pair in wrong.pairs]
+    sieved = min(units) == max(units) or _left(wrong, hypothesis, run, min(units) + 1) is not None
+    return _left(wrong, hypothesis, run, None) if sieved else None
+
+
+def _left(wrong: Wrong, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
+    expected: Mapping[Key, Pair] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
+    made: dict[Key, Tensor] = {}
+
+    def look(seen: Seen) -> None:
+        if seen.key in expected:
+            made[seen.key] = seen.actual.double().clone()
+
+    local = run(hypothesis, look, units)
+    others = (key for key, error in local.errors.items() if not error.identical and error.rel_l2 > wrong.bound(key))
+    if made.keys() != expected.keys() or local.lacking or local.alone or any(key not in wrong.keys for key in others):
+        return None
+    left = []
+    for key, pair in expected.items():
+        if made[key].shape != pair.shown.shape:
+            return None
+        left.append(distance(pair.shown, made[key], relative_to=pair.shown))
+        if left[-1] > SLACK * pair.bound:
+            return None
+    return max(left)

@@ -1,0 +1,435 @@
+"""Relations: how what a site shows follows from what it should show, found in the values alone, for any model.
+
+A relation is fitted on one observation and checked on all others that were kept. It holds where it leaves no more than
+the noise of the site in every one of them. So it is proven, not guessed: no name of a site and no model is known here.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from waypoint_parity.harness.run.keys import Key
+
+# What a relation leaves is at most a twentieth of what was wrong: nearer to noise than that, anything fits.
+_LEAST = 20.0
+# Noise of the two values adds up, and a relation may amplify it a little.
+SLACK = 2.0
+# Slices of an axis, and elements, up to which orders are searched for.
+_MOST_SLICES, _MOST_ELEMENTS = 4096, 1 << 24
+# Of fewer numbers anything may hold.
+_FEWEST_ELEMENTS = 8
+_SHIFTS = (1, -1, 2, -2)
+# A number of so few characters needs no explanation.
+_PLAIN = 6
+# A fitted number that is so near to a whole one is that.
+_WHOLE = 1e-4
+# The narrowest first.
+_NARROW = {
+    "float8_e5m2": torch.float8_e5m2,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu (tanh)": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "a norm over the last axis": lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One observation: what the candidate showed, and what is right for the same inputs; fp64, of one shape.
+
+    `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `earlier`: right
+    values of the site in other passes, by which ones they are.
+    """
+
+    key: Key
+    shown: Tensor
+    right: Tensor
+    bound: float
+    read: Mapping[str, Tensor]
+    earlier: Mapping[str, Tensor]
+
+    @property
+    def error(self) -> float:
+        """The relative L2 error as it is."""
+        return distance(self.shown, self.right)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A relation that holds, in words; the largest error without it and with it, in `of` observations."""
+
+    statement: str
+    before: float
+    after: float
+    of: int
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """`makes` the shown value from a pair; None where it says nothing of it. `cost`: how many numbers were fitted."""
+
+    statement: str
+    cost: int
+    makes: Callable[[Pair], Tensor | None]
+
+
+def relations(pairs: Sequence[Pair]) -> list[Held]:
+    """Every relation that holds in all of the pairs; of those that do, the ones with the fewest fitted numbers.
+
+    Where an axis has wrong slices and right ones, what holds of the wrong ones.
+    """
+    usable = [pair for pair in pairs if _is_usable(pair)]
+    if not usable or len(usable) < len(pairs) or sum(pair.right.numel() for pair in usable) < _FEWEST_ELEMENTS:
+        return []
+    # Of one number or none; then of a part of an axis; then of as many numbers as it takes.
+    return (
+        _holding(usable, most=1)
+        or _in_part(usable)
+        or _holding(usable)
+        or _narrowed(usable)
+        or [held for axis in range(usable[0].right.dim()) for held in _confined(usable, axis)]
+    )
+
+
+def _in_part(pairs: Sequence[Pair]) -> list[Held]:
+    """What holds of the wrong slices of an axis whose other slices are right."""
+    shape = list(pairs[0].right.shape)
+    for axis in range(len(shape)):
+        wrong = wrong_slices(pairs, axis)
+        if wrong is not None:
+            found = _holding([_within(pair, axis, wrong) for pair in pairs])
+            where = f"at {_listed(wrong)} of axis {axis} of {shape} alone"
+            return [replace(held, statement=f"{where}: {held.statement}") for held in found]
+    return []
+
+
+def _confined(pairs: Sequence[Pair], axis: int) -> list[Held]:
+    """That some slices of an axis alone are wrong, whatever is wrong with them."""
+    wrong = wrong_slices(pairs, axis)
+    if wrong is None:
+        return []
+    shape = list(pairs[0].right.shape)
+    others = [place for place in range(shape[axis]) if place not in wrong]
+    before, elsewhere = (
+        max(pair.error for pair in these) for these in (pairs, [_within(p, axis, others) for p in pairs])
+    )
+    return [Held(f"it is wrong at {_listed(wrong)} of axis {axis} of {shape} alone", before, elsewhere, len(pairs))]
+
+
+def wrong_slices(pairs: Sequence[Pair], axis: int) -> list[int] | None:
+    """The slices of an axis that are wrong in any pair, where they are at most half of them and the others right."""
+    size = pairs[0].right.shape[axis]
+    if size < 2 or any(pair.right.shape[axis] != size for pair in pairs):
+        return None
+    wrong: set[int] = set()
+    for pair in pairs:
+        others = [other for other in range(pair.right.dim()) if other != axis]
+        difference, right = ((pair.shown - pair.right).square(), pair.right.square())
+        errors = difference.sum(others) if others else difference
+        norms = right.sum(others) if others else right
+        limit = (SLACK * pair.bound) ** 2 * norms.maximum(right.sum() / size)
+        wrong |= {int(place) for place in (errors > limit).nonzero().flatten()}
+    return sorted(wrong) if 0 < len(wrong) <= size // 2 else None
+
+
+def _within(pair: Pair, axis: int, places: Sequence[int]) -> Pair:
+    def part(x: Tensor) -> Tensor:
+        if x.shape != pair.right.shape:
+            return x
+        return x.index_select(axis, torch.tensor(places, device=x.device))
+
+    read, earlier = ({name: part(x) for name, x in values.items()} for values in (pair.read, pair.earlier))
+    return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, earlier=earlier)
+
+
+def _is_usable(pair: Pair) -> bool:
+    if pair.shown.shape != pair.right.shape or not 1 < pair.right.numel() <= _MOST_ELEMENTS:
+        return False
+    return bool(pair.shown.isfinite().all() and pair.right.isfinite().all())
+
+
+def _holding(pairs: Sequence[Pair], most: float = math.inf) -> list[Held]:
+    """The cheapest of the relations that hold in all pairs, of those with at `most` so many fitted numbers."""
+    # Fitted where the most is wrong.
+    first = max(pairs, key=lambda pair: pair.error)
+    if any(pair.error <= _LEAST * pair.bound for pair in pairs):
+        return []
+    held: dict[int, list[Held]] = {}
+    for relation in _candidates(first):
+        if relation.cost > min(held, default=most):
+            continue
+        # Numbers that were fitted to one observation say nothing before they are checked on another one.
+        if relation.cost > 1 and len(pairs) == 1:
+            continue
+        left = [_left(relation, pair) for pair in pairs]
+        if all(after is not None for after in left):
+            afters = [after for after in left if after is not None]
+            before = max(pair.error for pair in pairs)
+            held.setdefault(relation.cost, []).append(Held(relation.statement, before, max(afters), len(pairs)))
+    return held[min(held)] if held else []
+
+
+def _left(relation: _Relation, pair: Pair) -> float | None:
+    """The error that is left with a relation; None where it does not hold."""
+    made = relation.makes(pair)
+    if made is None or made.shape != pair.shown.shape:
+        return None
+    # Of the shown value, which a relation may have made large or small.
+    after = distance(pair.shown, made, relative_to=pair.shown)
+    return after if after <= min(SLACK * pair.bound, pair.error / _LEAST) else None
+
+
+def distance(x: Tensor, right: Tensor, relative_to: Tensor | None = None) -> float:
+    """The relative L2 distance of `x` from what is right."""
+    size = float((right if relative_to is None else relative_to).norm())
+    off = float((x - right).norm())
+    return off / size if size else (math.inf if off else 0.0)
+
+
+def _candidates(first: Pair) -> Iterator[_Relation]:
+    """What may hold, as fitted to one pair; the cheapest kinds first."""
+    yield _Relation("it is zero", 0, lambda pair: torch.zeros_like(pair.right))
+    for makers in (_of_other_passes, _of_functions, _of_axes, _of_reads, _of_numbers, _of_orders, _of_rows):
+        yield from makers(first)
+
+
+def _of_other_passes(first: Pair) -> Iterator[_Relation]:
+    for name, earlier in first.earlier.items():
+        yield _Relation(f"it is the value of {name}", 0, partial(_mixed, name, 0.0, 1.0))
+        weights = _fitted(first.shown, [first.right, earlier]) if earlier.shape == first.right.shape else None
+        if weights is not None:
+            own, other = weights
+            statement = f"{_number(own)} times the right value and {_number(other)} times that of {name}"
+            yield _Relation(statement, 2, partial(_mixed, name, own, other))
+
+
+def _mixed(name: str, own: float, other: float, pair: Pair) -> Tensor | None:
+    earlier = pair.earlier.get(name)
+    return None if earlier is None or earlier.shape != pair.right.shape else own * pair.right + other * earlier
+
+
+def _of_functions(first: Pair) -> Iterator[_Relation]:
+    for name in _FUNCTIONS if first.right.dim() else ():
+        yield _Relation(f"{name} is applied once more", 0, partial(_applied, name))
+        yield _Relation(f"{name} is missing", 0, partial(_lacking, name))
+
+
+def _applied(name: str, pair: Pair) -> Tensor:
+    return _FUNCTIONS[name](pair.right)
+
+
+def _lacking(name: str, pair: Pair) -> Tensor | None:
+    """What is shown, where it is right once the function is applied."""
+    return pair.shown if distance(_FUNCTIONS[name](pair.shown), pair.right) <= SLACK * pair.bound else None
+
+
+def _of_axes(first: Pair) -> Iterator[_Relation]:
+    shape = list(first.right.shape)
+    for one, other in combinations(range(len(shape)), 2):
+        if min(shape[one], shape[other]) > 1:
+            yield _Relation(f"axes {one} and {other} of {shape} are exchanged", 0, partial(_transposed, one, other))
+    for axis, size in enumerate(shape):
+        for shift in _SHIFTS:
+            # The most of an axis is left of it.
+            if size >= 4 * abs(shift):
+                statement = f"it is shifted by {shift} along axis {axis} of {shape}, edges apart"
+                yield _Relation(statement, 0, partial(_shifted, axis, shift))
+
+
+def _transposed(one: int, other: int, pair: Pair) -> Tensor:
+    return pair.right.transpose(one, other).reshape(pair.right.shape)
+
+
+def _shifted(axis: int, shift: int, pair: Pair) -> Tensor:
+    """The right value moved; what comes in at the edge is taken as it is shown."""
+    moved = pair.right.roll(shift, axis)
+    start = 0 if shift > 0 else pair.right.shape[axis] + shift
+    edge = (slice(None),) * axis + (slice(start, start + abs(shift)),)
+    moved[edge] = pair.shown[edge]
+    return moved
+
+
+def _of_reads(first: Pair) -> Iterator[_Relation]:
+    """A term that is missing, or added once more."""
+    difference = first.shown - first.right
+    for site, term in first.read.items():
+        if not _spreads(term, first.right):
+            continue
+        weights = _fitted(difference, [term.expand_as(first.right)])
+        if weights is None or not weights[0]:
+            continue
+        (times,) = weights
+        whole = bool(round(times)) and abs(times - round(times)) < _WHOLE
+        times = float(round(times)) if whole else times
+        said = {-1.0: f"{site} is missing from it", 1.0: f"{site} is added once more"}
+        statement = said.get(times, f"{_number(times)} times {site} is added")
+        yield _Relation(statement, 0 if whole else 1, partial(_with_term, site, times))
+
+
+def _with_term(site: str, times: float, pair: Pair) -> Tensor | None:
+    term = pair.read.get(site)
+    return None if term is None or not _spreads(term, pair.right) else pair.right + times * term
+
+
+def _spreads(term: Tensor, over: Tensor) -> bool:
+    """Whether a term can be added to a value."""
+    try:
+        return bool(torch.broadcast_shapes(term.shape, over.shape) == over.shape)
+    except RuntimeError:
+        return False
+
+
+def _of_numbers(first: Pair) -> Iterator[_Relation]:
+    """Scaled, moved, clamped: one or two numbers for all elements."""
+    right, shown = first.right, first.shown
+    for factor in _fitted(shown, [right]) or ():
+        flipped = abs(factor + 1) < _WHOLE
+        statement = "its sign is flipped" if flipped else f"the right value times {_number(factor)}"
+        yield _Relation(statement, 0 if flipped else 1, partial(_linear, -1.0 if flipped else factor, 0.0))
+    offset = float((shown - right).mean())
+    yield _Relation(f"{_number(offset)} is added to every element", 1, partial(_linear, 1.0, offset))
+    both = _fitted(shown, [right, torch.ones_like(right)])
+    if both is not None:
+        factor, offset = both
+        statement = f"{_number(factor)} times the right value, plus {_number(offset)}"
+        yield _Relation(statement, 2, partial(_linear, factor, offset))
+    least, most = float(shown.min()), float(shown.max())
+    if float(right.min()) < least or float(right.max()) > most:
+        statement = f"it is clamped to {_number(least)} to {_number(most)}"
+        yield _Relation(statement, 2, lambda pair: pair.right.clamp(least, most))
+
+
+def _linear(factor: float, offset: float, pair: Pair) -> Tensor:
+    return factor * pair.right + offset
+
+
+def _of_orders(first: Pair) -> Iterator[_Relation]:
+    """The slices of an axis in another order, perhaps with other signs."""
+    shape = list(first.right.shape)
+    for axis, size in enumerate(shape):
+        if not 1 < size <= _MOST_SLICES or first.right.numel() == size:
+            continue
+        shown, right = (x.movedim(axis, 0).flatten(1) for x in (first.shown, first.right))
+        products = shown @ right.T / right.norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
+        order = products.abs().argmax(1)
+        signs = products.gather(1, order[:, None]).flatten().sign()
+        moved, flipped = order.tolist() != list(range(size)), (signs < 0).nonzero().flatten().tolist()
+        if len(set(order.tolist())) < size or not (moved or flipped):
+            continue
+        name = _order_named(order) if moved else None
+        where, said = f"axis {axis} of {shape}", f"signs are flipped at {_listed(flipped)}"
+        statement = f"{where} is in another order: {name or _listed(order.tolist())}" if moved else f"{said} of {where}"
+        statement += f"; {said}" if moved and flipped else ""
+        yield _Relation(statement, 1 if name and not flipped else 2, partial(_ordered, axis, order, signs))
+
+
+def _ordered(axis: int, order: Tensor, signs: Tensor, pair: Pair) -> Tensor | None:
+    if pair.right.shape[axis] != len(order):
+        return None
+    shape = [1] * pair.right.dim()
+    shape[axis] = -1
+    return pair.right.index_select(axis, order) * signs.view(shape)
+
+
+def _order_named(order: Tensor) -> str | None:
+    """What an order is called, where it has a name: place i holds what should be at order[i]."""
+    size = len(order)
+    places = torch.arange(size)
+    named = {"reversed": places.flip(0)}
+    if size % 2 == 0:
+        named["halves exchanged"] = places.view(2, -1).flip(0).flatten()
+        named["halves interleaved"] = places.view(2, -1).T.flatten()
+        named["pairs taken apart into halves"] = places.view(-1, 2).T.flatten()
+        named["each two exchanged"] = places.view(-1, 2).flip(1).flatten()
+    named |= {
+        f"rolled by {shift if 2 * shift <= size else shift - size}": places.roll(shift) for shift in range(1, size)
+    }
+    for rows in range(2, size):
+        if size % rows == 0:
+            named[f"[{rows}, {size // rows}] read as [{size // rows}, {rows}]"] = places.view(rows, -1).T.flatten()
+    return next((name for name, those in named.items() if torch.equal(those, order.cpu())), None)
+
+
+def _of_rows(first: Pair) -> Iterator[_Relation]:
+    """The same numbers added to, or multiplied with, an axis in every pass: a lost or doubled bias or weight."""
+    shape = list(first.right.shape)
+    for axis, size in enumerate(shape):
+        others = [other for other in range(len(shape)) if other != axis]
+        if size < 2 or first.right.numel() == size:
+            continue
+        where = f"axis {axis} of {shape}"
+        added = (first.shown - first.right).mean(others, keepdim=True)
+        statement = f"the same {size} numbers are added along {where} in every pass"
+        yield _Relation(statement, size, partial(_spread_over, added, torch.add))
+        squares = first.right.square().sum(others, keepdim=True)
+        if bool((squares > 0).all()):
+            factors = (first.shown * first.right).sum(others, keepdim=True) / squares
+            statement = f"{where} is multiplied with the same {size} numbers in every pass"
+            yield _Relation(statement, size, partial(_spread_over, factors, torch.mul))
+
+
+def _spread_over(numbers: Tensor, by: Callable[[Tensor, Tensor], Tensor], pair: Pair) -> Tensor | None:
+    return by(pair.right, numbers) if _spreads(numbers, pair.right) else None
+
+
+def _fitted(target: Tensor, terms: Sequence[Tensor]) -> list[float] | None:
+    """The least-squares weights of `terms` in `target`; None where they depend on each other."""
+    columns = torch.stack([term.flatten() for term in terms], dim=1)
+    products = columns.T @ columns
+    if not bool(torch.linalg.matrix_rank(products) == len(terms)):
+        return None
+    weights = torch.linalg.solve(products, columns.T @ target.flatten())
+    return [float(weight) for weight in weights]
+
+
+def _narrowed(pairs: Sequence[Pair]) -> list[Held]:
+    """That every value shown is a number of a dtype of fewer bits, and the right ones are not."""
+    for name, dtype in _NARROW.items():
+        if any(_is_of(pair.right, dtype) or not _is_of(pair.shown, dtype) for pair in pairs):
+            continue
+        before = max(pair.error for pair in pairs)
+        after = max(distance(pair.shown, pair.right.to(dtype).to(pair.right.dtype)) for pair in pairs)
+        rounded = after <= before / _LEAST
+        statement = (
+            f"it is rounded to {name}" if rounded else f"it is computed in {name}: all of its values are its numbers"
+        )
+        return [Held(statement, before, after if rounded else before, len(pairs))]
+    return []
+
+
+def _is_of(x: Tensor, dtype: torch.dtype) -> bool:
+    return torch.equal(x.to(dtype).to(x.dtype), x)
+
+
+def _number(value: float) -> str:
+    """A number, with what it probably is."""
+    text = f"{value:.6g}"
+    if len(text.strip("-")) <= _PLAIN:
+        return text
+    for size in range(2, 4097):
+        for power, said in ((-0.5, f"1/sqrt({size})"), (0.5, f"sqrt({size})"), (-1.0, f"1/{size}")):
+            if abs(abs(value) / size**power - 1) < 2e-6:
+                return f"{text} ({'-' if value < 0 else ''}{said})"
+    return text
+
+
+def _listed(places: Sequence[int], most: int = 8) -> str:
+    """Numbers in words; those that follow each other as a range."""
+    if len(places) > 2 and list(places) == list(range(places[0], places[-1] + 1)):
+        return f"{places[0]} to {places[-1]}"
+    shown = ", ".join(map(str, places[:most]))
+    return shown if len(places) <= most else f"{shown}, ... ({len(places)})"
