@@ -49,7 +49,7 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     scenario = make_scenario(open_checkpoint(base).geometry, name="two", units=2, seed=11)
     write_scenario(scenario, tmp_path / "two.safetensors")
     command = [sys.executable, "-m", "waypoint_parity", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
-    sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
+    sweep = ["--schedule", "checkpoint", "--seed", "11", "--prompt-mask", "zeroed", "--threads", "1"]
     files = ["--checkpoint", base, "--scenario", tmp_path / "two.safetensors", "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files, *allowed], capture_output=True, text=True, check=False)
     assert finished.returncode == status, finished.stderr

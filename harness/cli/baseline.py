@@ -20,13 +20,13 @@ STORE = Path("baselines")
 class BaselineAcceptCommand:
     """Store a run's dumps as a baseline, without their full tensors.
 
-    Example: waypoint-parity baseline accept reports/out/parity nightly
+    Example: waypoint-parity baseline accept nightly reports/out/parity
     """
 
-    run_folder: tyro.conf.Positional[Path]
-    """Folder of a dump, or of a parity run: then a dump of every cell."""
     name: tyro.conf.Positional[str]
     """Name of the baseline."""
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a dump, or of a parity run: then a dump of every cell."""
     store: Path = STORE
     """Folder of the baselines."""
     side: Literal["candidate", "reference"] = "candidate"

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.options import InterpreterOptions, JudgingOptions, PairNumericsOptions
+from waypoint_parity.harness.cli.options import InterpreterOptions, JudgingOptions, PairNumericsOptions, also
 from waypoint_parity.harness.cli.outcome import exit_code, write_json
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class BlameCommand:
     """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
     """Scenario; else fixtures/scenarios/right.safetensors. The search takes some ten sessions of it."""
-    schedule: str | None = None
+    schedule: Annotated[str | None, also("--schedules")] = None
     """Sigma schedule, by name, or as comma-separated values ending in 0; as recorded if not given."""
-    seed: int | None = None
+    seed: Annotated[int | None, also("--seeds")] = None
     """Noise seed; the scenario's own noise if not given."""
-    prompt_mask: str | None = None
+    prompt_mask: Annotated[str | None, also("--prompt-masks")] = None
     """Padding of the prompt; as recorded if not given."""
     exchange: tuple[str, ...] = ()
     """Exchange these too, found guilty or not: parts, groups of parts (rope, cache, ...), `block 3`, globs of sites."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from waypoint_parity.harness.cli.options import (
     ObservingOptions,
     PairNumericsOptions,
     SweepOptions,
+    also,
 )
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
 from waypoint_parity.harness.errors import UserError
@@ -38,7 +39,7 @@ class ParityCommand:
     Cells that an earlier run in --out has made already, with the same inputs, checkpoint and code, are not run again: a
     sweep that was killed goes on where it was.
 
-    Example: waypoint-parity parity --candidate my_port.py:MyPort --schedules checkpoint --seeds 11
+    Example: waypoint-parity parity --candidate my_port.py:MyPort --schedule checkpoint --seed 11
     """
 
     reference: str = "eager"
@@ -47,13 +48,13 @@ class ParityCommand:
     """The implementations to judge, one or several."""
     interpreters: tyro.conf.OmitArgPrefixes[InterpreterOptions] = field(default_factory=InterpreterOptions)
     swept: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
-    seeds: tuple[int, ...] = ()
+    seed: Annotated[tuple[int, ...], also("--seeds")] = ()
     """Noise seeds; if not given, those that the family names."""
-    noise_policies: tuple[str, ...] = ()
+    noise_policy: Annotated[tuple[str, ...], also("--noise-policies")] = ()
     """How noise is drawn from a seed; as in the scenario if not given. Waypoint: per-frame, global, sliced."""
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ()
     """Precisions to sweep over, in place of --dtype."""
-    attentions: tuple[str, ...] = ("own",)
+    attention: Annotated[tuple[str, ...], also("--attentions")] = ("own",)
     """Formulations of the candidate's attention: options of the implementation, `own` for none."""
     plan: Path | None = None
     """TOML file: reference, checkpoint, scenario, levels of [factors], cells to run ([[only]]) or not ([[exclude]]).
@@ -171,7 +172,7 @@ def _with_plan(command: ParityCommand, plan: "PlanFile") -> ParityCommand:
         "reference": plan.reference,
         "candidate": plan.levels("implementation"),
         "dtypes": plan.levels("dtype"),
-        "attentions": plan.levels("attention"),
+        "attention": plan.levels("attention"),
         "swept": replace(command.swept, **_named(swept)),
     }
     return replace(command, **_named(flags))
@@ -187,14 +188,14 @@ def _factors(command: ParityCommand, plan: "PlanFile", checkpoint: "Checkpoint")
     from waypoint_parity.harness.sweep.factors import ATTENTION, DTYPE, IMPLEMENTATION, Factors
 
     if command.as_recorded:
-        return Factors(command.candidate, {}, command.dtypes or (command.numerics.dtype,), command.attentions)
-    flags = {"seed": [str(seed) for seed in command.seeds], "policy": list(command.noise_policies)}
+        return Factors(command.candidate, {}, command.dtypes or (command.numerics.dtype,), command.attention)
+    flags = {"seed": [str(seed) for seed in command.seed], "policy": list(command.noise_policy)}
     planned = {name: plan.levels(name) or [] for name in plan.factors if name not in (IMPLEMENTATION, DTYPE, ATTENTION)}
     return Factors(
         implementations=command.candidate,
         varied=command.swept.levels(checkpoint, {**flags, **planned}),
         dtypes=command.dtypes or (command.numerics.dtype,),
-        attentions=command.attentions,
+        attentions=command.attention,
     )
 
 

@@ -12,7 +12,7 @@ from waypoint_parity.harness.sweep.summary import Summary, read_summary
 
 INTERRUPTED = f"{implementations.__name__}:Interrupted"
 LOUDER = f"{implementations.__name__}:Louder"
-SHORT = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed")
+SHORT = ("--schedule", "single-step", "--seed", 1, "--prompt-mask", "zeroed")
 
 
 @pytest.fixture

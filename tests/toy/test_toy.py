@@ -96,7 +96,7 @@ def test_blame_finds_the_sampler_and_nothing_else(given: tuple[str, ...], tmp_pa
 def test_a_model_without_what_a_command_needs_is_told_so(dumps: dict[str, Path], given: tuple[str, ...]) -> None:
     command("ring", dumps["toy"], code=2)
     command("play", "--reference", "toy", "--candidate", "toy-batched", *given, code=2)
-    command("parity", "--reference", "toy", "--candidate", "toy", *given, "--schedules", "single-step", code=2)
+    command("parity", "--reference", "toy", "--candidate", "toy", *given, "--schedule", "single-step", code=2)
     command("floor", "--reference", "toy", *given, "--runs", "1", code=2)
     command("parity", "--reference", "toy", "--candidate", "toy", *given, "--teacher-forced", code=2)
     command("convert", given[1], "--to", "diffusers", "--out", f"{given[1]}-other", code=2)
