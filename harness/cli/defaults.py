@@ -1,4 +1,4 @@
-"""What commands run on by default: the small trained world and a smaller one, its rendered walks, and the faults of the scorecard."""
+"""What commands run on by default: two small checkpoints, rendered walks, and the faults of the scorecard."""
 
 from importlib import resources
 from pathlib import Path

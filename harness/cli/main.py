@@ -10,9 +10,11 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from importlib.metadata import version
 from inspect import getdoc
-from typing import Annotated, Any, Protocol, Union
+from operator import or_
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -101,7 +103,7 @@ def parse(argv: list[str] | None = None) -> Command:
         print(first_screen(), file=sys.stdout if given else sys.stderr)
         sys.exit(HOLDS if given else UNUSABLE)
     named = [(name, command) for group in GROUPS.values() for name, command in group.items()]
-    every: Any = Union[tuple(Annotated[command, tyro.conf.subcommand(name)] for name, command in named)]
+    every: Any = reduce(or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in named))
     with _enough_columns():
         parsed: Command = tyro.cli(every, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
     return parsed

@@ -4,7 +4,7 @@ import math
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -304,6 +304,21 @@ class JudgingOptions:
             allowed_missing=self.allow_missing,
             precision=self.precision,
         )
+
+
+def spelt(options: Any) -> list[str]:
+    """What of these options is not as it is by default, as the words of a command line."""
+    words = []
+    for each in fields(options):
+        value, name = getattr(options, each.name), each.name.replace("_", "-")
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if is_dataclass(value):
+            words += spelt(value)
+        elif value != default and isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value != default:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.cli.options import (
     InterpreterOptions,
     JudgingOptions,
     ObservingOptions,
     PairNumericsOptions,
+    SweepInputs,
     SweepOptions,
     also,
+    spelt,
 )
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE, exit_code
 from waypoint_parity.harness.errors import UserError
@@ -28,13 +31,17 @@ if TYPE_CHECKING:
     from waypoint_parity.harness.sweep.parity import ParityRun
     from waypoint_parity.harness.sweep.plan_file import PlanFile
 
+# Where a run lies, unless another folder is named.
+OUT = Path("reports/out/parity")
 # A process holds both implementations, in bf16 the reference in fp32 too; one more for what they compute with.
 _COPIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCommand:
-    """Run reference and candidate over every cell of a sweep and judge each; what `nox -s parity` runs.
+    """Run reference and candidate over every cell of a sweep, and judge each.
+
+    It is what `nox -s parity` runs.
 
     Cells that an earlier run in --out has made already, with the same inputs, checkpoint and code, are not run again: a
     sweep that was killed goes on where it was.
@@ -78,7 +85,7 @@ class ParityCommand:
     teacher_forced: bool = False
     """Run each variant a second time with the candidate's caches and latents following the reference after every unit.
     What still differs then is the fault of the unit itself."""
-    out: Path = Path("reports/out/parity")
+    out: Path = OUT
     """Folder of the run: a folder per cell, summary.json, summary.md, junit.xml, report.html and report.md."""
     observing: tyro.conf.OmitArgPrefixes[ObservingOptions] = field(default_factory=ObservingOptions)
     numerics: tyro.conf.OmitArgPrefixes[PairNumericsOptions] = field(default_factory=PairNumericsOptions)
@@ -141,6 +148,7 @@ class ParityCommand:
             exact=asked.exact,
             compiled=asked.numerics.compiled_sides,
         )
+        cells = [replace(cell, command=_alone(asked, cell, inputs)) for cell in cells]
         opening, at_once = _executor(asked, checkpoint, len(cells))
         run = ParityRun(checkpoint, rules, asked.out, opening, at_once, fresh=asked.fresh, blame=asked.blame)
         return run, cells
@@ -159,6 +167,45 @@ def _check_sweepable(candidates: Sequence[str]) -> None:
             expected="the one scenario that was recorded",
             do="give it with --scenario, and --as-recorded",
         )
+
+
+# The options of these factors; those of any other are told by --vary.
+_OPTIONS = {"schedule": "schedule", "mask": "prompt_mask", "seed": "seed", "policy": "noise_policy"}
+
+
+def _alone(command: ParityCommand, cell: "Cell", inputs: "SweepInputs") -> tuple[str, ...]:
+    """The words of a command that runs this cell alone."""
+    swept, levels = command.swept, dict(cell.variant.levels)
+    scenario, recorded = swept.scenario or defaults.SCENARIO, swept.image_scenario or defaults.IMAGE_SCENARIO
+    is_recorded = not levels and inputs.recorded is not None and cell.factors["scenario"] == inputs.recorded.name
+    named = {option: (level,) for factor, level in levels.items() if (option := _OPTIONS.get(factor)) is not None}
+    vary = tuple(f"{factor}={level}" for factor, level in levels.items() if factor not in _OPTIONS)
+    alone = replace(
+        command,
+        candidate=(cell.candidate,),
+        interpreters=InterpreterOptions(),
+        swept=SweepOptions(
+            checkpoint=swept.checkpoint or str(defaults.CHECKPOINT),
+            scenario=recorded if is_recorded else scenario,
+            units=swept.units,
+            schedule=named.get("schedule", ()),
+            prompt_mask=named.get("prompt_mask", ()),
+            vary=vary,
+        ),
+        seed=tuple(int(seed) for seed in named.get("seed", ())),
+        noise_policy=named.get("noise_policy", ()),
+        attention=("own",),
+        dtypes=(),
+        plan=None,
+        jobs=None,
+        scheduler=None,
+        as_recorded=not levels,
+        fresh=False,
+        blame=True,
+        out=OUT,
+        numerics=replace(command.numerics, dtype=cell.numerics.dtype_name),
+    )
+    return ("parity", *spelt(alone))
 
 
 def _with_plan(command: ParityCommand, plan: "PlanFile") -> ParityCommand:
@@ -219,19 +266,22 @@ def _fitting(checkpoint: "Checkpoint") -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand:
-    """Write the report of a run: one HTML file with everything in it, and its Markdown twin.
+    """Write the report of a run: one HTML file, and its Markdown twin.
 
     Example: waypoint-parity report reports/out/parity
     """
 
-    run_folder: tyro.conf.Positional[Path]
+    run_folder: tyro.conf.Positional[Path] = OUT
     """Folder that `parity` wrote."""
+    cell: str | None = None
+    """Write the report of this cell alone, named as in the table that `parity` prints."""
     out: Path | None = None
-    """HTML file to write; else report.html in the run's folder."""
+    """HTML file to write; else report.html in the run's folder, or CELL.html there."""
 
     def run(self) -> int:
         """Write the report."""
         from waypoint_parity.reports.report import write_report
 
-        print(f"{write_report(self.run_folder, self.out)}: written, and its Markdown twin beside it")
+        out = self.out if self.cell is None or self.out is not None else self.run_folder / f"{self.cell}.html"
+        print(f"{write_report(self.run_folder, out, self.cell)}: written, and its Markdown twin beside it")
         return HOLDS

@@ -16,10 +16,11 @@ _UNITS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class QuickCommand:
-    """A first verdict within seconds: `parity` of two frames on a small checkpoint that comes along.
+    """A first verdict within seconds, on a small checkpoint that comes along.
 
-    It is `parity --checkpoint fixtures/golden/base --schedule single-step --units 2 --no-blame`, and ends like it. The
-    checkpoint is random and of Waypoint 1. A pass says that an engine is connected rightly, and no more.
+    It is `parity` of two frames on fixtures/golden/base: with --schedule single-step --seed 11 --prompt-mask zeroed
+    --units 2 --no-blame. It ends like `parity`. The checkpoint is random and of Waypoint 1: a pass says that an engine
+    is connected rightly, and no more.
 
     Example: waypoint-parity quick --candidate my_port.py:MyPort --allow-missing '*'
     """
