@@ -2,19 +2,19 @@
 
 import shlex
 
-import pandas as pd
-
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.summary import reused_text, summary_frame
 
-# Of a table; a text that is cut to fit keeps so many characters at least. summary.md has all of it.
-_COLUMNS, _FEWEST = 100, 9
-_SHORTER = {"first diverging site": "first divergence", "min SSIM": "SSIM", "max mean abs d": "mean |d|"}
+# Of the table. A text that is cut to fit keeps so many characters at least; summary.md has all of it.
+_COLUMNS, _FEWEST = 100, 12
+_SHORTER = {"first diverging site": "first", "precision": "of bound", "min SSIM": "SSIM", "max mean abs d": "mean |d|"}
+# Cut before any other.
+_LONG = ("variant", "first")
 
 
 def summary_lines(summary: Summary) -> list[str]:
     """The table of cells, contradictions, what failed to run, what the factors decide, and the verdict last."""
-    lines = _table(summary_frame(summary)) if summary.variants else []
+    lines = _table(summary) if summary.variants else []
     for name, comparison in summary.variants.items():
         lines += [f"CONTRADICTION: {name}: {each}" for each in comparison.contradictions]
     for failure in summary.failures:
@@ -34,24 +34,37 @@ def summary_lines(summary: Summary) -> list[str]:
 
 
 def _again(summary: Summary) -> list[str]:
-    """The command that runs each failing cell again, alone."""
-    ran = {name: run.command for name, run in summary.cells.items() if not summary.verdict_of(name).passes}
-    failing = ran | {failure.name: failure.command for failure in summary.failures}
-    return [
-        line
-        for name, command in failing.items()
-        if command
-        for line in (f"run {name} again:", f"  {shlex.join(['waypoint-parity', *command])}")
-    ]
+    """Each failing cell by its whole name: where it diverges first, and the command that runs it again, alone."""
+    lines = []
+    for name, run in summary.cells.items():
+        if summary.verdict_of(name).passes:
+            continue
+        first = summary.variants[name].first
+        at = "" if first is None else f", first at {first.key}"
+        lines += [f"{name}: {summary.stated_of(name)}{at}", *_command(run.command)]
+    for failure in summary.failures:
+        lines += [f"{failure.name}: did not run", *_command(failure.command)]
+    return lines
 
 
-def _table(frame: pd.DataFrame) -> list[str]:
-    """A table of texts in _COLUMNS columns; the longest of them are cut in their middle where it has to be."""
-    frame = frame.rename(columns=_SHORTER)
+def _command(words: list[str]) -> list[str]:
+    return [f"  again: {shlex.join(['waypoint-parity', *words])}"] if words else []
+
+
+def _table(summary: Summary) -> list[str]:
+    """The cells in _COLUMNS columns; the longest texts are cut in their middle where they have to be."""
+    frame = summary_frame(summary).rename(columns=_SHORTER)
+    # In brief: the next columns tell which question a cell fails.
+    frame["verdict"] = [str(summary.verdict_of(name)) for name in summary.variants]
+    if "of bound" in frame:
+        frame["of bound"] = [text.removesuffix(" of bound") for text in frame["of bound"]]
+    if all(comparison.compared == comparison.expected for comparison in summary.variants.values()):
+        frame = frame.drop(columns="coverage")
+    frame = frame.drop(columns=[name for name in frame if name.endswith("horizon")])
     widths = {name: max(len(name), *map(len, frame[name])) for name in frame.columns}
-    between = 2 * (len(widths) - 1)
-    while sum(widths.values()) + between > _COLUMNS:
-        widest = max(widths, key=lambda name: widths[name])
+    while sum(widths.values()) + 2 * (len(widths) - 1) > _COLUMNS:
+        longest = max(_LONG, key=lambda name: widths[name])
+        widest = longest if widths[longest] > _FEWEST else max(widths, key=lambda name: widths[name])
         if widths[widest] <= _FEWEST:
             break
         widths[widest] -= 1

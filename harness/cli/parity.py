@@ -1,6 +1,7 @@
 """The commands on sweeps: run and judge every cell, write the report of a run."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from waypoint_parity.harness.cli import defaults
+from waypoint_parity.harness.cli.component import run_component
 from waypoint_parity.harness.cli.options import (
     InterpreterOptions,
     JudgingOptions,
@@ -47,6 +49,8 @@ class ParityCommand:
     sweep that was killed goes on where it was.
 
     Example: waypoint-parity parity --candidate my_port.py:MyPort --schedule checkpoint --seed 11
+
+    Before there is a pipeline: waypoint-parity parity --candidate my_port.py:MyPort --component vae
     """
 
     reference: str = "eager"
@@ -71,6 +75,10 @@ class ParityCommand:
     holds their models; on an accelerator one. Each has one thread unless --threads says differently."""
     scheduler: str | None = None
     """Run cells on the Dask cluster of this scheduler instead, such as tcp://host:8786 (needs the extra `dask`)."""
+    component: str | None = None
+    """Run this component of the model alone, such as transformer or vae, on inputs that are recorded from the
+    reference's session; the candidate need not have any other. The scenario is not varied, and has two units unless
+    --units says differently. Told are also the atol and rtol of torch.testing.assert_close that would have passed."""
     as_recorded: bool = False
     """Run the scenario as it is, without a sweep: for a dump in a candidate's place (dump:FOLDER), or one session."""
     fresh: bool = False
@@ -98,12 +106,19 @@ class ParityCommand:
         from waypoint_parity.reports.documents import remove_documents, write_documents
         from waypoint_parity.reports.terminal import summary_lines
 
+        if self.component is not None:
+            return run_component(self, self.component)
         run, cells = self.prepare()
         remove_documents(self.out)
         with counter(len(cells)) as announce:
             summary = run_parity(run, cells, announce)
         write_documents(summary, self.out)
-        print("\n".join([*summary_lines(summary), f"details in {self.out}, report in {self.out / 'report.html'}"]))
+        lines = [*summary_lines(summary), f"details in {self.out}, report in {self.out / 'report.html'}"]
+        if (failing := next((name for name in summary.cells if not summary.verdict_of(name).passes), None)) is not None:
+            lines.append(
+                f"causes: {shlex.join(['waypoint-parity', 'blame', '--cell', failing, '--run', str(self.out)])}"
+            )
+        print("\n".join(lines))
         if summary.failures:
             return UNUSABLE if all(failure.mistake for failure in summary.failures) else OUR_FAULT
         return exit_code(summary.verdict)
