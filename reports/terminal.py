@@ -1,6 +1,7 @@
 """A finished parity run as lines for a terminal."""
 
 import shlex
+from itertools import takewhile
 
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.summary import reused_text, summary_frame
@@ -57,10 +58,12 @@ def _table(summary: Summary) -> list[str]:
     # In brief: the next columns tell which question a cell fails.
     frame["verdict"] = [str(summary.verdict_of(name)) for name in summary.variants]
     if "of bound" in frame:
-        frame["of bound"] = [text.removesuffix(" of bound") for text in frame["of bound"]]
+        frame["of bound"] = [text.removesuffix(" of bound").removesuffix(" x bound") for text in frame["of bound"]]
     if all(comparison.compared == comparison.expected for comparison in summary.variants.values()):
         frame = frame.drop(columns="coverage")
     frame = frame.drop(columns=[name for name in frame if name.endswith("horizon")])
+    if sum(max(map(len, [name, *frame[name]])) + 2 for name in frame) > _COLUMNS:
+        frame["variant"] = _told_apart(list(frame["variant"]))
     widths = {name: max(len(name), *map(len, frame[name])) for name in frame.columns}
     while sum(widths.values()) + 2 * (len(widths) - 1) > _COLUMNS:
         longest = max(_LONG, key=lambda name: widths[name])
@@ -70,6 +73,21 @@ def _table(summary: Summary) -> list[str]:
         widths[widest] -= 1
     rows = [list(frame.columns), ["-" * width for width in widths.values()], *frame.to_numpy().tolist()]
     return ["  ".join(map(_fitted, row, widths.values())).rstrip() for row in rows]
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Names without the words that all of them begin with, and end with."""
+    words = [name.split("_") for name in names]
+    begin, end = _in_common(words), _in_common([each[::-1] for each in words])
+    if len(names) == 1 or any(len(each) <= begin + end for each in words):
+        return names
+    apart = ("_".join(each[begin : len(each) - end]) for each in words)
+    return [f"{'…' if begin else ''}{each}{'…' if end else ''}" for each in apart]
+
+
+def _in_common(words: list[list[str]]) -> int:
+    """How many words all of these begin with."""
+    return sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False)))
 
 
 def _fitted(text: str, width: int) -> str:

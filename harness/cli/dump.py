@@ -62,6 +62,7 @@ class DumpCommand:
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
         from waypoint_parity.harness.compare.exact.shadowed import ExactSink, load_shadowed
         from waypoint_parity.harness.judge.growth import LANES
+        from waypoint_parity.harness.progress import counter
         from waypoint_parity.harness.record.observer import check_observer
         from waypoint_parity.harness.record.selection import Selection
         from waypoint_parity.harness.record.writer import DumpWriter, describe_run
@@ -100,7 +101,7 @@ class DumpCommand:
         writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
         sink = writer if shadowed is None else ExactSink(writer, shadowed.shadow)
         counts = counting(scenario, checkpoint)
-        with writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
+        with counter(), writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
             run(adapter, scenario, checkpoint, taps)
             if shadowed is not None:
                 writer.followed(LANES, shadowed.shadow.unfollowed)

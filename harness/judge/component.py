@@ -7,7 +7,7 @@ call, nor from another component.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -35,8 +35,8 @@ class SiteOfComponent(msgspec.Struct, frozen=True, kw_only=True):
 
     `excess`: the largest error over its bound, None where that is infinite. `error` and `bound`: relative L2 distances
     at that observation, from what the same inputs should have given; None of masks, whole numbers and pictures.
-    `atol`: with which torch.testing.assert_close passes beside its own rtol for the dtype; `rtol`: beside its own atol;
-    None where no number does.
+    `atol`: the smallest with which torch.testing.assert_close passes beside its own rtol for the dtype; `rtol`: the
+    smallest beside its own atol. 0 where its own are enough, None where no number is.
     """
 
     site: str
@@ -90,10 +90,12 @@ def component_parity(
     """Judge the calls that were recorded; `names` of reference and candidate, the reference loaded with LANES."""
     checkpoint = reference.checkpoint
     closeness: dict[Key, tuple[float, float]] = {}
+    equal: set[Key] = set()
     apart: dict[Key, float] = {}
 
     def told(key: Key, actual: Tensor, expected: Tensor) -> None:
         closeness[key] = would_pass(actual, expected)
+        equal.update([key] if torch.equal(actual.to(expected), expected) else [])
         apart[key] = tensor_error(actual, expected).rel_l2 if actual.is_floating_point() else 0.0
 
     units = range(scenario.units)
@@ -119,7 +121,7 @@ def component_parity(
     for one in measured.measured:
         grouped[site_name(one.key.site, one.key.branch), one.key.phase].append(one)
     sites = [
-        _site(name, phase, {one.key: (one, excess(one)) for one in group}, closeness)
+        _site(name, phase, {one.key: (one, excess(one)) for one in group}, closeness, equal)
         for (name, phase), group in grouped.items()
     ]
     missing = _missing(candidate, recorded, measured.measured, scenario, reference, judgement.allowed_missing)
@@ -142,11 +144,15 @@ def component_parity(
 
 
 def _site(
-    name: str, phase: str, of: dict[Key, tuple[OwnError, float]], closeness: dict[Key, tuple[float, float]]
+    name: str,
+    phase: str,
+    of: dict[Key, tuple[OwnError, float]],
+    closeness: dict[Key, tuple[float, float]],
+    equal: Collection[Key],
 ) -> SiteOfComponent:
     worst, excess = max(of.values(), key=lambda each: each[1])
     atol, rtol = (max(closeness[key][part] for key in of) for part in (0, 1))
-    same = not atol and not rtol
+    same = all(key in equal for key in of)
     return SiteOfComponent(
         site=name,
         phase=phase,
@@ -194,8 +200,7 @@ def would_pass(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     over = (apart - atol).clamp(min=0.0)
     # An rtol helps nowhere where nothing is expected.
     ratio = torch.where(over > 0, over / size, 0.0)
-    # What passes by the defaults is told as they are.
-    return max(float((apart - rtol * size).max()), atol), max(float(ratio.max()), rtol)
+    return max(float((apart - rtol * size).max()), 0.0), float(ratio.max())
 
 
 def _finite(value: float) -> float | None:
