@@ -11,8 +11,7 @@ import msgspec
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import replacing, writing
-from waypoint_parity.harness.progress import silent
-from waypoint_parity.harness.progress import working
+from waypoint_parity.harness.progress import silent, working
 from waypoint_parity.harness.record.records import to_json
 
 IDENTITY_NAME = "identity.json"
