@@ -61,7 +61,7 @@ def _table(summary: Summary) -> list[str]:
         frame["of bound"] = [text.removesuffix(" of bound").removesuffix(" x bound") for text in frame["of bound"]]
     if all(comparison.compared == comparison.expected for comparison in summary.variants.values()):
         frame = frame.drop(columns="coverage")
-    frame = frame.drop(columns=[name for name in frame if name.endswith("horizon")])
+    frame = frame.drop(columns=[name for name in frame.columns if name.endswith("horizon")])
     if sum(max(map(len, [name, *frame[name]])) + 2 for name in frame) > _COLUMNS:
         frame["variant"] = _told_apart(list(frame["variant"]))
     widths = {name: max(len(name), *map(len, frame[name])) for name in frame.columns}

@@ -14,6 +14,7 @@ from waypoint_parity.harness.run.scenario import write_scenario
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = ROOT / "fixtures" / "examples" / "my_port.py"
+COMPONENT = ROOT / "fixtures" / "examples" / "my_vae.py"
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`|^    .*$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -33,8 +34,9 @@ def test_the_readme_is_read_in_a_few_minutes() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
-def test_the_page_about_engines_shows_the_whole_example() -> None:
-    assert f"```python\n{EXAMPLE.read_text('utf-8')}```" in (ROOT / "docs" / "engine.md").read_text("utf-8")
+@pytest.mark.parametrize("example", [EXAMPLE, COMPONENT], ids=lambda path: path.name)
+def test_the_page_about_engines_shows_the_whole_example(example: Path) -> None:
+    assert f"```python\n{example.read_text('utf-8')}```" in (ROOT / "docs" / "engine.md").read_text("utf-8")
 
 
 def test_the_example_is_under_60_lines() -> None:

@@ -167,7 +167,10 @@ class BaselinePullCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineCommand:
-    """Keep accepted dumps, and hold later runs against them."""
+    """Keep accepted dumps, and hold later runs against them.
+
+    Example: waypoint-parity baseline accept nightly reports/out/parity
+    """
 
     action: tyro.conf.OmitArgPrefixes[
         Annotated[BaselineAcceptCommand, tyro.conf.subcommand("accept", prefix_name=False)]

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -206,8 +207,8 @@ class SweepOptions:
                 checkpoint.check_scenario(given)
         if self.units is None:
             return SweepInputs(checkpoint, scenario, recorded)
-        first = (None if each is None else self._first(each, checkpoint.family) for each in (scenario, recorded))
-        return SweepInputs(checkpoint, *first)
+        first = partial(self._first, family=checkpoint.family)
+        return SweepInputs(checkpoint, first(scenario), None if recorded is None else first(recorded))
 
     def _first(self, scenario: "Scenario", family: "Family") -> "Scenario":
         """The first units of a scenario."""

@@ -218,7 +218,7 @@ def _alone(command: ParityCommand, cell: "Cell", inputs: "SweepInputs") -> tuple
         fresh=False,
         blame=True,
         out=OUT,
-        numerics=replace(command.numerics, dtype=cell.numerics.dtype_name),
+        numerics=replace(command.numerics, dtype="bf16" if cell.numerics.dtype_name == "bf16" else "fp32"),
     )
     return ("parity", *spelt(alone))
 

@@ -1,6 +1,7 @@
 """The summary of a parity run: every cell's comparison, what failed to run, and which factors decide."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -135,7 +136,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 expected=f"one of {listed(list(self.cells))}",
                 do="copy a name from the table that `parity` printed, or from summary.md",
             )
-        blamed = {} if self.blamed == name else {"blamed": None, "causes": [], "born": None, "not_blamed": None}
+        of_another: dict[str, Any] = {"blamed": None, "causes": [], "born": None, "not_blamed": None}
         forced = {name: self.teacher_forced[name]} if name in self.teacher_forced else {}
         return msgspec.structs.replace(
             self,
@@ -144,7 +145,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             teacher_forced=forced,
             failures=[],
             effects=None,
-            **blamed,
+            **({} if self.blamed == name else of_another),
         )
 
 

@@ -18,7 +18,18 @@ from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 COMMANDS = [
-    *(["quick"], ["report"], ["play"], ["blame"], ["import"], ["convert"], ["scorecard"], ["baseline", "accept"]),
+    *(
+        ["quick"],
+        ["report"],
+        ["play"],
+        ["blame"],
+        ["import"],
+        ["convert"],
+        ["scorecard"],
+        ["baseline"],
+        ["baseline", "accept"],
+        ["scenario"],
+    ),
     *(["dump"], ["diff"], ["frames"], ["parity"], ["floor"], ["ring"], ["info"]),
     *(["scenario", "make"], ["scenario", "show"], ["sites"], ["worker"], ["check-dump"], ["schema"]),
 ]

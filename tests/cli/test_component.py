@@ -9,37 +9,14 @@ import torch
 from tests.cli.conftest import refused, run
 from waypoint_parity.harness.judge.component import CLOSE, would_pass
 
-# Adapters that have a part of the model only, and no session.
+# Of the decoder alone, without a session; the one that the page about engines shows, and what may be wrong with it.
 PORT = """
-import torch
-from waypoint_parity.harness.run.adapter import Site
-from waypoint_parity.reference.eager.autoencoder import load_autoencoder
-
-
-class Decoder:
-    scale = 1.0
-
-    def __init__(self, checkpoint, numerics):
-        weights = checkpoint.weights("vae")
-        self.vae = load_autoencoder(checkpoint.geometry.autoencoder, weights, device=numerics.device)
-
-    def describe(self):
-        return {"version": "0.1"}
-
-    def sites(self):
-        shown = {"decoder.conv_in": self.vae.decoder.conv_in, "decoder.conv_out": self.vae.decoder.conv_out}
-        return {name: Site(module) for name, module in shown.items()}
-
-    def component(self, name):
-        return self.call if name == "vae" else None
-
-    def call(self, unit, at, inputs):
-        if at.phase == "decode":
-            self.vae.decoder(inputs["latent"][0] * self.scale)
+from waypoint_parity.fixtures.examples.my_vae import MyVae as Decoder
 
 
 class Louder(Decoder):
-    scale = 1.001
+    def call(self, unit, at, inputs):
+        super().call(unit, at, {name: value * 1.001 for name, value in inputs.items()})
 
 
 class Whole(Decoder):
