@@ -23,7 +23,7 @@ def run_component(command: "ParityCommand", component: str) -> int:
     from waypoint_parity.harness.processes import computing_on
     from waypoint_parity.harness.run import registry
     from waypoint_parity.harness.run.adapter import each_side
-    from waypoint_parity.harness.run.component import METHODS, ComponentAlone, record
+    from waypoint_parity.harness.run.component import METHODS, ComponentAlone, recorded_calls
 
     run, cells = replace(command, as_recorded=True).prepare()
     with writing(run.out):
@@ -37,7 +37,9 @@ def run_component(command: "ParityCommand", component: str) -> int:
                 scenario = checkpoint.family.first_units(scenario, min(_UNITS, scenario.units))
             # Before the reference takes its time.
             candidate = registry.load(cell.candidate, checkpoint, theirs, methods=METHODS)
-            recorded = record(component, registry.load(run.rules.reference, checkpoint, ours), checkpoint, scenario)
+            recorded = recorded_calls(
+                component, registry.load(run.rules.reference, checkpoint, ours), checkpoint, scenario
+            )
             found = component_parity(
                 (run.rules.reference, cell.candidate),
                 load_shadowed(run.rules.reference, checkpoint, ours, lanes=LANES),

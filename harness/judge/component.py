@@ -7,7 +7,7 @@ call, nor from another component.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.precision import OwnError, precision_run
-from waypoint_parity.harness.run.component import ComponentAlone, Recorded
-from waypoint_parity.harness.run.keys import Key, site_name
+from waypoint_parity.harness.run.component import ComponentAlone, RecordedCalls
+from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 
@@ -83,50 +84,49 @@ def component_parity(
     names: tuple[str, str],
     reference: Shadowed,
     candidate: ComponentAlone,
-    recorded: Recorded,
+    recorded: RecordedCalls,
     scenario: Scenario,
     judgement: Judgement,
 ) -> ComponentParity:
-    """Judge the calls that were recorded; `names` of reference and candidate, the reference loaded with LANES."""
-    checkpoint = reference.checkpoint
-    closeness: dict[Key, tuple[float, float]] = {}
-    equal: set[Key] = set()
-    apart: dict[Key, float] = {}
+    """Judge the calls that were recorded; `names` of reference and candidate, the reference loaded with LANES.
 
-    def told(key: Key, actual: Tensor, expected: Tensor) -> None:
-        closeness[key] = would_pass(actual, expected)
-        equal.update([key] if torch.equal(actual.to(expected), expected) else [])
-        apart[key] = tensor_error(actual, expected).rel_l2 if actual.is_floating_point() else 0.0
-
-    units = range(scenario.units)
+    Raises UserError for a reference that does not go on with what is put at the component's boundary.
+    """
+    close = _Closeness()
     measured = precision_run(
         reference,
         candidate,
-        checkpoint,
+        reference.checkpoint,
         scenario,
-        units,
+        range(scenario.units),
         everywhere=False,
         least=judgement.least,
         alone=recorded,
-        told=told,
+        told=close.take,
     )
 
+    stubborn = sorted({key.site for key in recorded.given if not is_input(key.site)}.intersection(measured.refused))
+    if stubborn:
+        raise UserError(
+            f"{names[0]}: cannot be held beside one component",
+            found=f"sites that take no value: {listed(stubborn)}",
+            expected="a reference that goes on with the recorded value there",
+            do="give those sites a restore, or take another --reference",
+        )
+
     def excess(one: OwnError) -> float:
-        """The error over its bound; over the fixed tolerance where no exact value is known."""
+        """The error over its bound; over the noise floor or tolerance where no exact value is known."""
         if one.lost is None:
             return measured.excess[one.key]
-        return max(apart[one.key] / judgement.bounds.of(one.key).rel_l2, 0.0)
+        ratio = close.apart[one.key] / judgement.bounds.of(one.key).rel_l2
+        return math.inf if math.isnan(ratio) else ratio
 
-    grouped: dict[tuple[str, str], list[OwnError]] = defaultdict(list)
+    grouped: dict[tuple[str, str], dict[Key, tuple[OwnError, float]]] = defaultdict(dict)
     for one in measured.measured:
-        grouped[site_name(one.key.site, one.key.branch), one.key.phase].append(one)
-    sites = [
-        _site(name, phase, {one.key: (one, excess(one)) for one in group}, closeness, equal)
-        for (name, phase), group in grouped.items()
-    ]
+        grouped[site_name(one.key.site, one.key.branch), one.key.phase][one.key] = one, excess(one)
+    sites = [_site(name, phase, group, close) for (name, phase), group in grouped.items()]
     missing = _missing(candidate, recorded, measured.measured, scenario, reference, judgement.allowed_missing)
-    unlike = [str(key) for key in measured.alone]
-    verdicts = [each.verdict for each in sites] + [Verdict.DIVERGED for _ in unlike[:1]]
+    verdicts = [each.verdict for each in sites] + [Verdict.DIVERGED for _ in measured.alone[:1]]
     verdicts += [Verdict.MISSING] if missing or not sites else []
     return ComponentParity(
         schema=COMPONENT_SCHEMA,
@@ -138,21 +138,32 @@ def component_parity(
         verdict=max(verdicts, key=list(Verdict).index),
         sites=sites,
         missing=missing,
-        unlike=unlike,
+        unlike=[str(key) for key in measured.alone],
         unjudged=measured.precision.unjudged,
     )
 
 
-def _site(
-    name: str,
-    phase: str,
-    of: dict[Key, tuple[OwnError, float]],
-    closeness: dict[Key, tuple[float, float]],
-    equal: Collection[Key],
-) -> SiteOfComponent:
+class _Closeness:
+    """What the candidate shows, held against what the reference computes of the same inputs, rounding and all."""
+
+    def __init__(self) -> None:
+        self.needed: dict[Key, tuple[float, float]] = {}
+        self.apart: dict[Key, float] = {}
+        self.equal: set[Key] = set()
+
+    def take(self, key: Key, actual: Tensor, expected: Tensor) -> None:
+        """Take both values of one observation."""
+        self.needed[key] = would_pass(actual, expected)
+        if expected.is_floating_point():
+            self.apart[key] = tensor_error(actual, expected).rel_l2
+        if torch.equal(actual.to(expected), expected):
+            self.equal.add(key)
+
+
+def _site(name: str, phase: str, of: Mapping[Key, tuple[OwnError, float]], close: _Closeness) -> SiteOfComponent:
     worst, excess = max(of.values(), key=lambda each: each[1])
-    atol, rtol = (max(closeness[key][part] for key in of) for part in (0, 1))
-    same = all(key in equal for key in of)
+    atol, rtol = (max(close.needed[key][part] for key in of) for part in (0, 1))
+    same = close.equal.issuperset(of)
     return SiteOfComponent(
         site=name,
         phase=phase,
@@ -169,7 +180,7 @@ def _site(
 
 def _missing(
     candidate: ComponentAlone,
-    recorded: Recorded,
+    recorded: RecordedCalls,
     measured: Sequence[OwnError],
     scenario: Scenario,
     reference: Shadowed,

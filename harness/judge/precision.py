@@ -24,7 +24,7 @@ from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.judge.comparison import Precision
 from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
 from waypoint_parity.harness.run.adapter import Adapter
-from waypoint_parity.harness.run.component import Recorded
+from waypoint_parity.harness.run.component import RecordedCalls
 from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Paced, counting, keep_pace, order_of, passes
@@ -178,7 +178,7 @@ def precision_run(
     *,
     everywhere: bool,
     least: float = FLOOR,
-    alone: Recorded | None = None,
+    alone: RecordedCalls | None = None,
     told: Told | None = None,
 ) -> PrecisionRun:
     """Measure the candidate in the units of a `sample`, or `everywhere`; the reference was loaded with LANES.
@@ -220,7 +220,7 @@ def fed_run(
     units: Collection[int],
     lanes: int = LANES,
     least: float = FLOOR,
-    alone: Recorded | None = None,
+    alone: RecordedCalls | None = None,
     told: Told | None = None,
 ) -> PrecisionRun:
     """Run both, the reference fed at all sites that both show, and measure what they show in `units`.

@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedCalls:
     """The calls of a component in a session of the reference.
 
     `sites` are the component's. `given` is all that the reference showed at its boundary.
@@ -53,7 +53,7 @@ class Recorded:
         return frozenset(call.at.phase for call in self.calls)
 
 
-def record(component: str, reference: Adapter, checkpoint: "Checkpoint", scenario: Scenario) -> Recorded:
+def recorded_calls(component: str, reference: Adapter, checkpoint: "Checkpoint", scenario: Scenario) -> RecordedCalls:
     """Run a session of the reference, and keep what enters a component.
 
     Raises UserError where the family has no such component, or the session never calls it.
@@ -99,7 +99,7 @@ def record(component: str, reference: Adapter, checkpoint: "Checkpoint", scenari
             expected="a scenario whose session runs the component",
             do="give another --scenario",
         )
-    return Recorded(component, own, calls, shown)
+    return RecordedCalls(component, own, calls, shown)
 
 
 class ComponentAlone:
@@ -109,7 +109,7 @@ class ComponentAlone:
     component. A call is given unit, pass and inputs, and shows its sites as in any session.
     """
 
-    def __init__(self, adapter: Any, recorded: Recorded) -> None:
+    def __init__(self, adapter: Any, recorded: RecordedCalls) -> None:
         self._adapter = adapter
         self._recorded = recorded
 

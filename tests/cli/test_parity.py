@@ -74,7 +74,7 @@ def test_a_failing_cell_is_named_to_other_commands(inputs: tuple[object, ...], t
     assert planned.scenario.digest == read_scenario(out / cells[name].folder / "scenario.safetensors").digest
     of_cell = ("--cell", name, "--run", out)
     assert run("dump", *of_cell, "--out", tmp_path / "dump").code == 0
-    assert read_manifest(tmp_path / "dump").scenario == planned.scenario.name
+    assert read_manifest(tmp_path / "dump").scenario_digest == planned.scenario.digest
     assert run("blame", *of_cell, "--out", tmp_path / "blame", "--no-gains").code == 1
     assert read_blame(tmp_path / "blame" / "blame.json").causes[0].part == "mlp"
     assert run("report", out, "--cell", name).code == 0
