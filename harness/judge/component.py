@@ -105,14 +105,7 @@ def component_parity(
         told=close.take,
     )
 
-    stubborn = sorted({key.site for key in recorded.given if not is_input(key.site)}.intersection(measured.refused))
-    if stubborn:
-        raise UserError(
-            f"{names[0]}: cannot be held beside one component",
-            found=f"sites that take no value: {listed(stubborn)}",
-            expected="a reference that goes on with the recorded value there",
-            do="give those sites a restore, or take another --reference",
-        )
+    _check_boundary(names[0], recorded, measured.refused)
 
     def excess(one: OwnError) -> float:
         """The error over its bound; over the noise floor or tolerance where no exact value is known."""
@@ -141,6 +134,18 @@ def component_parity(
         unlike=[str(key) for key in measured.alone],
         unjudged=measured.precision.unjudged,
     )
+
+
+def _check_boundary(name: str, recorded: RecordedCalls, refused: Sequence[str]) -> None:
+    """Raise UserError where a reference went on with values of its own at the component's boundary."""
+    stubborn = sorted({key.site for key in recorded.given if not is_input(key.site)}.intersection(refused))
+    if stubborn:
+        raise UserError(
+            f"{name}: cannot be held beside one component",
+            found=f"sites that take no value: {listed(stubborn)}",
+            expected="a reference that goes on with the recorded value there",
+            do="give those sites a restore, or take another --reference",
+        )
 
 
 class _Closeness:
