@@ -1,6 +1,6 @@
 """The adapter of the eager reference: loads a checkpoint, runs sessions, names the module of every site."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
@@ -87,6 +87,10 @@ class EagerAdapter(FrameByFrame):
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Generate a frame."""
         return self._session.generate(noise, controls)
+
+    def component(self, name: str) -> Callable[[int, Pass, Mapping[str, Tensor]], None] | None:
+        """Begin anew with the transformer or the vae alone: see harness.run.component."""
+        return self._session.component(name)
 
 
 def _diffusers_form(config: TransformerConfig) -> Generation:
