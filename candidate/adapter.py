@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from waypoint_parity.candidate.blocks import Block
@@ -112,6 +113,36 @@ class CandidateAdapter(FrameByFrame):
     def generate(self, noise: Tensor, controls: Controls) -> Iterator[Pass]:
         """Generate the next frame."""
         return _announced(self.running.generate(noise, controls.button, controls.mouse, controls.scroll))
+
+    def component(self, name: str) -> Callable[[int, Pass, Mapping[str, Tensor]], None] | None:
+        """Begin anew with the transformer or the vae alone: see harness.run.component."""
+        # A session of its own, of whose schedule nothing is used.
+        self._session = Session(self.engine, torch.tensor([1.0, 0.0]))
+        return {"transformer": self._transform, "vae": self._code}.get(name)
+
+    @torch.no_grad()
+    def _transform(self, unit: int, at: Pass, inputs: Mapping[str, Tensor]) -> None:
+        """One call of the transformer; but for a denoise step, its keys and values are kept."""
+        engine, session = self.engine, self.running
+        if (prompt := inputs.get("input.prompt_emb")) is not None:
+            session.prompt = engine.model.read_prompt(prompt)
+        x = inputs["input.noise"] if at.phase == "denoise" and at.step == 0 else inputs["latent"]
+        session.seek(int(inputs["input.timestamp"]))
+        control = session.embed(inputs["input.button"], inputs["input.mouse"], inputs["input.scroll"])
+        velocity = session.transform(x.view(1, 1, *x.shape[-3:]), inputs["input.sigma"], control)
+        if at.phase == "denoise":
+            engine.velocity(velocity)
+        else:
+            session.observe()
+
+    @torch.no_grad()
+    def _code(self, unit: int, at: Pass, inputs: Mapping[str, Tensor]) -> None:
+        """One call of the encoder or the decoder."""
+        if at.phase == "image":
+            self.engine.autoencoder.encoder(inputs["input.image"])
+        else:
+            latent = inputs["latent"]
+            self.running.decode(latent.view(1, 1, *latent.shape[-3:]))
 
     @property
     def running(self) -> Session:

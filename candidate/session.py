@@ -87,11 +87,11 @@ class Session:
         engine = self.engine
         yield Step("image", sigma=0.0)
         latent = engine.latent(engine.autoencoder.encoder(engine.consume("image", image)).to(engine.dtype))[:, None]
-        control = self._embed(torch.zeros(engine.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
+        control = self.embed(torch.zeros(engine.model.config.n_buttons), torch.zeros(2), torch.zeros(1))
         self._remember(latent, control)
         if engine.model.config.generation.decodes_given:
             yield Step("decode")
-            self._decode(latent)
+            self.decode(latent)
 
     @torch.no_grad()
     def generate(self, noise: Tensor, button: Tensor, mouse: Tensor, scroll: Tensor) -> Iterator[Step]:
@@ -104,27 +104,27 @@ class Session:
         for number, (sigma, delta) in enumerate(zip(sigmas, self.schedule.deltas, strict=True)):
             yield Step("denoise", number, sigma)
             if number == 0:
-                latent, control = engine.consume("noise", noise, engine.dtype), self._embed(button, mouse, scroll)
-            velocity = engine.velocity(self._transform(latent, sigma, control))
+                latent, control = engine.consume("noise", noise, engine.dtype), self.embed(button, mouse, scroll)
+            velocity = engine.velocity(self.transform(latent, self.schedule.levels[sigma], control))
             latent = engine.latent(self.euler_step(latent, velocity, delta))
         yield Step("cache", sigma=0.0)
         self._remember(latent, control)
         yield Step("decode")
-        self._decode(latent)
+        self.decode(latent)
 
     def euler_step(self, latent: Tensor, velocity: Tensor, delta: Tensor) -> Tensor:
         """`latent` one noise level on, `delta` [] away."""
         return self.engine.model.config.generation.euler_step(latent, velocity, delta)
 
-    def _decode(self, latent: Tensor) -> None:
+    def decode(self, latent: Tensor) -> None:
         """Show what `latent` [1,1,C,h*ph,w*pw] looks like."""
         autoencoder = self.engine.autoencoder
         autoencoder.decoder(latent[:, 0].to(autoencoder.dtype))
 
-    def _transform(self, latent: Tensor, sigma: float, control: Tensor) -> Tensor:
-        """One transformer pass over the frame in work: `latent` [1,1,C,h*ph,w*pw] -> its velocity."""
+    def transform(self, latent: Tensor, sigma: Tensor, control: Tensor) -> Tensor:
+        """One transformer pass over the frame in work at `sigma` [1,1]: `latent` [1,1,C,h*ph,w*pw] -> its velocity."""
         engine, memory = self.engine, self.memory
-        level = engine.inputs["sigma"](self.schedule.levels[sigma])
+        level = engine.inputs["sigma"](sigma)
         timestamp = engine.inputs["timestamp"](self.timestamp)
         cond = engine.denoise_step_emb(memory.cond(level))
         rotation = memory.rotation(timestamp, engine.dtype)
@@ -141,12 +141,16 @@ class Session:
 
     def _remember(self, latent: Tensor, control: Tensor) -> None:
         """The cache pass of a finished frame: its keys and values take the place of those of its noisier passes."""
-        self._transform(latent, 0.0, control)
-        for cache in self.engine.rings:
-            cache.observe(self.clock)
+        self.transform(latent, self.schedule.levels[0.0], control)
+        self.observe()
         self.seek(self.clock + 1)
 
-    def _embed(self, button: Tensor, mouse: Tensor, scroll: Tensor) -> Tensor:
+    def observe(self) -> None:
+        """Take note that the pass of the frame in work was its last."""
+        for cache in self.engine.rings:
+            cache.observe(self.clock)
+
+    def embed(self, button: Tensor, mouse: Tensor, scroll: Tensor) -> Tensor:
         """The control embedding [1,1,M]."""
         given = {"mouse": mouse, "button": button, "scroll": scroll}
         consumed = [self.engine.consume(name, value, self.engine.dtype) for name, value in given.items()]

@@ -18,14 +18,14 @@ from waypoint_parity.reports.view import CellView, view
 HTML_NAME = "report.html"
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
+def write_report(run: Path, out: Path | None = None, cell: str | None = None) -> Path:
     """Write the report of the run in the folder `run`, and its twin beside it; returns the HTML file.
 
-    `out`: the HTML file, else report.html in that folder. Raises UserError for a folder that holds no finished run, for
-    a broken picture, and where nothing can be written.
+    `out`: the HTML file, else report.html in that folder. `cell`: the one that it is to be of, else all. Raises
+    UserError for a folder that holds no finished run, for a broken picture, and where nothing can be written.
     """
     page = out or run / HTML_NAME
-    read = read_run(run)
+    read = read_run(run, cell)
     views = _views(read, page)
     _write(page, "report.html.j2", _context(read, views))
     _write(page.with_suffix(".md"), "report.md.j2", _context(read, views))

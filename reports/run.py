@@ -82,12 +82,14 @@ class FinishedRun:
         return max(worst, key=_severity, default=None)
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """The run in a folder. Raises UserError where there is no summary, or a broken one.
+def read_run(folder: Path, cell: str | None = None) -> FinishedRun:
+    """The run in a folder, or one `cell` of it. Raises UserError where there is no summary, or a broken one.
 
     A cell without an investigation, a blame or a dump is read without; a broken file of a cell counts as absent.
     """
     summary = read_summary(folder / SUMMARY_NAME)
+    if cell is not None:
+        summary = summary.only(cell)
     cells = [_read_cell(folder, summary, name) for name in summary.variants if name in summary.cells]
     return FinishedRun(folder, summary, cells)
 

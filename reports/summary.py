@@ -28,11 +28,16 @@ _ORDER = (
 
 
 def summary_table(summary: Summary) -> str:
-    """One row per cell that ran, in Markdown that also lines up in a terminal."""
+    """One row per cell that ran, in Markdown."""
+    return markdown_table(summary_frame(summary))
+
+
+def summary_frame(summary: Summary) -> pd.DataFrame:
+    """One row per cell that ran, as texts."""
     asked = any(of.mathematics is not None or of.precision is not None for of in summary.variants.values())
     frame = pd.DataFrame([_cell_row(summary, name, asked=asked) for name in summary.variants]).fillna("")
     horizons = [name for name in frame.columns if name.endswith("horizon") and not any(frame[name])]
-    return markdown_table(frame.drop(columns=horizons))
+    return frame.drop(columns=horizons)
 
 
 def summary_markdown(summary: Summary, *, budget: int = BUDGET) -> str:

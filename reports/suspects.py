@@ -93,6 +93,7 @@ def _blamed(cause: Cause) -> Suspect:
     shows = cause.signature
     looks = "; ".join([*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls])
     because = [f"{cause.failed} of {cause.observed} observations wrong by themselves, first {cause.first}"]
+    because += [f"{'wrong only' if proof.by == 'extent' else 'is'}: {proof}" for proof in cause.proofs]
     because += [f"looks like: {looks}"]
     because += [f"or the fault lies before it: {', '.join(cause.region)}"] if cause.region else []
     return Suspect(

@@ -14,6 +14,7 @@ from waypoint_parity.harness.run.scenario import write_scenario
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = ROOT / "fixtures" / "examples" / "my_port.py"
+COMPONENT = ROOT / "fixtures" / "examples" / "my_vae.py"
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`|^    .*$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -33,8 +34,9 @@ def test_the_readme_is_read_in_a_few_minutes() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
-def test_the_page_about_engines_shows_the_whole_example() -> None:
-    assert f"```python\n{EXAMPLE.read_text('utf-8')}```" in (ROOT / "docs" / "engine.md").read_text("utf-8")
+@pytest.mark.parametrize("example", [EXAMPLE, COMPONENT], ids=lambda path: path.name)
+def test_the_page_about_engines_shows_the_whole_example(example: Path) -> None:
+    assert f"```python\n{example.read_text('utf-8')}```" in (ROOT / "docs" / "engine.md").read_text("utf-8")
 
 
 def test_the_example_is_under_60_lines() -> None:
@@ -49,7 +51,7 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     scenario = make_scenario(open_checkpoint(base).geometry, name="two", units=2, seed=11)
     write_scenario(scenario, tmp_path / "two.safetensors")
     command = [sys.executable, "-m", "waypoint_parity", "parity", "--candidate", f"{EXAMPLE}:MyPort"]
-    sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
+    sweep = ["--schedule", "checkpoint", "--seed", "11", "--prompt-mask", "zeroed", "--threads", "1"]
     files = ["--checkpoint", base, "--scenario", tmp_path / "two.safetensors", "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files, *allowed], capture_output=True, text=True, check=False)
     assert finished.returncode == status, finished.stderr

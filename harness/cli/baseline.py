@@ -20,13 +20,13 @@ STORE = Path("baselines")
 class BaselineAcceptCommand:
     """Store a run's dumps as a baseline, without their full tensors.
 
-    Example: waypoint-parity baseline accept reports/out/parity nightly
+    Example: waypoint-parity baseline accept nightly reports/out/parity
     """
 
-    run_folder: tyro.conf.Positional[Path]
-    """Folder of a dump, or of a parity run: then a dump of every cell."""
     name: tyro.conf.Positional[str]
     """Name of the baseline."""
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a dump, or of a parity run: then a dump of every cell."""
     store: Path = STORE
     """Folder of the baselines."""
     side: Literal["candidate", "reference"] = "candidate"
@@ -167,7 +167,10 @@ class BaselinePullCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineCommand:
-    """Keep accepted dumps, and hold later runs against them."""
+    """Keep accepted dumps, and hold later runs against them.
+
+    Example: waypoint-parity baseline accept nightly reports/out/parity
+    """
 
     action: tyro.conf.OmitArgPrefixes[
         Annotated[BaselineAcceptCommand, tyro.conf.subcommand("accept", prefix_name=False)]

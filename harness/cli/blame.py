@@ -1,13 +1,14 @@
 """The command that searches the causes of a divergence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from waypoint_parity.harness.cli import defaults
-from waypoint_parity.harness.cli.options import InterpreterOptions, JudgingOptions, PairNumericsOptions
+from waypoint_parity.harness.cli.cells import CellOptions
+from waypoint_parity.harness.cli.options import InterpreterOptions, JudgingOptions, PairNumericsOptions, also
 from waypoint_parity.harness.cli.outcome import exit_code, write_json
 
 if TYPE_CHECKING:
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BlameCommand:
-    """Find what causes a divergence: every part that is wrong by itself, and its share of the final frame's error.
+    """Find what causes a divergence: every part that is wrong by itself.
+
+    Each is told with its share of the final frame's error.
 
     Example: waypoint-parity blame --candidate my_port.py:MyPort --schedule single-step
+
+    A cell of the last `parity`: waypoint-parity blame --cell right_single-step_seed11_zeroed-padding
     """
 
     reference: str = "eager"
@@ -26,15 +31,16 @@ class BlameCommand:
     candidate: str = "candidate"
     """The implementation to search."""
     interpreters: tyro.conf.OmitArgPrefixes[InterpreterOptions] = field(default_factory=InterpreterOptions)
+    cells: tyro.conf.OmitArgPrefixes[CellOptions] = field(default_factory=CellOptions)
     checkpoint: str | None = None
     """Checkpoint folder or hub id with its revision; else the small trained world, fixtures/world/checkpoint."""
     scenario: Path | None = None
     """Scenario; else fixtures/scenarios/right.safetensors. The search takes some ten sessions of it."""
-    schedule: str | None = None
+    schedule: Annotated[str | None, also("--schedules")] = None
     """Sigma schedule, by name, or as comma-separated values ending in 0; as recorded if not given."""
-    seed: int | None = None
+    seed: Annotated[int | None, also("--seeds")] = None
     """Noise seed; the scenario's own noise if not given."""
-    prompt_mask: str | None = None
+    prompt_mask: Annotated[str | None, also("--prompt-masks")] = None
     """Padding of the prompt; as recorded if not given."""
     exchange: tuple[str, ...] = ()
     """Exchange these too, found guilty or not: parts, groups of parts (rope, cache, ...), `block 3`, globs of sites."""
@@ -62,7 +68,7 @@ class BlameCommand:
         from waypoint_parity.harness.explain.blame.text import blame_lines, ladder_lines
         from waypoint_parity.harness.progress import counter
 
-        case = self._case()
+        case = self._of_cell()._case()
         with counter() as announce:
             journal = Journal(self.out, case.identity, resume=self.resume, budget=self.budget, announce=announce)
             exchanges = [
@@ -73,6 +79,25 @@ class BlameCommand:
         write_json(blame, self.out / BLAME_NAME)
         print("\n".join([*blame_lines(blame), *(ladder_lines(blame) if self.ladder else [])]))
         return exit_code(blame.comparison.verdict)
+
+    def _of_cell(self) -> "BlameCommand":
+        """The same command with what its cell says, where one is named."""
+        stored = self.cells.stored()
+        if stored is None:
+            return self
+        return replace(
+            self,
+            reference=stored.command.reference,
+            candidate=stored.candidate,
+            interpreters=InterpreterOptions(),
+            checkpoint=stored.command.swept.checkpoint,
+            scenario=stored.scenario,
+            schedule=None,
+            seed=None,
+            prompt_mask=None,
+            numerics=stored.command.numerics,
+            judging=stored.command.judging,
+        )
 
     def _case(self) -> "Case":
         """What is searched. Raises UserError for a checkpoint, scenario or implementation that is none."""

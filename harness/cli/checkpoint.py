@@ -53,7 +53,7 @@ class InfoCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class SitesCommand:
-    """List the sites that an implementation of a checkpoint's model is to show, in the order of execution.
+    """List the sites that an implementation of a model is to show, in order.
 
     Example: waypoint-parity sites fixtures/golden/base --json -
     """

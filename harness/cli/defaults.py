@@ -1,4 +1,4 @@
-"""What commands run on by default: the small trained world, its rendered walks, and the faults of the scorecard."""
+"""What commands run on by default: two small checkpoints, rendered walks, and the faults of the scorecard."""
 
 from importlib import resources
 from pathlib import Path
@@ -8,5 +8,7 @@ CHECKPOINT = _FIXTURES / "world" / "checkpoint"
 SCENARIO = _FIXTURES / "scenarios" / "right.safetensors"
 # Seeded with an image.
 IMAGE_SCENARIO = _FIXTURES / "scenarios" / "left.safetensors"
+# Small and random, of Waypoint 1: `quick`.
+GOLDEN = _FIXTURES / "golden" / "base"
 # As module:NAME.
 FAULTS = "waypoint_parity.fixtures.faults:SUITE"

@@ -1,13 +1,15 @@
 """The commands on dumps: write one, compare two, print the rings of one."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
 
+from waypoint_parity.harness.cli.cells import CellOptions
 from waypoint_parity.harness.cli.options import JudgingOptions, NumericsOptions, ObservingOptions
 from waypoint_parity.harness.cli.outcome import HOLDS, exit_code, tell
+from waypoint_parity.harness.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,17 @@ class DumpCommand:
 
     Example: waypoint-parity dump candidate --checkpoint fixtures/golden/base --scenario
     fixtures/scenarios/walk.safetensors --out reports/out/candidate
+
+    A cell of the last `parity`: waypoint-parity dump --cell right_single-step_seed11_zeroed-padding --out
+    reports/out/again
     """
 
-    implementation: tyro.conf.Positional[str]
-    """A registered name, path/to/file.py:ClassName or package.module:ClassName."""
-    checkpoint: str
+    implementation: tyro.conf.Positional[str | None] = None
+    """A registered name, path/to/file.py:ClassName or package.module:ClassName; else the candidate of --cell."""
+    cells: tyro.conf.OmitArgPrefixes[CellOptions] = field(default_factory=CellOptions)
+    checkpoint: str | None = None
     """Checkpoint folder, or hub id with its revision: owner/name@revision."""
-    scenario: Path
+    scenario: Path | None = None
     """Scenario file."""
     out: Path
     """Folder of the dump. What an earlier dump wrote there is replaced, and other files stay; a folder without a dump
@@ -56,6 +62,7 @@ class DumpCommand:
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
         from waypoint_parity.harness.compare.exact.shadowed import ExactSink, load_shadowed
         from waypoint_parity.harness.judge.growth import LANES
+        from waypoint_parity.harness.progress import counter
         from waypoint_parity.harness.record.observer import check_observer
         from waypoint_parity.harness.record.selection import Selection
         from waypoint_parity.harness.record.writer import DumpWriter, describe_run
@@ -64,11 +71,19 @@ class DumpCommand:
         from waypoint_parity.harness.run.session import counting, run, steps
         from waypoint_parity.harness.run.taps import recording
 
-        numerics = self.numerics.applied()
-        checkpoint, scenario = open_checkpoint(self.checkpoint), read_scenario(self.scenario)
+        asked = self._of_cell()
+        if asked.implementation is None or asked.checkpoint is None or asked.scenario is None:
+            raise UserError(
+                "what is to be run is not known",
+                found="no --cell, and not all of IMPLEMENTATION, --checkpoint and --scenario",
+                expected="these three, or a cell that `parity` ran",
+                do="name them; `waypoint-parity dump --help` has an example",
+            )
+        implementation, numerics = asked.implementation, asked.numerics.applied()
+        checkpoint, scenario = open_checkpoint(asked.checkpoint), read_scenario(asked.scenario)
         checkpoint.check_scenario(scenario)
-        shadowed = load_shadowed(self.implementation, checkpoint, numerics, lanes=LANES) if self.exact else None
-        adapter = registry.load(self.implementation, checkpoint, numerics) if shadowed is None else shadowed.adapter
+        shadowed = load_shadowed(implementation, checkpoint, numerics, lanes=LANES) if self.exact else None
+        adapter = registry.load(implementation, checkpoint, numerics) if shadowed is None else shadowed.adapter
         within = nullcontext() if shadowed is None else shadowed.shadow
         if shadowed is not None:
             shadowed.expect(scenario)
@@ -80,13 +95,13 @@ class DumpCommand:
         with within:
             observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
         manifest = describe_run(
-            self.implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
+            implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
         )
         # `--tensors` without a glob is everything.
         writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
         sink = writer if shadowed is None else ExactSink(writer, shadowed.shadow)
         counts = counting(scenario, checkpoint)
-        with writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
+        with counter(), writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
             run(adapter, scenario, checkpoint, taps)
             if shadowed is not None:
                 writer.followed(LANES, shadowed.shadow.unfollowed)
@@ -96,6 +111,30 @@ class DumpCommand:
         for reason in [] if manifest.followed is None else manifest.followed.unfollowed:
             print(f"  not followed: {reason}")
         return HOLDS
+
+    def _of_cell(self) -> "DumpCommand":
+        """The same command with what its cell says, where one is named."""
+        stored = self.cells.stored()
+        if stored is None:
+            return self
+        implementation = self.implementation or stored.candidate
+        given = stored.command.numerics
+        side = "candidate" if implementation == stored.candidate else "reference"
+        numerics = NumericsOptions(
+            dtype=given.dtype,
+            device=given.device,
+            threads=given.threads,
+            trust_remote_code=given.trust_remote_code,
+            side_timeout=given.side_timeout,
+            compiled=side in given.compiled_sides,
+        )
+        return replace(
+            self,
+            implementation=implementation,
+            checkpoint=stored.command.swept.checkpoint,
+            scenario=stored.scenario,
+            numerics=numerics,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FloorCommand:
-    """Measure the noise floor: the reference against itself under changes that must not matter.
+    """Measure the noise floor: the reference against itself, changed harmlessly.
 
     Example: waypoint-parity floor --checkpoint CHECKPOINT --scenario SCENARIO --dtype bf16
     """

@@ -12,7 +12,7 @@ from waypoint_parity.harness.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaCommand:
-    """Print the JSON schema (draft 2020-12) of what an engine writes, or of what a command writes.
+    """Print the JSON schema of what an engine writes, or a command (draft 2020-12).
 
     Example: waypoint-parity schema record
     """
@@ -44,7 +44,7 @@ class SchemaCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckDumpCommand:
-    """Tell everything that is wrong with a dump, such as one that an engine of your own wrote (docs/format.md).
+    """Tell all that is wrong with a dump, such as one of your own engine (docs/format.md).
 
     Exit code 0 where nothing is, 2 where something is.
 

@@ -10,7 +10,7 @@ from waypoint_parity.harness.cli.outcome import STANDARD_OUTPUT, exit_code, tell
 
 @dataclass(frozen=True, kw_only=True)
 class FramesCommand:
-    """Compare pictures alone, frame by frame: two folders of PNGs, or two video files.
+    """Compare pictures alone: two folders of PNGs, or two video files.
 
     Without --bound and --floor the frames must be equal bit for bit. A missing frame and one of another size fail.
 

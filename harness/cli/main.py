@@ -8,10 +8,13 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from importlib.metadata import version
-from typing import Annotated
+from inspect import getdoc
+from operator import or_
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -27,34 +30,44 @@ from waypoint_parity.harness.cli.importing import ImportCommand
 from waypoint_parity.harness.cli.outcome import HOLDS, OUR_FAULT, UNUSABLE
 from waypoint_parity.harness.cli.parity import ParityCommand, ReportCommand
 from waypoint_parity.harness.cli.play import PlayCommand
+from waypoint_parity.harness.cli.quick import QuickCommand
 from waypoint_parity.harness.cli.scenario import ScenarioCommand
 from waypoint_parity.harness.cli.scorecard import ScorecardCommand
 from waypoint_parity.harness.cli.worker import WorkerCommand
 from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.processes import keep_memory
 
-Command = (
-    Annotated[DumpCommand, tyro.conf.subcommand("dump")]
-    | Annotated[DiffCommand, tyro.conf.subcommand("diff")]
-    | Annotated[ImportCommand, tyro.conf.subcommand("import")]
-    | Annotated[CheckDumpCommand, tyro.conf.subcommand("check-dump")]
-    | Annotated[FramesCommand, tyro.conf.subcommand("frames")]
-    | Annotated[ParityCommand, tyro.conf.subcommand("parity")]
-    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
-    | Annotated[PlayCommand, tyro.conf.subcommand("play")]
-    | Annotated[BlameCommand, tyro.conf.subcommand("blame")]
-    | Annotated[ScorecardCommand, tyro.conf.subcommand("scorecard")]
-    | Annotated[FloorCommand, tyro.conf.subcommand("floor")]
-    | Annotated[RingCommand, tyro.conf.subcommand("ring")]
-    | Annotated[BaselineCommand, tyro.conf.subcommand("baseline")]
-    | Annotated[InfoCommand, tyro.conf.subcommand("info")]
-    | Annotated[SitesCommand, tyro.conf.subcommand("sites")]
-    | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
-    | Annotated[ScenarioCommand, tyro.conf.subcommand("scenario")]
-    | Annotated[SchemaCommand, tyro.conf.subcommand("schema")]
-    | Annotated[WorkerCommand, tyro.conf.subcommand("worker")]
-)
+# By what they are for, in the order in which they are needed.
+GROUPS: Mapping[str, Mapping[str, type["Command"]]] = {
+    "first steps": {"quick": QuickCommand, "info": InfoCommand, "sites": SitesCommand},
+    "compare": {
+        "parity": ParityCommand,
+        "diff": DiffCommand,
+        "frames": FramesCommand,
+        "report": ReportCommand,
+        "play": PlayCommand,
+    },
+    "find the cause": {"blame": BlameCommand, "ring": RingCommand},
+    "record and convert": {
+        "dump": DumpCommand,
+        "check-dump": CheckDumpCommand,
+        "import": ImportCommand,
+        "scenario": ScenarioCommand,
+        "convert": ConvertCommand,
+        "schema": SchemaCommand,
+    },
+    "keep and measure": {"baseline": BaselineCommand, "floor": FloorCommand, "scorecard": ScorecardCommand},
+    "service": {"worker": WorkerCommand},
+}
 _DESCRIPTION = "Compare two implementations of a world or video model, site by site."
+
+
+class Command(Protocol):
+    """What a command line asks for."""
+
+    def run(self) -> int:
+        """Do it, and return the exit code."""
+        ...
 
 
 # tyro wraps help for as many columns as there are, and never ends where there are fewer than its margins.
@@ -86,8 +99,23 @@ def parse(argv: list[str] | None = None) -> Command:
     if given == ["--version"]:
         print(f"waypoint-parity {version('waypoint-parity')}")
         sys.exit(HOLDS)
+    if given in ([], ["-h"], ["--help"]):
+        print(first_screen(), file=sys.stdout if given else sys.stderr)
+        sys.exit(HOLDS if given else UNUSABLE)
+    named = [(name, command) for group in GROUPS.values() for name, command in group.items()]
+    every: Any = reduce(or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in named))
     with _enough_columns():
-        return tyro.cli(Command, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
+        parsed: Command = tyro.cli(every, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
+    return parsed
+
+
+def first_screen() -> str:
+    """Every command in a line, by what it is for."""
+    lines = [_DESCRIPTION, "", "usage: waypoint-parity COMMAND ...     waypoint-parity COMMAND --help"]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:12} {(getdoc(command) or '').splitlines()[0]}" for name, command in commands.items()]
+    return "\n".join(lines)
 
 
 @contextmanager

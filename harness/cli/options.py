@@ -4,9 +4,12 @@ import math
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from waypoint_parity.harness.cli import defaults
 from waypoint_parity.harness.errors import UserError
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
     from waypoint_parity.harness.run.adapter import Numerics
     from waypoint_parity.harness.run.family import Family
     from waypoint_parity.harness.run.scenario import Scenario
+
+
+def also(*names: str) -> Any:
+    """Other names of an option: one that takes several values is called as the one that takes one, or in the plural."""
+    return tyro.conf.arg(aliases=names)
+
 
 # Eleven days: of more milliseconds no system call takes the number.
 _MOST_SECONDS = 1e6
@@ -172,9 +181,11 @@ class SweepOptions:
     image_scenario: Path | None = None
     """Another scenario, run as recorded, such as one seeded with an image; else, with no --scenario given,
     left.safetensors."""
-    schedules: tuple[str, ...] = ()
+    units: int | None = None
+    """Run only so many units, such as frames, of a scenario: the first ones. All if not given."""
+    schedule: Annotated[tuple[str, ...], also("--schedules")] = ()
     """Sigma schedules: by name, or as comma-separated values ending in 0. If not given, those that the family names."""
-    prompt_masks: tuple[str, ...] = ()
+    prompt_mask: Annotated[tuple[str, ...], also("--prompt-masks")] = ()
     """Paddings of the prompt, where the model takes one; Waypoint: none, zeroed, unzeroed, all."""
     vary: tuple[str, ...] = ()
     """Levels of any other factor of the family, each as factor=level, such as `guidance=2.0 guidance=5.0`."""
@@ -194,7 +205,22 @@ class SweepOptions:
         for given in (scenario, recorded):
             if given is not None:
                 checkpoint.check_scenario(given)
-        return SweepInputs(checkpoint, scenario, recorded)
+        if self.units is None:
+            return SweepInputs(checkpoint, scenario, recorded)
+        first = partial(self._first, family=checkpoint.family)
+        return SweepInputs(checkpoint, first(scenario), None if recorded is None else first(recorded))
+
+    def _first(self, scenario: "Scenario", family: "Family") -> "Scenario":
+        """The first units of a scenario."""
+        units = self.units or 0
+        if not 1 <= units <= scenario.units:
+            raise UserError(
+                f"--units {units}: {scenario.name} has no such beginning",
+                found=f"{scenario.units} units",
+                expected=f"a number from 1 to {scenario.units}",
+                do="correct it, or leave it out",
+            )
+        return family.first_units(scenario, units)
 
     def levels(self, checkpoint: "Checkpoint", named: Mapping[str, Sequence[str]]) -> "dict[str, Sequence[str | None]]":
         """The levels of every factor of the checkpoint's family: as `named`, as the flags say, or its own.
@@ -205,7 +231,7 @@ class SweepOptions:
         asked: dict[str, list[str]] = {}
         for factor, level in (_factor_and_level(pair) for pair in self.vary):
             asked.setdefault(factor, []).append(level)
-        flags = {"schedule": self.schedules, "mask": self.prompt_masks}
+        flags = {"schedule": self.schedule, "mask": self.prompt_mask}
         asked |= {factor: list(levels) for factor, levels in (*flags.items(), *named.items()) if levels}
         if unknown := sorted(asked.keys() - family.factors.keys()):
             raise UserError(
@@ -279,6 +305,21 @@ class JudgingOptions:
             allowed_missing=self.allow_missing,
             precision=self.precision,
         )
+
+
+def spelt(options: Any) -> list[str]:
+    """What of these options is not as it is by default, as the words of a command line."""
+    words = []
+    for each in fields(options):
+        value, name = getattr(options, each.name), each.name.replace("_", "-")
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if is_dataclass(value):
+            words += spelt(value)
+        elif value != default and isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value != default:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ from waypoint_parity.harness.processes import until_interrupted
 
 @dataclass(frozen=True, kw_only=True)
 class PlayCommand:
-    """Steer reference and candidate from the keyboard, in a page on this machine: both pictures and their difference.
+    """Steer reference and candidate from the keyboard, in a page on this machine.
+
+    It shows both pictures and their difference.
 
     Example: waypoint-parity play --candidate my_port.py:MyPort
     """

@@ -78,7 +78,10 @@ class ScenarioShowCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioCommand:
-    """Make or inspect the recorded inputs of a session."""
+    """Make or inspect the recorded inputs of a session.
+
+    Example: waypoint-parity scenario show fixtures/scenarios/walk.safetensors
+    """
 
     action: tyro.conf.OmitArgPrefixes[
         Annotated[ScenarioMakeCommand, tyro.conf.subcommand("make", prefix_name=False)]

@@ -9,7 +9,9 @@ from waypoint_parity.harness.cli.outcome import FAILS, HOLDS, tell
 
 @dataclass(frozen=True, kw_only=True)
 class ScorecardCommand:
-    """Measure this instrument on known faults: detected, rightly placed, rightly blamed, and no alarm without a fault.
+    """Measure this instrument on known faults.
+
+    Are they detected, rightly placed, rightly blamed? Is there an alarm without a fault?
 
     Example: waypoint-parity scorecard --json scorecard.json
     """

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerCommand:
-    """Drive an implementation for a command that runs elsewhere: --candidate-python and `command:` start this.
+    """Drive an implementation for a command that runs elsewhere.
 
-    It talks over standard input and output, as docs/protocol.md describes. Where waypoint-parity is not installed, the
-    file harness/run/worker.py alone does the same.
+    --candidate-python and `command:` start this. It talks over standard input and output, as docs/protocol.md
+    describes. Where waypoint-parity is not installed, the file harness/run/worker.py alone does the same.
 
     Example: waypoint-parity worker my_port.py:MyPort
     """

@@ -11,7 +11,7 @@ between the same sites. Nothing has to be patchable in the candidate, nor need i
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -24,6 +24,7 @@ from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.judge.comparison import Precision
 from waypoint_parity.harness.judge.judgement import FACTOR, FLOOR
 from waypoint_parity.harness.run.adapter import Adapter
+from waypoint_parity.harness.run.component import RecordedCalls
 from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import Paced, counting, keep_pace, order_of, passes
@@ -31,6 +32,8 @@ from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation, Taps
 from waypoint_parity.harness.run.worker import exact_arithmetic
 
+# Takes what the candidate shows at a key, and what the reference makes of the same inputs.
+Told = Callable[[Key, Tensor, Tensor], None]
 # How many disturbed lanes measure a spread.
 LANES = 4
 # Of a tensor's L2 distance two lanes tell nearly as much: they are the sieve, for less.
@@ -175,17 +178,19 @@ def precision_run(
     *,
     everywhere: bool,
     least: float = FLOOR,
+    alone: RecordedCalls | None = None,
+    told: Told | None = None,
 ) -> PrecisionRun:
     """Measure the candidate in the units of a `sample`, or `everywhere`; the reference was loaded with LANES.
 
-    `least`: the least spread of rounding.
+    `least`: the least spread of rounding. `alone` and `told`: see `fed_run`.
 
     What a sampled unit shows of a site's spread and gain is a sieve for the other units: those in which anything
     exceeds half its bound are measured again, with lanes of their own.
     """
 
     def fed(units: Collection[int], lanes: int) -> PrecisionRun:
-        return fed_run(reference, candidate, checkpoint, scenario, units, lanes, least)
+        return fed_run(reference, candidate, checkpoint, scenario, units, lanes, least, alone, told)
 
     def measured(units: Collection[int]) -> PrecisionRun:
         """Their errors, with all lanes where a few leave a doubt."""
@@ -215,26 +220,34 @@ def fed_run(
     units: Collection[int],
     lanes: int = LANES,
     least: float = FLOOR,
+    alone: RecordedCalls | None = None,
+    told: Told | None = None,
 ) -> PrecisionRun:
     """Run both, the reference fed at all sites that both show, and measure what they show in `units`.
 
-    `least`: the least spread of rounding.
+    `least`: the least spread of rounding. `alone`: a component to which the candidate is confined; around it the
+    reference is fed with what was recorded. `told` is handed both values of whatever is compared.
     """
     reference.shadow.lanes = 1 + lanes
     sites, shown = reference.adapter.sites(), candidate.sites()
     table = checkpoint.family.table(checkpoint.geometry, scenario)
     common = sites.keys() & shown.keys()
+    given = {} if alone is None else alone.given
+    fed = common | {key.site for key in given}
     pictures = [row for row in table.rows if row.kind is Kind.PICTURE]
-    loose = {row.name for row in pictures if row.resized or not common.issuperset(row.reads)}
-    measuring = _Measuring(reference, units, least, loose)
+    loose = {row.name for row in pictures if row.resized or not fed.issuperset(row.reads)}
+    measuring = _Measuring(reference, units, least, loose, given, told)
     counts = counting(scenario, checkpoint)
     watch = Taps({name: shown[name] for name in common}, measuring.keep, counts=counts, replaces=False)
-    feed = Taps({name: sites[name] for name in common}, measuring.measure, counts=counts)
+    feed = Taps({name: sites[name] for name in fed}, measuring.measure, counts=counts)
     reference.expect(scenario)
     with watch, feed:
         sessions = (
             Paced(passes(candidate, scenario, checkpoint, watch)),
-            Paced(passes(reference.adapter, scenario, checkpoint, feed), reference.following(units)),
+            Paced(
+                passes(reference.adapter, scenario, checkpoint, feed),
+                reference.following(units, None if alone is None else alone.phases),
+            ),
         )
         keep_pace(sessions, order_of(scenario, checkpoint))
     return PrecisionRun(
@@ -249,8 +262,16 @@ def fed_run(
 class _Measuring:
     """Keeps what the candidate shows until the reference comes to it."""
 
-    def __init__(self, reference: Shadowed, units: Collection[int], least: float, loose: Collection[str]) -> None:
-        """`loose`: sites of pictures whose inputs are not all fed, or that are resized."""
+    def __init__(
+        self,
+        reference: Shadowed,
+        units: Collection[int],
+        least: float,
+        loose: Collection[str],
+        given: Mapping[Key, Tensor],
+        told: Told | None,
+    ) -> None:
+        """`loose`: sites of pictures whose inputs are not all fed, or that are resized. `given` is put, unjudged."""
         self.kept: dict[Key, Tensor] = {}
         self.measured: list[OwnError] = []
         self.alone: list[Key] = []
@@ -258,6 +279,8 @@ class _Measuring:
         self._units = units
         self._least = least
         self._loose = loose
+        self._given = given
+        self._told = told
 
     def keep(self, seen: Observation) -> None:
         """Take what the candidate shows."""
@@ -265,6 +288,8 @@ class _Measuring:
 
     def measure(self, seen: Observation) -> Tensor | None:
         """Measure what the reference makes of the candidate's values; the candidate's takes its place."""
+        if (given := self._given.get(seen.key)) is not None:
+            return self._put(given, seen.tensor)
         shown = self.kept.pop(seen.key, None)
         if shown is None:
             return None
@@ -273,7 +298,13 @@ class _Measuring:
             return None
         if not is_input(seen.key.site) and (one := self._compared(seen.key, shown, seen.tensor)) is not None:
             self.measured.append(one)
-        put = shown.to(seen.tensor)
+            if self._told is not None:
+                self._told(seen.key, shown, seen.tensor)
+        return self._put(shown, seen.tensor)
+
+    def _put(self, value: Tensor, made: Tensor) -> Tensor:
+        """The value, in the place of what the reference made: exact from here on."""
+        put = value.to(made)
         self._shadow.put(put)
         return put
 

@@ -70,13 +70,14 @@ class Part:
     """A part of the model, or an input: what can be to blame, and be exchanged.
 
     `group` gathers parts that are exchanged together; `place` is where in the pipeline it lies. `whole`: its numbered
-    sites are no blocks of their own.
+    sites are no blocks of their own. `component`: the one that can be run alone and has the part, if any has.
     """
 
     name: str
     group: str
     place: PipelinePlace
     whole: bool = False
+    component: str = ""
 
 
 @dataclass(frozen=True)

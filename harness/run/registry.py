@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 
 GROUP = "waypoint_parity.implementations"
-_METHODS = ("describe", "sites", "session")
+METHODS = ("describe", "sites", "session")
 
 
 def registered() -> dict[str, EntryPoint]:
@@ -29,7 +30,14 @@ def registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics, **given: Any) -> Adapter:
+def load(
+    implementation: str,
+    checkpoint: "Checkpoint",
+    numerics: Numerics,
+    *,
+    methods: Sequence[str] = METHODS,
+    **given: Any,
+) -> Adapter:
     """The adapter that `implementation` names, loaded; `name+option` asks for numerics of the implementation's own.
 
     Of `numerics.options`, which hold for a whole run, it gets those that it knows; and what else is `given`.
@@ -38,7 +46,7 @@ def load(implementation: str, checkpoint: "Checkpoint", numerics: Numerics, **gi
     cannot be watched; EngineError where it fails.
     """
     name, options = split_options(implementation)
-    adapter = find(name)
+    adapter = find(name, methods)
     available: tuple[str, ...] = getattr(adapter, "OPTIONS", ())
     if unknown := [option for option in options if option not in available]:
         raise UserError(
@@ -73,7 +81,7 @@ def _argued(implementation: str) -> tuple[EntryPoint, str] | None:
 
 
 @listening()
-def find(implementation: str) -> type[Adapter]:
+def find(implementation: str, methods: Sequence[str] = METHODS) -> type[Adapter]:
     """The adapter class that `implementation` names.
 
     Accepted are a registered name, `path/to/file.py:ClassName` and `package.module:ClassName`; and `name:argument` of
@@ -100,15 +108,15 @@ def find(implementation: str) -> type[Adapter]:
     if not inspect.isclass(found):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise _unknown(implementation, f"no class {class_name} in {module.__name__} (it has {listed(classes)})")
-    lacking = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    lacking = [method for method in methods if not callable(getattr(found, method, None))]
     # Those that a family's base class leaves to the class.
     lacking += sorted(getattr(found, "__abstractmethods__", ()))
     if lacking:
         raise UserError(
             f"{implementation}: is not an adapter",
             found=f"a class without {listed(lacking)}",
-            expected=f"the methods {listed(list(_METHODS))} of harness.run.adapter.Adapter",
-            do="add them; the README has a complete example",
+            expected=f"the methods {listed(list(methods))} of harness.run.adapter.Adapter",
+            do="add them; docs/engine.md has a complete example. An engine in another process runs whole sessions only",
         )
     if argued is None and location.endswith(".py"):
         return among(cast(type[Adapter], found), beside(Path(location)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from waypoint_parity.harness.progress import moved
 from waypoint_parity.harness.run.adapter import Adapter, Pass
 from waypoint_parity.harness.run.engine import checked_pass, engine_works, name_of, no_session
 from waypoint_parity.harness.run.keys import At, Key, Order
@@ -64,6 +65,8 @@ def passes(
         if announced is None:
             break
         running = checked_pass(adapter, announced, phases)
+        unit, at = running
+        moved(f"{name}, {family.unit_name} {unit} of {scenario.units}, {at.phase} step {at.step}")
         if watcher is not None:
             watcher.begin(*running)
         yield running

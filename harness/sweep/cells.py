@@ -26,6 +26,8 @@ class Cell:
     standards: Standards
     scenario: Scenario
     variant: Variant
+    # The words of a command that runs this cell alone, where whoever planned it knows one.
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ def _summary(
             factors=task.cell.factors,
             seconds=read_cell(folder).seconds,
             reused=name in reused,
+            command=list(task.cell.command),
         )
     numerics = [task.cell.numerics.to_json() for task in tasks.values()]
     summary = Summary(
@@ -167,4 +168,5 @@ def _failure(store: Store, task: CellTask, error: Exception) -> CellFailure:
         mistake=isinstance(error, UserError),
         traceback=None if told else "".join(traceback.format_exception(error)),
         kept=kept.relative_to(store.out).as_posix() if kept.is_dir() else None,
+        command=list(task.cell.command),
     )

@@ -25,6 +25,7 @@ from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.on_purpose import differs_in_constants
 from waypoint_parity.harness.judge.precision import LANES, PrecisionRun, precision_run
 from waypoint_parity.harness.processes import computing_on
+from waypoint_parity.harness.progress import working
 from waypoint_parity.harness.record.observer import check_observer
 from waypoint_parity.harness.record.records import read_manifest, to_json
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
@@ -110,7 +111,7 @@ def run_cell(task: CellTask) -> None:
     apart = [task.out, *(path for weights in task.checkpoint.files.values() for path in weights.files)]
     seen.look(apart)
     making = store.making(task.cell.name, task.digest)
-    with computing_on(task.rules.threads), listening(), making as folder:
+    with working(task.cell.name), computing_on(task.rules.threads), listening(), making as folder:
         write_scenario(task.cell.scenario, folder / "scenario.safetensors")
         pair = _loaded(task)
         seen.look(apart)

@@ -1,9 +1,11 @@
 """The summary of a parity run: every cell's comparison, what failed to run, and which factors decide."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 
@@ -15,7 +17,8 @@ TEACHER_FORCED_NAME = "comparison-teacher-forced.json"
 class CellRun(msgspec.Struct, frozen=True, kw_only=True):
     """One cell that ran: where it lies, below the run's folder, and what it was.
 
-    `factors`: the level of every factor of the sweep. `digest` of everything that its result depends on.
+    `factors`: the level of every factor of the sweep. `digest` of everything that its result depends on. `command`: the
+    words behind `waypoint-parity` that run it again, alone.
     """
 
     folder: str
@@ -24,6 +27,7 @@ class CellRun(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     # Made by an earlier run with the same inputs and code, and not run again.
     reused: bool = False
+    command: list[str] = []
 
 
 class CellFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,7 @@ class CellFailure(msgspec.Struct, frozen=True, kw_only=True):
     mistake: bool = False
     traceback: str | None = None
     kept: str | None = None
+    command: list[str] = []
 
 
 class LevelEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +126,27 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         return self.verdict.passes and not self.failures
+
+    def only(self, name: str) -> "Summary":
+        """The summary of one cell. Raises UserError for a cell that did not run."""
+        if name not in self.cells:
+            raise UserError(
+                f"{name}: no cell of the run is called so",
+                found="a cell that failed to run" if any(name == each.name for each in self.failures) else name,
+                expected=f"one of {listed(list(self.cells))}",
+                do="copy a name from the table that `parity` printed, or from summary.md",
+            )
+        of_another: dict[str, Any] = {"blamed": None, "causes": [], "born": None, "not_blamed": None}
+        forced = {name: self.teacher_forced[name]} if name in self.teacher_forced else {}
+        return msgspec.structs.replace(
+            self,
+            cells={name: self.cells[name]},
+            variants={name: self.variants[name]},
+            teacher_forced=forced,
+            failures=[],
+            effects=None,
+            **({} if self.blamed == name else of_another),
+        )
 
 
 def read_summary(path: Path) -> Summary:

@@ -95,6 +95,10 @@ class EagerAdapter(FrameByFrame):
         """Generate a frame."""
         return self._session.generate(noise, controls)
 
+    def component(self, name: str) -> Callable[[int, Pass, Mapping[str, Tensor]], None] | None:
+        """Begin anew with the transformer or the vae alone: see harness.run.component."""
+        return self._session.component(name)
+
 
 def _diffusers_form(config: TransformerConfig) -> Generation:
     """The other numerics of Waypoint 1.5. Raises UserError for Waypoint 1."""

@@ -1,6 +1,6 @@
 """A session: frames generated one after another, each denoised against the cached frames before it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import torch
@@ -88,6 +88,33 @@ class Session(nn.Module):
         self._cache_pass(x, controls)
         yield Pass("decode")
         self.frame(self.decoder(x[:, 0]))
+
+    def component(self, name: str) -> Callable[[int, Pass, Mapping[str, Tensor]], None] | None:
+        """Begin anew with one component; what is returned runs a call of it, on the inputs of these sites."""
+        self.clock = 0
+        self.kv_cache.reset(self.device, self.dtype)
+        self._forget_pictures()
+        return {"transformer": self._transform, "vae": self._code}.get(name)
+
+    def _transform(self, unit: int, at: Pass, inputs: Mapping[str, Tensor]) -> None:
+        """One call of the transformer; but for a denoise step, its keys and values are kept."""
+        x = inputs["input.noise"] if at.phase == "denoise" and at.step == 0 else inputs["latent"]
+        x = x.view(1, 1, *x.shape[-3:])
+        controls = Controls(*(inputs[f"input.{name}"] for name in ("button", "mouse", "scroll")))
+        self.clock, self.prompt = int(inputs["input.timestamp"]), inputs.get("input.prompt_emb")
+        velocity = self._predict(x, inputs["input.sigma"], controls)
+        if at.phase == "denoise":
+            self.velocity(velocity)
+        else:
+            self.kv_cache.commit(self.clock)
+
+    def _code(self, unit: int, at: Pass, inputs: Mapping[str, Tensor]) -> None:
+        """One call of the encoder or the decoder."""
+        if at.phase == "image":
+            self.encoder(inputs["input.image"])
+        else:
+            latent = inputs["latent"]
+            self.frame(self.decoder(latent.view(1, *latent.shape[-3:])))
 
     def _predict(self, x: Tensor, sigma: Tensor, controls: Controls) -> Tensor:
         """One transformer pass at the present clock: velocity, in the shape of `x`."""

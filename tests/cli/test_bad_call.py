@@ -20,7 +20,7 @@ Dump = Callable[..., tuple[object, ...]]
         ["diff", "a", "b", "--tolerance", "small"],
         ["diff", "a", "b", "--strict"],
         ["floor", "--runs", "many"],
-        ["parity", "--seeds", "eleven"],
+        ["parity", "--seed", "eleven"],
         ["dump", "eager", "--checkpoint", "c", "--scenario", "s", "--out", "o", "--dtype", "fp16"],
         ["scenario", "make", "--checkpoint", "c", "--out", "o", "--controls", "jumpy"],
     ],

@@ -42,9 +42,9 @@ def test_a_scenario_that_cannot_be_made_is_refused(tiny_folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "found", "expected"),
     [
-        (("--schedules", "four-step"), "four-step", "three-step"),
-        (("--prompt-masks", "half"), "half", "unzeroed"),
-        (("--noise-policies", "pink"), "pink", "sliced"),
+        (("--schedule", "four-step"), "four-step", "three-step"),
+        (("--prompt-mask", "half"), "half", "unzeroed"),
+        (("--noise-policy", "pink"), "pink", "sliced"),
         (("--vary", "seed=eleven"), "eleven", "a whole number"),
         (("--vary", "schedule=single-step", "guidance=2.0"), "guidance", "schedule, seed, mask, policy"),
         (("--vary", "schedule"), "schedule", "factor=level"),
@@ -96,7 +96,7 @@ def test_a_seed_beyond_64_bits_is_refused(
 ) -> None:
     verb = ("scenario", "make") if command == "make" else (command,)
     given = () if command == "make" else ("--scenario", scenario_file)
-    flag = {"parity": "--seeds", "floor": "--first-seed"}.get(command, "--seed")
+    flag = {"parity": "--seed", "floor": "--first-seed"}.get(command, "--seed")
     inputs = ("--checkpoint", tiny_folder, *given, "--out", tmp_path / "out")
     assert "64 bits" in refused(*verb, *inputs, f"{flag}={seed}")["expected"]
     assert not (tmp_path / "out").exists()
@@ -110,7 +110,7 @@ def test_a_schedule_that_does_not_fall_to_zero_is_refused(
     tiny_folder: Path, scenario_file: Path, tmp_path: Path, sigmas: str, found: str
 ) -> None:
     inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--out", tmp_path / "out")
-    assert found in refused("parity", *inputs, "--schedules", sigmas)["found"]
+    assert found in refused("parity", *inputs, "--schedule", sigmas)["found"]
 
 
 @pytest.mark.parametrize("command", ["parity", "floor", "blame"])

@@ -12,7 +12,7 @@ from waypoint_parity.harness.sweep.baseline.check import Outcome, read_check
 def store(dumps: Path, tmp_path: Path) -> Path:
     """A store with the candidate's dump as `nightly`."""
     store = tmp_path / "baselines"
-    accepted = run("baseline", "accept", dumps / "candidate", "nightly", "--store", store)
+    accepted = run("baseline", "accept", "nightly", dumps / "candidate", "--store", store)
     assert (accepted.code, accepted.err) == (0, "")
     assert accepted.out.startswith(f"{store / 'nightly'}: 1 dump of candidate, 4 files, accepted 2")
     return store
@@ -68,7 +68,7 @@ def test_a_damaged_baseline_is_an_error_and_no_regression(store: Path, candidate
 
 
 def test_a_taken_name_is_refused_without_force(store: Path, dumps: Path) -> None:
-    accept = ("baseline", "accept", dumps / "reference", "nightly", "--store", store)
+    accept = ("baseline", "accept", "nightly", dumps / "reference", "--store", store)
     assert "exists already" in refused(*accept)["what"]
     assert run(*accept, "--force").code == 0
 

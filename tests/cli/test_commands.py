@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.cli.conftest import ROOT, run, script
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
+from waypoint_parity.harness.cli.main import GROUPS, parse
 from waypoint_parity.harness.judge.comparison import read_comparison
 from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.judge.judgement import Judgement, fixed_tolerance
@@ -17,6 +18,18 @@ from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 
 COMMANDS = [
+    *(
+        ["quick"],
+        ["report"],
+        ["play"],
+        ["blame"],
+        ["import"],
+        ["convert"],
+        ["scorecard"],
+        ["baseline"],
+        ["baseline", "accept"],
+        ["scenario"],
+    ),
     *(["dump"], ["diff"], ["frames"], ["parity"], ["floor"], ["ring"], ["info"]),
     *(["scenario", "make"], ["scenario", "show"], ["sites"], ["worker"], ["check-dump"], ["schema"]),
 ]
@@ -29,10 +42,35 @@ def test_the_help_of_a_command_shows_an_example(command: list[str]) -> None:
     assert f"Example: waypoint-parity {' '.join(command)}" in " ".join(outcome.out.split())
 
 
-def test_the_help_lists_every_command() -> None:
+def test_the_first_screen_has_a_line_for_every_command() -> None:
     outcome = script("--help")
     assert outcome.code == 0
-    assert all(command[0] in outcome.out for command in COMMANDS)
+    lines = outcome.out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(named) == sorted(name for group in GROUPS.values() for name in group)
+    assert {command[0] for command in COMMANDS} <= {*named}
+
+
+def test_a_command_is_needed() -> None:
+    outcome = script()
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "parity" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["parity", "blame"])
+def test_an_option_has_the_same_names_in_every_command(command: str) -> None:
+    one = parse([command, "--schedule", "single-step", "--seed", "3", "--prompt-mask", "zeroed"])
+    assert parse([command, "--schedules", "single-step", "--seeds", "3", "--prompt-masks", "zeroed"]) == one
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    outcome = script("--tyro-print-completion", shell)
+    assert outcome.code == 0, outcome
+    assert "check-dump" in outcome.out
 
 
 def test_the_module_is_the_same_command_as_the_console_script() -> None:

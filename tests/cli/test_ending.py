@@ -61,7 +61,7 @@ def engines(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inputs(tiny_folder: Path, scenario_file: Path, tmp_path: Path) -> tuple[object, ...]:
-    swept = ("--schedules", "single-step", "--prompt-masks", "zeroed", "--seeds", 1, 2, "--no-blame", "--no-exact")
+    swept = ("--schedule", "single-step", "--prompt-mask", "zeroed", "--seed", 1, 2, "--no-blame", "--no-exact")
     return ("--checkpoint", tiny_folder, "--scenario", scenario_file, *swept, "--out", tmp_path / "out")
 
 

@@ -152,7 +152,7 @@ def test_what_outlives_a_session_is_named_by_parity(
     inputs: tuple[object, ...], tmp_path: Path, engine: type, exact: str
 ) -> None:
     out = ("--out", tmp_path / "out", "--jobs", 1)
-    short = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed", "--no-blame")
+    short = ("--schedule", "single-step", "--seed", 1, "--prompt-mask", "zeroed", "--no-blame")
     outcome = run("parity", "--candidate", named(engine), *inputs, *out, *short, exact)
     assert outcome.code not in (0, 70), outcome
     summary = read_summary(tmp_path / "out" / "summary.json")
@@ -168,7 +168,7 @@ def test_a_decoder_that_remembers_another_session_is_named_at_its_first_block(tm
     folder, scenario = write_waypoint_15(tmp_path / "checkpoint"), tmp_path / "scenario.safetensors"
     made = run("scenario", "make", "--checkpoint", folder, "--out", scenario, "--frames", 1)
     assert made.code == 0, made
-    inputs = ("--checkpoint", folder, "--scenario", scenario, "--schedules", "single-step", "--seeds", 1)
+    inputs = ("--checkpoint", folder, "--scenario", scenario, "--schedule", "single-step", "--seed", 1)
     out = tmp_path / "out"
     run(
         "parity", "--candidate", named(engines.KeepsTheDecodersMemory), *inputs, "--no-blame", "--out", out, "--jobs", 1

@@ -11,7 +11,7 @@ from waypoint_parity.harness.judge.noise_floor.document import floor_path, read_
 from waypoint_parity.harness.run.scenario import write_scenario
 
 # One frame under the checkpoint's schedule: what a floor needs at the least.
-SHORT = ("--schedules", "checkpoint", "--prompt-masks", "zeroed", "--threads", 1)
+SHORT = ("--schedule", "checkpoint", "--prompt-mask", "zeroed", "--threads", 1)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def checkpoint(tiny_folder: Path, scenario: Path, tmp_path_factory: pytest.TempP
 
 def test_the_floor_lies_where_a_parity_run_looks_for_it(checkpoint: Path, scenario: Path, tmp_path: Path) -> None:
     assert [session.units for session in read_floor(floor_path(checkpoint, "fp32")).sessions] == [1]
-    sweep = ("--checkpoint", checkpoint, "--scenario", scenario, "--seeds", 7, *SHORT)
+    sweep = ("--checkpoint", checkpoint, "--scenario", scenario, "--seed", 7, *SHORT)
     outcome = run("parity", *sweep, "--out", tmp_path / "out", "--false-alarm-rate", 0.01)
     assert outcome.code == 0, outcome
     (path,) = (tmp_path / "out").glob("cells/*/comparison.json")

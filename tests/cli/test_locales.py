@@ -35,7 +35,7 @@ def test_every_command_works_whatever_files_are_called(
     (folder / "port.py").write_text(PORT)
     (folder / "engine.py").write_text("NAME = 'one'\n")
     inputs = ["--checkpoint", folder / "checkpoint", "--scenario", folder / "scenario.safetensors"]
-    one = ["--schedules", "single-step", "--seeds", "1", "--prompt-masks", "zeroed", "--no-blame", "--no-exact"]
+    one = ["--schedule", "single-step", "--seed", "1", "--prompt-mask", "zeroed", "--no-blame", "--no-exact"]
     port = os.fsencode(folder / "port.py") + b":Port"
     for words, code in [
         (["info", folder / "checkpoint"], 0),

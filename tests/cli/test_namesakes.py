@@ -45,7 +45,7 @@ def command(project: Path, *arguments: object, start: list[str] = COMMAND) -> Ou
 
 def test_commands_find_their_own_parts(project: Path, tiny_folder: Path, scenario_file: Path) -> None:
     inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
-    one = ("--schedules", "single-step", "--seeds", 1, 2, "--prompt-masks", "zeroed", "--no-blame")
+    one = ("--schedule", "single-step", "--seed", 1, 2, "--prompt-mask", "zeroed", "--no-blame")
     for words in (
         ("info",),
         ("dump", "eager", *inputs, "--out", "eager"),

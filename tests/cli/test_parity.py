@@ -1,18 +1,26 @@
 """The parity command: what it writes, how it ends, and sweeps by plan."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome, refused, run
+from tests.cli.conftest import Outcome, refused, run, start
 from tests.harness import implementations
+from waypoint_parity.harness.cli import defaults
+from waypoint_parity.harness.cli.main import parse
+from waypoint_parity.harness.cli.parity import ParityCommand
+from waypoint_parity.harness.cli.quick import QuickCommand
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.explain.blame.result import read_blame
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.record.records import read_manifest
+from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.sweep.summary import Summary, read_summary
 
 INTERRUPTED = f"{implementations.__name__}:Interrupted"
 LOUDER = f"{implementations.__name__}:Louder"
-SHORT = ("--schedules", "single-step", "--seeds", 1, "--prompt-masks", "zeroed")
+SHORT = ("--schedule", "single-step", "--seed", 1, "--prompt-mask", "zeroed")
 
 
 @pytest.fixture
@@ -43,6 +51,59 @@ def test_a_run_writes_its_documents_and_ends_with_its_verdict(
     assert "<testsuites" in (out / "junit.xml").read_text()
     assert verdict in (out / "report.md").read_text()
     assert verdict in (out / "report.html").read_text()
+
+
+def test_a_failing_cell_is_named_to_other_commands(inputs: tuple[object, ...], tmp_path: Path) -> None:
+    two = ("--schedule", "single-step", "--seed", 1, 2, "--prompt-mask", "zeroed", "--units", 1)
+    outcome = run("parity", "--candidate", LOUDER, *inputs, *two, "--no-blame", "--no-exact")
+    assert outcome.code == 1, outcome
+    out, cells = tmp_path / "out", summary_of(tmp_path / "out").cells
+    table = outcome.out.splitlines()[:4]
+    assert max(map(len, table)) <= 100
+    failing = list(cells)
+    assert len(failing) == 2
+    name = failing[1]
+    # What the row prints runs the same session of the same candidate, alone.
+    (again,) = [line for line in outcome.out.splitlines() if line.startswith("  again:") and "--seed 2" in line]
+    words = shlex.split(again)[2:]
+    assert words == cells[name].command
+    parsed = parse(words)
+    assert isinstance(parsed, ParityCommand)
+    (planned,) = parsed.prepare()[1]
+    assert (planned.candidate, planned.factors) == (LOUDER, cells[name].factors)
+    assert planned.scenario.digest == read_scenario(out / cells[name].folder / "scenario.safetensors").digest
+    of_cell = ("--cell", name, "--run", out)
+    assert run("dump", *of_cell, "--out", tmp_path / "dump").code == 0
+    assert read_manifest(tmp_path / "dump").scenario_digest == planned.scenario.digest
+    assert run("blame", *of_cell, "--out", tmp_path / "blame", "--no-gains").code == 1
+    assert read_blame(tmp_path / "blame" / "blame.json").causes[0].part == "mlp"
+    assert run("report", out, "--cell", name).code == 0
+    assert failing[0] not in (out / f"{name}.md").read_text()
+    for words in (("dump", "--out", tmp_path / "dump"), ("blame",), ("report", out)):
+        where = ("--cell", "no such cell") if words[0] == "report" else ("--cell", "no such cell", "--run", out)
+        assert "no such cell" in refused(*words, *where)["what"]
+
+
+def test_a_first_verdict_is_parity_itself(tmp_path: Path) -> None:
+    # Seconds, but minutes on a machine that is busy.
+    process = start(tmp_path, "quick", "--candidate", LOUDER, "--out", tmp_path)
+    process.join(timeout=500)
+    process.kill()
+    assert process.exitcode == 1, (tmp_path / "err").read_text()
+    (comparison,) = summary_of(tmp_path).variants.values()
+    assert comparison.first is not None
+    assert comparison.first.site == "transformer.blocks.1.mlp"
+
+
+def test_an_installation_without_the_golden_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "GOLDEN", tmp_path / "golden")
+    with pytest.raises(UserError, match="golden: is not there"):
+        QuickCommand().as_parity()
+
+
+@pytest.mark.parametrize("units", [0, 3])
+def test_no_more_units_can_be_run_than_there_are(inputs: tuple[object, ...], units: int) -> None:
+    assert f"--units {units}" in refused("parity", *inputs, "--units", units)["what"]
 
 
 def test_a_run_that_diverges_names_the_cause(inputs: tuple[object, ...], tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_dump_below_a_file_is_refused(dump: Dump, below_a_file: Path) -> None:
 
 
 def test_a_parity_run_below_a_file_is_refused(tiny_folder: Path, scenario_file: Path, below_a_file: Path) -> None:
-    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--prompt-masks", "zeroed")
+    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--prompt-mask", "zeroed")
     assert refused("parity", *inputs, "--out", below_a_file)["found"] == os.strerror(errno.ENOTDIR)
 
 

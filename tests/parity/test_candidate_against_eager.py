@@ -25,7 +25,7 @@ SWEPT = SweepOptions(
     image_scenario=FIXTURES / "golden" / "image" / "scenario.safetensors",
 )
 # One seed will do.
-RUN, PLANNED = ParityCommand(seeds=(11,), swept=SWEPT).prepare()
+RUN, PLANNED = ParityCommand(seed=(11,), swept=SWEPT).prepare()
 CHECKPOINT = RUN.checkpoint
 CELLS = {cell.name: cell for cell in PLANNED}
 

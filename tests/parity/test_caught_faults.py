@@ -41,7 +41,7 @@ def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
         "--candidate",
         f"{HERE / 'faulty.py'}:{candidate}",
     ]
-    sweep = ["--schedules", "checkpoint", "--seeds", "11", "--prompt-masks", "zeroed", "--threads", "1"]
+    sweep = ["--schedule", "checkpoint", "--seed", "11", "--prompt-mask", "zeroed", "--threads", "1"]
     files = ["--checkpoint", BASE, "--scenario", scenario, "--out", out, "--no-blame"]
     finished = subprocess.run([*command, *sweep, *files], capture_output=True, text=True, check=False)
     (comparison,) = out.glob("cells/*/comparison.json")
@@ -88,7 +88,7 @@ def test_a_fault_that_depends_on_one_factor_is_told_by_it(tmp_path: Path) -> Non
         "--candidate",
         f"{HERE / 'faulty.py'}:PaddingMaskedOut",
     ]
-    sweep = ["--schedules", "checkpoint", "single-step", "--prompt-masks", "none", "zeroed", "unzeroed", "--no-blame"]
+    sweep = ["--schedule", "checkpoint", "single-step", "--prompt-mask", "none", "zeroed", "unzeroed", "--no-blame"]
     sweep += ["--no-exact"]  # twelve cells: which factor decides, tolerances tell as well
     files = ["--checkpoint", BASE, "--scenario", scenario, "--out", tmp_path / "out"]
     finished = subprocess.run([*command, *sweep, *files], cwd=ROOT, capture_output=True, text=True, check=False)

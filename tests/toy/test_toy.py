@@ -96,7 +96,7 @@ def test_blame_finds_the_sampler_and_nothing_else(given: tuple[str, ...], tmp_pa
 def test_a_model_without_what_a_command_needs_is_told_so(dumps: dict[str, Path], given: tuple[str, ...]) -> None:
     command("ring", dumps["toy"], code=2)
     command("play", "--reference", "toy", "--candidate", "toy-batched", *given, code=2)
-    command("parity", "--reference", "toy", "--candidate", "toy", *given, "--schedules", "single-step", code=2)
+    command("parity", "--reference", "toy", "--candidate", "toy", *given, "--schedule", "single-step", code=2)
     command("floor", "--reference", "toy", *given, "--runs", "1", code=2)
     command("parity", "--reference", "toy", "--candidate", "toy", *given, "--teacher-forced", code=2)
     command("convert", given[1], "--to", "diffusers", "--out", f"{given[1]}-other", code=2)
@@ -107,3 +107,12 @@ def test_a_scenario_of_another_family_is_refused(given: tuple[str, ...], tmp_pat
     command("dump", "toy", "--checkpoint", given[1], "--scenario", walk, "--out", tmp_path / "dump", code=2)
     command("blame", "--reference", "toy", "--candidate", "toy", *given[:2], "--scenario", walk, code=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_component_of_it_runs_alone(given: tuple[str, ...], tmp_path: Path) -> None:
+    words = ("parity", "--reference", "toy", "--component", "net", *given, "--out", tmp_path, "--candidate")
+    command(*words, "toy-batched")
+    command(*words, FAULTY.format("OneBranch"), code=1)
+    (found,) = (json.loads(file.read_bytes()) for file in tmp_path.glob("net.*.json"))
+    wrong = [site["site"] for site in found["sites"] if site["verdict"] == "DIVERGED"]
+    assert wrong == ["net.1@without"]

@@ -5,7 +5,7 @@ Token ids are prepared before there is any tensor of floats. Every step evaluate
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,7 +78,7 @@ class Toy(Plain):
     tolerances: ClassVar = {"fp32": (1e-5, 1e-3)}
     sites = table(Geometry())
     parts = tuple(
-        Part(name, group, place)
+        Part(name, group, place, component="net" if name in ("embedding", "net") else "")
         for name, group, place in (
             ("ids", "input", "input"),
             ("embedding", "text", "input"),
@@ -210,6 +210,19 @@ class Batched(Reference):
 
         sites = super().sites()
         return {n: replace(s, layout=split, restore=joined) if n.startswith("net.") else s for n, s in sites.items()}
+
+    def component(self, name: str) -> Callable[[int, Pass, Mapping[str, Tensor]], None]:
+        text = torch.zeros(self.embedding.shape[1])
+
+        def call(unit: int, at: Pass, inputs: Mapping[str, Tensor]) -> None:
+            nonlocal text
+            if at.phase == "prepare":
+                text = self.show("embedding", self.embedding[inputs["input.ids"]].mean(0))
+            else:
+                x = inputs["sample"] if at.step else inputs["input.start"]
+                self.predict(torch.stack([x + text, x]))
+
+        return call
 
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
         yield 0, Pass("prepare")

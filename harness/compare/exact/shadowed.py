@@ -54,11 +54,12 @@ class Shadowed:
         ):
             run(self.adapter, scenario, self.checkpoint, taps)
 
-    def following(self, units: Collection[int] | None = None) -> Within:
-        """What each step of a session runs within; its shadow follows the steps of these units, of all if None."""
+    def following(self, units: Collection[int] | None = None, phases: Collection[str] | None = None) -> Within:
+        """What each step of a session runs within; its shadow follows these units and phases, all of them if None."""
 
         def within(at: At | None) -> AbstractContextManager[Any]:
-            self.shadow.follows = units is None or at is None or at.unit in units
+            followed = at is None or ((units is None or at.unit in units) and (phases is None or at.phase in phases))
+            self.shadow.follows = followed
             return self.shadow
 
         return within

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor
 
 from waypoint_parity.harness.explain.blame.findings import Finding
 from waypoint_parity.harness.explain.blame.local import Seen
-from waypoint_parity.harness.explain.blame.relations import Pair, relations
+from waypoint_parity.harness.explain.blame.relations import Held, Pair, relations
 from waypoint_parity.harness.explain.blame.result import LocalError, Proof
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.sites import SiteTable, kind_of
@@ -54,10 +55,7 @@ class Evidence:
         """What holds, by the part that is at fault."""
         found: dict[str, list[Proof]] = defaultdict(list)
         for (part, site), pairs in self.pairs.items():
-            found[part] += [
-                Proof(site=site, statement=held.statement, before=held.before, after=held.after, observations=held.of)
-                for held in relations(pairs)
-            ]
+            found[part] += [_proof(site, held) for held in relations(pairs)]
         return {part: _once(proofs) for part, proofs in found.items()}
 
     def _keep(self, seen: Seen) -> None:
@@ -98,6 +96,11 @@ def _spread(errors: Sequence[LocalError]) -> list[LocalError]:
     last = len(errors) - 1
     places = {round(place * last / (MOST_OBSERVATIONS - 1)) for place in range(MOST_OBSERVATIONS)}
     return [errors[place] for place in sorted(places)]
+
+
+def _proof(site: str, held: Held) -> Proof:
+    by: Literal["relation", "extent"] = "extent" if held.extent else "relation"
+    return Proof(site=site, by=by, statement=held.statement, before=held.before, after=held.after, observations=held.of)
 
 
 def _once(proofs: Sequence[Proof]) -> list[Proof]:

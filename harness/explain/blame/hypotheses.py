@@ -39,20 +39,32 @@ Run = Callable[[Hypothesis, Callable[[Seen], None], int | None], LocalErrors]
 
 
 def tried(
-    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[FaultKind], run: Run
+    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[FaultKind], run: Run, is_over: Callable[[], bool]
 ) -> tuple[list[Proof], list[str]]:
-    """(what is proven of a part, kinds of fault that are not it), of the hypotheses that are about it."""
+    """(what is proven of a part, kinds of fault that are not it), of the hypotheses that are about it.
+
+    Once the time `is_over` none is tried any more.
+    """
     about = {kind.kind for kind in kinds if wrong.part in kind.parts}
     proofs, failed = [], dict[str, None]()
     for hypothesis in [each for each in hypotheses if each.kind in about][:MOST_TRIED]:
+        if is_over():
+            # Of a kind some forms may not have been tried.
+            failed.pop(hypothesis.kind, None)
+            break
         after = _after(wrong, hypothesis, run)
         if after is None:
             failed[hypothesis.kind] = None
         else:
-            before, first = max(pair.error for pair in wrong.pairs), wrong.pairs[0].key
-            statement = f"{hypothesis.kind}: {hypothesis.said}"
             proofs.append(
-                Proof(site=first.site, statement=statement, before=before, after=after, observations=len(wrong.pairs))
+                Proof(
+                    site=wrong.pairs[0].key.site,
+                    by="hypothesis",
+                    statement=f"{hypothesis.kind}: {hypothesis.said}",
+                    before=max(pair.error for pair in wrong.pairs),
+                    after=after,
+                    observations=len(wrong.pairs),
+                )
             )
     proven = {proof.statement.partition(":")[0] for proof in proofs}
     return proofs, [kind for kind in failed if kind not in proven]

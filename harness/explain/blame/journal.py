@@ -11,7 +11,7 @@ import msgspec
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import replacing, writing
-from waypoint_parity.harness.progress import silent
+from waypoint_parity.harness.progress import silent, working
 from waypoint_parity.harness.record.records import to_json
 
 IDENTITY_NAME = "identity.json"
@@ -77,7 +77,8 @@ class Journal:
         if self._end is not None and time.monotonic() > self._end:
             raise OutOfBudgetError(name)
         self._announce(name)
-        result = run()
+        with working(name):
+            result = run()
         with replacing(path) as partial:
             partial.write_bytes(to_json(result))
         return result

@@ -70,12 +70,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Held:
-    """A relation that holds, in words; the largest error without it and with it, in `of` observations."""
+    """A relation that holds, in words; the largest error without it and with it, in `of` observations.
+
+    Of an `extent`, which only says where alone something is wrong, `after` is the error elsewhere.
+    """
 
     statement: str
     before: float
     after: float
     of: int
+    extent: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ def _confined(pairs: Sequence[Pair], axis: int) -> list[Held]:
     before, elsewhere = (
         max(pair.error for pair in these) for these in (pairs, [_within(p, axis, others) for p in pairs])
     )
-    return [Held(f"it is wrong at {_listed(wrong)} of axis {axis} of {shape} alone", before, elsewhere, len(pairs))]
+    return [
+        Held(f"it is wrong at {_listed(wrong)} of axis {axis} of {shape} alone", before, elsewhere, len(pairs), True)
+    ]
 
 
 def wrong_slices(pairs: Sequence[Pair], axis: int) -> list[int] | None:

@@ -69,12 +69,15 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """How what a site shows follows from what it should show: `statement` holds in all `observations` looked at.
+    """What holds of the values at `site`, in all `observations` looked at.
 
-    `before` and `after`: the largest relative L2 error as it is, and what is left of it.
+    A "hypothesis" is a kind of fault that gives what the candidate shows, a "relation" is how that follows from what is
+    right, an "extent" says where alone it is wrong. `before` and `after`: the largest relative L2 error as it is, and
+    what is left of it; of an extent, what is wrong elsewhere.
     """
 
     site: str
+    by: Literal["hypothesis", "relation", "extent"]
     statement: str
     before: float
     after: float

@@ -134,8 +134,17 @@ def local_run(case: Case, noise: Noise, exchanges: Sequence[Exchange]) -> LocalR
     )
 
 
-def evidence_run(case: Case, noise: Noise, exchanges: Sequence[Exchange], found: Sequence[Finding]) -> EvidenceRun:
-    """What the values show of what was `found` once `exchanges` were made: the same run once more, and hypotheses."""
+def evidence_run(
+    case: Case,
+    noise: Noise,
+    exchanges: Sequence[Exchange],
+    found: Sequence[Finding],
+    is_over: Callable[[], bool] = lambda: False,
+) -> EvidenceRun:
+    """What the values show of what was `found` once `exchanges` were made: the same run once more, and hypotheses.
+
+    Hypotheses are tried until the time for them `is_over`.
+    """
     evidence = Evidence(found, case.table)
     local = _local(case, exchanges, evidence.look)
     proofs, refuted = evidence.proofs(), dict[str, list[str]]()
@@ -145,8 +154,10 @@ def evidence_run(case: Case, noise: Noise, exchanges: Sequence[Exchange], found:
         if pairs:
             keys = {error.key for each in found for error in each.errors}
             wrong = Wrong(finding.part, pairs, keys, lambda key: _bound(key, local, noise, case))
-            more, refuted[finding.part] = tried(wrong, case.hypotheses, case.family.kinds, partial(_hypothetical, case))
-            proofs[finding.part] = [*more, *proofs.get(finding.part, [])]
+            try_it = partial(_hypothetical, case)
+            more, refuted[finding.part] = tried(wrong, case.hypotheses, case.family.kinds, try_it, is_over)
+            shown = [proof for proof in proofs.get(finding.part, []) if not more or proof.by != "extent"]
+            proofs[finding.part] = [*more, *shown]
     return EvidenceRun(proofs=proofs, refuted=refuted)
 
 

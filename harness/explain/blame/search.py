@@ -107,7 +107,8 @@ class Search:
 
     def run(self) -> Blame:
         """Search, and tell what was found. Raises OutOfBudgetError where there is no time for the first runs."""
-        started, case, folder = time.monotonic(), self._case, self._journal.folder
+        case, folder = self._case, self._journal.folder
+        self._started = time.monotonic()
         free = self._journal.once("free", FreeRun, lambda: free_run(case, folder))
         right, wrong = pictures_in(folder)
         noise = self._noise or self._journal.once("noise", Noise, lambda: noise_run(case, right))
@@ -131,7 +132,7 @@ class Search:
             unmeasured=self._unmeasured,
             sites=annotated(searched.ladder, free.comparison, self._gains),
             exchanges=[self._exchange(wanted, base) for wanted in self._wanted],
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - self._started,
         )
 
     def _drive(self, case: Case) -> None:
@@ -172,7 +173,10 @@ class Search:
             found += new
             if not new:
                 break
-            look = partial(evidence_run, self._case, base.noise, exchanges, new)
+            # As long as all that came before: a search takes twice as much with what exchanges cost.
+            until = 2 * time.monotonic() - self._started
+            over = partial(_is_over, until)
+            look = partial(evidence_run, self._case, base.noise, exchanges, new, over)
             evidence += filter(None, [self._attempt(f"evidence {number}", EvidenceRun, look)])
             exchanges = [finding.exchange for finding in found]
             if self._exchangeable:
@@ -261,6 +265,10 @@ class Search:
         except FourPartError as error:
             self._unmeasured.append(f"{name}: {error.what}, {error.found}")
         return None
+
+
+def _is_over(until: float) -> bool:
+    return time.monotonic() > until
 
 
 def _contradictions(searched: _Searched, free: FreeRun) -> list[str]:

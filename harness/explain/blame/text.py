@@ -25,7 +25,7 @@ def blame_lines(blame: Blame) -> list[str]:
 def causes_in_brief(blame: Blame) -> list[str]:
     """A line for every cause, the largest first: what is wrong, where first, and its share of the error."""
     return [
-        f"{_what(cause)}, first {cause.first}"
+        f"{_what(cause)}, first {cause.first}{'; ' + str(cause.proofs[0]) if cause.proofs else ''}"
         + ("" if cause.necessity is None else f"; with the reference's, {_share(cause.necessity)} of the error is gone")
         for cause in blame.causes
     ]
@@ -73,7 +73,7 @@ def _cause_lines(cause: Cause) -> Iterator[str]:
     tags = [*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls]
     yield f"    looks like:     {'; '.join(tags)}"
     for proof in cause.proofs:
-        yield f"    is:             {proof}"
+        yield f"    {'wrong only:' if proof.by == 'extent' else 'is:':15} {proof}"
     for explanation in cause.explanations:
         yield f"    may be:         {explanation.kind}"
         yield f"      check:        {explanation.check}"

@@ -79,7 +79,7 @@ def with_mask(scenario: Scenario, geometry: WaypointGeometry, level: str) -> Sce
             f"scenario {scenario.name}: has no prompt to mask",
             found=f"prompt mask {level}",
             expected="no prompt masks for a checkpoint without a prompt",
-            do="leave --prompt-masks out",
+            do="leave --prompt-mask out",
         )
     if embedding.shape[1] < 2:
         raise UserError(

@@ -273,10 +273,10 @@ class TestOtherUnits:
         original = precision.fed_run
 
         def noted(
-            reference: Shadowed, candidate: Any, checkpoint: Any, scenario: Any, units: Any, lanes: int, least: float
+            reference: Shadowed, candidate: Any, checkpoint: Any, scenario: Any, units: Any, lanes: int, *more: Any
         ) -> PrecisionRun:
             found.append((lanes, sorted(units)))
-            return original(reference, candidate, checkpoint, scenario, units, lanes, least)
+            return original(reference, candidate, checkpoint, scenario, units, lanes, *more)
 
         monkeypatch.setattr(precision, "fed_run", noted)
         return found

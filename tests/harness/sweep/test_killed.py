@@ -25,7 +25,7 @@ from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, read_summary
 
 distributed = pytest.importorskip("distributed")
 MOST_KILLS = 10
-SWEPT = ("--schedules", "single-step", "--prompt-masks", "none", "zeroed", "--no-blame")
+SWEPT = ("--schedule", "single-step", "--prompt-mask", "none", "zeroed", "--no-blame")
 # What is not the same from run to run, and what another kind of process has loaded besides.
 TIMES = ("seconds", "seal", "reused", "loaded")
 
@@ -35,7 +35,7 @@ def begin(folder: Path, tiny_folder: Path, scenario: Path, *seeds: int, jobs: in
     folder.mkdir(exist_ok=True)
     inputs = ("--checkpoint", tiny_folder, "--scenario", scenario, "--out", folder / "run")
     # What is judged does not matter here: exact values would only take longer.
-    return start(folder, "parity", *inputs, *SWEPT, "--no-exact", "--jobs", jobs, "--seeds", *seeds)
+    return start(folder, "parity", *inputs, *SWEPT, "--no-exact", "--jobs", jobs, "--seed", *seeds)
 
 
 def finish(sweep: BaseProcess) -> None:

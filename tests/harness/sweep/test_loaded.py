@@ -74,8 +74,8 @@ def sweep(tiny_folder: Path, scenario_file: Path, tmp_path: Path) -> Sweep:
     """A sweep of one cell of the port in tmp_path/port, each time in a new process."""
 
     def swept(*options: object) -> Summary:
-        inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--seeds", 1, "--prompt-masks", "zeroed")
-        how = ("--schedules", "single-step", "--no-blame", "--no-exact", "--jobs", 1, "--out", tmp_path / "out")
+        inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file, "--seed", 1, "--prompt-mask", "zeroed")
+        how = ("--schedule", "single-step", "--no-blame", "--no-exact", "--jobs", 1, "--out", tmp_path / "out")
         outcome = run("parity", "--candidate", f"{tmp_path / 'port' / 'port.py'}:Port", *inputs, *how, *options)
         assert outcome.code in (0, 1), outcome
         return read_summary(tmp_path / "out" / "summary.json")

@@ -49,7 +49,7 @@ def test_what_a_plan_names_takes_the_place_of_the_flags(
     plan_file: Path, tiny_folder: Path, scenario_file: Path
 ) -> None:
     inputs = ["--checkpoint", str(tiny_folder), "--scenario", str(scenario_file)]
-    flags = ["--seeds", "7", "--noise-policies", "global", "sliced", "--jobs", "1"]
+    flags = ["--seed", "7", "--noise-policy", "global", "sliced", "--jobs", "1"]
     command = parse(["parity", "--plan", str(plan_file), *inputs, *flags])
     assert isinstance(command, ParityCommand)
     run, cells = command.prepare()
