@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 import torch
@@ -76,7 +76,7 @@ def module_parity(
     tolerance: float | None = None,
     exact: bool = True,
 ) -> Comparison:
-    """Run two modules on the same inputs, and name the first submodule whose output differs.
+    r"""Run two modules on the same inputs, and name the first submodule whose output differs.
 
     Weights are asked for first: where parameters of the same name have other values, the verdict is INCOMPARABLE and
     `first.site` is the parameter. Then every output of every pair of submodules is compared, in the order in which the
@@ -107,7 +107,7 @@ def module_parity(
 
     Example:
         ```python
-        comparison = wp.module_parity(reference, port, torch.randn(1, 16, 64), rename={r"^layers\\.": "blocks."})
+        comparison = wp.module_parity(reference, port, torch.randn(1, 16, 64), rename={r"^layers\.": "blocks."})
         assert comparison, comparison
         ```
     """
@@ -121,7 +121,7 @@ def module_parity(
     dtype = _dtype(seen[0])
     family = _Modules(dtype, seen[0].always(matched))
     judgement = Judgement(
-        fixed_tolerance(family, dtype, activations=tolerance, reason="modules have no noise floor"),
+        fixed_tolerance(cast(Family, family), dtype, activations=tolerance, reason="modules have no noise floor"),
         (),
         tuple(allow_missing),
         precision,
@@ -368,8 +368,8 @@ def _left_out(sides: Sequence[_Side], seen: Sequence[_Seen], matched: Collection
         if alone := _outermost([site for site in shown.sites if site not in matched]):
             others = listed(alone, most=_MOST_NAMED)
             notes.append(f"modules of the {side.role} without a partner were not compared: {others}")
-        if others := [f"{site} ({', '.join(kinds)})" for site, kinds in shown.others.items() if site in matched]:
-            notes.append(f"values of the {side.role} that are no tensors were not compared: {listed(others)}")
+        if kinds := [f"{site} ({', '.join(each)})" for site, each in shown.others.items() if site in matched]:
+            notes.append(f"values of the {side.role} that are no tensors were not compared: {listed(kinds)}")
     names = [dict(named_modules(side.module, side.renamed)) for side in sides]
     idle = [
         site
@@ -421,6 +421,8 @@ class _Weights:
         first = self.unequal[0]
         how = f"relative L2 {first.rel_l2:.2e}" if first.rel_l2 is not None else str(first.note)
         reason = f"parameters differ: {len(self.unequal)} of {self.shared} of the same name, first {first.site} ({how})"
+        if others := [each.site for each in self.unequal[1:]]:
+            reason += f"; also {listed(others)}"
         reference, candidate = names
         found = incomparable(reference, candidate, reason, bounds=bounds, evidence=LIVE, first=first)
         return msgspec.structs.replace(found, notes=self.notes())
@@ -589,15 +591,11 @@ class _Session:
         """Judged by mathematics and precision; where neither is known, by the tolerance."""
         disturbed, plain = self._shadowed(LANES), self._side(1, None)
         units = range(len(self.calls))
-        local = fed_run(
-            disturbed, plain.adapter, self.checkpoint, self.scenario, units, LANES, least=judgement.least
-        )
+        local = fed_run(disturbed, plain.adapter, self.checkpoint, self.scenario, units, LANES, least=judgement.least)
 
         def compared(grows: Mapping[Any, float] | None) -> Comparison:
             reference, candidate = (self._side(index, Shadow()) for index in (0, 1))
-            return lockstep(
-                reference, candidate, self.checkpoint, self.scenario, judgement, local=local, grows=grows
-            )
+            return lockstep(reference, candidate, self.checkpoint, self.scenario, judgement, local=local, grows=grows)
 
         # A port that is less precise on purpose has errors that rounding does not grow to.
         comparison = compared({} if judgement.precision == AS_REFERENCE else None)
