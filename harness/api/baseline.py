@@ -13,7 +13,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.api.values import named_tensors
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.files import read_document, replacing
+from waypoint_parity.harness.files import read_document, replacing, writing
 from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.run.digest import fast_digest, flat_bytes
 from waypoint_parity.harness.run.keys import Key
@@ -26,7 +26,7 @@ _PHASE = "values"
 
 
 class AcceptedTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a tensor: every `every`-th element as bytes, statistics in fp64 over finite elements, a digest."""
+    """What is kept of a tensor: every `every`-th element as bytes, statistics over finite elements, a digest."""
 
     dtype: str
     shape: list[int]
@@ -39,9 +39,16 @@ class AcceptedTensor(msgspec.Struct, frozen=True, kw_only=True):
     infinite: int
 
     def kept(self) -> Tensor:
-        """The elements [n] in their own dtype."""
-        raw = bytearray(base64.b64decode(self.elements))
-        return torch.frombuffer(raw, dtype=getattr(torch, self.dtype))
+        """The elements [n] in their own dtype. Raises UserError where they are none."""
+        try:
+            return torch.frombuffer(bytearray(base64.b64decode(self.elements)), dtype=getattr(torch, self.dtype))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UserError(
+                "accepted values cannot be read",
+                found=str(error),
+                expected=f"elements of {self.dtype} in base64",
+                do="accept them again: pytest --parity-accept",
+            ) from error
 
 
 class AcceptedValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,8 @@ def accept(value: Any, test: str, path: Path) -> None:
     if not values:
         raise _nothing(test, "no tensor")
     told = AcceptedValues(schema=SCHEMA, test=test, made=environment(), values=values)
+    with writing(path.parent):
+        path.parent.mkdir(exist_ok=True)
     with replacing(path) as partial:
         partial.write_bytes(to_json(told))
 

@@ -1,6 +1,5 @@
 """The pytest plugin: the fixture `parity`. It imports nothing that takes time before a test asks for it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +56,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture
-def parity(request: pytest.FixtureRequest) -> Iterator["Parity"]:
+def parity(request: pytest.FixtureRequest) -> "Parity":
     """Asserts parity: of modules, of tensors, of implementations, and of what was accepted before."""
-    yield Parity(request)
+    return Parity(request)
 
 
 class Parity:

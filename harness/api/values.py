@@ -69,7 +69,10 @@ def compared_values(
     actual: Any, expected: Any, *, tolerance: float | None = None, allow_missing: Sequence[str] = ()
 ) -> Comparison:
     """The comparison of two results: see `assert_parity`."""
-    if isinstance(actual, Dump | str | Path) or isinstance(expected, Dump | str | Path):
+    dumps = [isinstance(each, Dump | str | Path) for each in (actual, expected)]
+    if any(dumps) and not all(dumps):
+        raise _no_tensor("actual" if dumps[0] else "expected", "a dump, and tensors on the other side")
+    if all(dumps):
         from waypoint_parity.harness.api.dumps import diff
 
         return diff(expected, actual, tolerance=tolerance, allow_missing=tuple(allow_missing))
