@@ -124,8 +124,10 @@ def _problem(
     if wrong := _unlike(here.kept(), accepted.kept(), rtol, atol):
         return f"{name}{which}: {wrong}"
     for statistic in ("rms", "absmean"):
-        pair = (torch.tensor(getattr(each, statistic), dtype=_floating(actual.dtype)) for each in (here, accepted))
-        if wrong := _unlike(*pair, rtol, atol):
+        ours, theirs = (
+            torch.tensor(getattr(each, statistic), dtype=_floating(actual.dtype)) for each in (here, accepted)
+        )
+        if wrong := _unlike(ours, theirs, rtol, atol):
             return f"{name} ({statistic}): {wrong}"
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.api.test_plugin import Pytest
+from tests.harness.api.test_plugin import Pytest, warm  # noqa: F401
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[3]
@@ -43,6 +43,7 @@ def test_the_examples_of_runs_run(
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_examples_of_pytest_run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     first = "\n".join(BLOCKS[:2]).partition("comparison =")[0] + "\nours.act = nn.GELU().eval()\n"
     source = first + "\n".join(IN_PYTEST)

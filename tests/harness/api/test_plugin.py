@@ -3,19 +3,16 @@
 import json
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
 
-# What the inner sessions use is imported once.
-import waypoint_parity.harness.api.baseline
-import waypoint_parity.harness.api.modules  # noqa: F401
+import waypoint_parity as wp
+from waypoint_parity.harness.api.baseline import accept, first_unlike
 
 pytest_plugins = ["pytester"]
 PLUGIN = "waypoint_parity.harness.api.pytest_plugin"
-# Where this checkout is installed, its entry point loads the plugin.
-LOADED = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
 
 CHECKS = """
 import pytest, torch
@@ -37,6 +34,7 @@ class Pytest:
         self._pytester = pytester
         # Whatever this session was started with is not for the inner ones.
         patch.delenv("PYTEST_ADDOPTS", raising=False)
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         # The same file is written again within a second.
         patch.setattr(sys, "dont_write_bytecode", True)
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -45,9 +43,8 @@ class Pytest:
     def __call__(self, source: str, *options: str, apart: bool = False) -> pytest.RunResult:
         """Run a file of tests; `apart`: in a process of its own, which imports torch anew."""
         (self._pytester.path / "test_it.py").write_text(source)
-        plugin = () if LOADED else ("-p", PLUGIN)
         ran = self._pytester.runpytest_subprocess if apart else self._pytester.runpytest_inprocess
-        return ran(*plugin, "-p", "no:cacheprovider", *options)
+        return ran("-p", PLUGIN, "-p", "no:cacheprovider", *options)
 
     @property
     def accepted(self) -> list[Path]:
@@ -55,8 +52,17 @@ class Pytest:
         return sorted((self._pytester.path / "__parity__").glob("*"))
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import what inner sessions use: what they import themselves is forgotten, and torch can be loaded only once."""
+    accept(torch.ones(3), "warm", path := tmp_path_factory.mktemp("warm") / "warm.json")
+    assert first_unlike(torch.zeros(3), path, rtol=None, atol=None)
+    layer = torch.nn.Linear(2, 2).eval()
+    assert str(wp.module_parity(layer, layer, torch.ones(1, 2)))
+
+
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
+def run(warm: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
     return Pytest(pytester, monkeypatch)
 
 
@@ -88,30 +94,51 @@ def test_what_diverges_from_what_was_accepted_is_named(run: Pytest) -> None:
     run(marked).assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize(
-    ("accepted", "checked"),
-    [
-        ("torch.ones(3)", "torch.ones(4)"),
-        ("torch.ones(3)", "torch.ones(3, dtype=torch.float64)"),
-        ("{'a': torch.ones(3)}", "{'a': torch.ones(3), 'b': torch.ones(3)}"),
-        ("{'a': torch.ones(3), 'b': torch.ones(3)}", "{'a': torch.ones(3)}"),
-        ("torch.tensor([1.0, 2.0])", "torch.tensor([1.0, float('nan')])"),
-        # Between two elements that are kept.
-        ("torch.ones(9000)", "torch.cat([torch.ones(1), torch.full((1,), 1e4), torch.ones(8998)])"),
-        ("torch.arange(5)", "torch.arange(5) + (torch.arange(5) == 2)"),
-    ],
-)
-def test_other_values_fail(run: Pytest, accepted: str, checked: str) -> None:
-    source = "import torch\ndef test_it(parity): parity.check({})"
-    run(source.format(accepted), "--parity-accept").assert_outcomes(passed=1)
-    run(source.format(accepted)).assert_outcomes(passed=1)
-    run(source.format(checked)).assert_outcomes(failed=1)
+OTHERS = """
+import pytest, torch
+
+PAIRS = [
+    (torch.ones(3), torch.ones(4)),
+    (torch.ones(3), torch.ones(3, dtype=torch.float64)),
+    ({"a": torch.ones(3)}, {"a": torch.ones(3), "b": torch.ones(3)}),
+    ({"a": torch.ones(3), "b": torch.ones(3)}, {"a": torch.ones(3)}),
+    (torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])),
+    # Between two elements that are kept.
+    (torch.ones(9000), torch.cat([torch.ones(1), torch.full((1,), 1e4), torch.ones(8998)])),
+    (torch.arange(5), torch.arange(5) + (torch.arange(5) == 2)),
+]
+
+@pytest.mark.parametrize("number", range(len(PAIRS)))
+def test_it(parity, number):
+    parity.check(PAIRS[number][SIDE])
+"""
 
 
-@pytest.mark.parametrize("nothing", ["{}", "torch.zeros(0)", "torch.full((3,), float('nan'))"])
-def test_what_could_judge_nothing_is_not_accepted(run: Pytest, nothing: str) -> None:
-    run(f"import torch\ndef test_it(parity): parity.check({nothing})", "--parity-accept").assert_outcomes(failed=1)
-    assert run.accepted == []
+def test_other_values_fail(run: Pytest) -> None:
+    run(OTHERS.replace("SIDE", "0"), "--parity-accept").assert_outcomes(passed=7)
+    run(OTHERS.replace("SIDE", "1 - 1")).assert_outcomes(passed=7)
+    run(OTHERS.replace("SIDE", "1")).assert_outcomes(failed=7)
+
+
+NOTHING = """
+import pytest, torch
+
+@pytest.mark.parametrize("nothing", [{}, torch.zeros(0), torch.full((3,), float("nan"))])
+def test_nothing(parity, nothing):
+    parity.check(nothing)
+
+def test_twice(parity):
+    parity.check(torch.ones(3), name="one")
+    parity.check(torch.ones(3), name="one")
+
+def test_half_a_tolerance(parity):
+    parity.check(torch.ones(3), rtol=0.1)
+"""
+
+
+def test_what_could_judge_nothing_is_not_accepted_and_wrong_calls_fail(run: Pytest) -> None:
+    run(NOTHING, "--parity-accept").assert_outcomes(failed=5)
+    assert [path.name for path in run.accepted] == ["test_it.test_twice.one.json"]
 
 
 def test_a_broken_file_is_told(run: Pytest) -> None:
@@ -164,18 +191,11 @@ def test_the_marker_selects_what_uses_the_fixture(run: Pytest) -> None:
 
 
 def test_several_processes_accept_and_check_at_once(run: Pytest) -> None:
-    accepted = run(CHECKS.format(factor=2.0), "-n", "2", "--parity-accept", apart=True)
+    accepted = run(CHECKS.format(factor=2.0), "-p", "xdist.plugin", "-n", "2", "--parity-accept", apart=True)
     accepted.assert_outcomes(passed=2)
     assert len(run.accepted) == 4
     assert all(path.name in accepted.stdout.str() for path in run.accepted)
-    run(CHECKS.format(factor=3.0), "-n", "2", apart=True).assert_outcomes(failed=2)
-
-
-@pytest.mark.parametrize("call", ["parity.check(x); parity.check(x)", "parity.check(x, rtol=0.1)"])
-def test_a_wrong_call_fails(run: Pytest, call: str) -> None:
-    run(f"import torch\ndef test_it(parity):\n    x = torch.ones(3)\n    {call}", "--parity-accept").assert_outcomes(
-        failed=1
-    )
+    run(CHECKS.format(factor=3.0), "-p", "xdist.plugin", "-n", "2", apart=True).assert_outcomes(failed=2)
 
 
 def test_names_of_any_kind_become_files(run: Pytest) -> None:
