@@ -422,9 +422,17 @@ def test_a_function_fits_in_the_head() -> None:
         f"{module}:{node.lineno} {node.name}"
         for module, path in everything().items()
         for node in nodes_of(path)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_besides_prose(node) >= 60
     ]
     assert long == []
+
+
+def lines_besides_prose(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How long a function is below its first line: its docstring is a manual, and counts for nothing."""
+    first = node.body[0]
+    prose = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    told = (first.end_lineno or 0) - first.lineno + 1 if prose else 0
+    return (node.end_lineno or 0) - node.lineno - told
 
 
 def test_nothing_sets_a_flag_of_the_process_when_it_is_imported() -> None:

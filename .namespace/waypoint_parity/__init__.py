@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from waypoint_parity.harness.api.dumps import diff, load_dump
-    from waypoint_parity.harness.api.modules import Inputs, module_parity
+    from waypoint_parity.harness.api.modules import Call, module_parity
     from waypoint_parity.harness.api.runs import blame, compare, record
     from waypoint_parity.harness.api.values import ParityError, assert_parity
     from waypoint_parity.harness.errors import EngineError, UserError
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blame",
+    "Call",
     "Comparison",
     "Dump",
     "EngineError",
-    "Inputs",
     "ParityError",
     "SiteResult",
     "UserError",
@@ -49,7 +49,7 @@ __all__ = [
 _HARNESS = "waypoint_parity.harness"
 _HOMES = {
     **dict.fromkeys(("diff", "load_dump"), f"{_HARNESS}.api.dumps"),
-    **dict.fromkeys(("Inputs", "module_parity"), f"{_HARNESS}.api.modules"),
+    **dict.fromkeys(("Call", "module_parity"), f"{_HARNESS}.api.modules"),
     **dict.fromkeys(("blame", "compare", "record"), f"{_HARNESS}.api.runs"),
     **dict.fromkeys(("ParityError", "assert_parity"), f"{_HARNESS}.api.values"),
     **dict.fromkeys(("EngineError", "UserError"), f"{_HARNESS}.errors"),

@@ -50,12 +50,12 @@ _MOST_NAMED = 8
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-class Inputs:
+class Call:
     """The arguments of one call, where a tuple or a dict alone does not say them.
 
     Example:
         ```python
-        wp.module_parity(reference, candidate, wp.Inputs(x, mask=mask))
+        wp.module_parity(reference, candidate, wp.Call(x, mask=mask))
         ```
     """
 
@@ -85,8 +85,8 @@ def module_parity(
 
     Args:
         reference: The module that is right, in evaluation mode.
-        candidate: The module that is judged, in evaluation mode. Inputs go to the device of its parameters.
-        inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or `Inputs(*args, **kwargs)`.
+        candidate: The module that is judged, in evaluation mode. Call go to the device of its parameters.
+        inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or `Call(*args, **kwargs)`.
             A list of these is several calls one after the other; each is a unit, counted from 0.
         rename: Rules that make the reference's names of the candidate's: `{regex: replacement}`, a list of such pairs,
             or of texts `regex=replacement`. Each is applied to what the one before it made. A module whose name becomes
@@ -129,7 +129,7 @@ def module_parity(
     weights = _Weights.of(*sides)
     if weights.unequal and WEIGHTS not in _checked_accepted(accept_inputs):
         return weights.comparison([side.name for side in sides], judgement.bounds)
-    session = _Session(family, calls, sides, [each.leaves(matched) for each in seen])
+    session = _ModuleRuns(family, calls, sides, [each.leaves(matched) for each in seen])
     comparison = session.compared(judgement) if exact else session.compared_by_tolerance(judgement)
     notes = [*weights.notes(), *_left_out(sides, seen, matched)]
     return msgspec.structs.replace(comparison, notes=[*comparison.notes, *notes])
@@ -138,7 +138,7 @@ def module_parity(
 # --- what was given
 
 
-def _calls(inputs: Any) -> list[Inputs]:
+def _calls(inputs: Any) -> list[Call]:
     """The calls that inputs stand for. Raises UserError where they stand for none."""
     given = inputs if isinstance(inputs, list) else [inputs]
     if not given:
@@ -146,15 +146,15 @@ def _calls(inputs: Any) -> list[Inputs]:
     return [_call(each) for each in given]
 
 
-def _call(given: Any) -> Inputs:
-    if isinstance(given, Inputs):
+def _call(given: Any) -> Call:
+    if isinstance(given, Call):
         return given
     if isinstance(given, Tensor):
-        return Inputs(given)
+        return Call(given)
     if isinstance(given, tuple):
-        return Inputs(*given)
+        return Call(*given)
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
-        return Inputs(**given)
+        return Call(**given)
     raise _no_inputs(type(given).__name__)
 
 
@@ -162,8 +162,8 @@ def _no_inputs(found: str) -> UserError:
     return UserError(
         "inputs: no arguments of a module",
         found=found,
-        expected="a tensor, a tuple of positional arguments, a dict of keyword arguments, Inputs, or a list of calls",
-        do="give one of these, such as Inputs(x, mask=mask)",
+        expected="a tensor, a tuple of positional arguments, a dict of keyword arguments, Call, or a list of calls",
+        do="give one of these, such as Call(x, mask=mask)",
     )
 
 
@@ -187,7 +187,7 @@ class _Side:
 
     role: str
     given: nn.Module
-    calls: Sequence[Inputs]
+    calls: Sequence[Call]
     renamed: Callable[[str], str] = str
 
     def __post_init__(self) -> None:
@@ -243,7 +243,7 @@ def _check_evaluates(side: _Side) -> None:
 
 
 @dataclass
-class _Seen:
+class _Scouted:
     """What a module showed when it first ran: tensors by site, in the order in which they came; and what else."""
 
     # By the site of a module, the sites of its tensors, in the order of execution.
@@ -263,12 +263,12 @@ class _Seen:
 
 
 @exact_arithmetic()
-def _scouted(side: _Side) -> _Seen:
+def _scouted(side: _Side) -> _Scouted:
     """Run a module on all inputs, twice.
 
     Raises UserError where it returns nothing to compare, or something else the second time; EngineError if it fails.
     """
-    seen = _Seen()
+    seen = _Scouted()
     watched, last = side.fresh(), WHOLE
 
     def look(site: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -319,7 +319,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()
 
 
-def _filled(call: Inputs, side: _Side) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _filled(call: Call, side: _Side) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call: tensors and whatever else are the module's own."""
     values, spec = pytree.tree_flatten((call.args, call.kwargs))
     device = _device(side.module)
@@ -333,7 +333,7 @@ def _device(module: nn.Module) -> torch.device | None:
     return tensors[0].device if tensors else None
 
 
-def _matched(sides: Sequence[_Side], seen: Sequence[_Seen]) -> set[str]:
+def _matched(sides: Sequence[_Side], seen: Sequence[_Scouted]) -> set[str]:
     """The sites of modules that both sides have, and one at least calls. Raises UserError where none is a submodule."""
     called = [each.sites.keys() - {WHOLE} for each in seen]
     names = [named_modules(side.module, side.renamed).keys() for side in sides]
@@ -353,7 +353,7 @@ def _outermost(sites: Collection[str]) -> list[str]:
     return [site for site in sites if not any(site.startswith(f"{other}.") for other in sites)]
 
 
-def _dtype(seen: _Seen) -> str:
+def _dtype(seen: _Scouted) -> str:
     """The precision of most values; of two that are equally many the narrower one."""
     known = {dtype: count for dtype, count in seen.dtypes.items() if dtype in _DTYPES}
     if not known:
@@ -361,7 +361,7 @@ def _dtype(seen: _Seen) -> str:
     return _DTYPES[max(known, key=lambda dtype: (known[dtype], -torch.finfo(dtype).bits))]
 
 
-def _left_out(sides: Sequence[_Side], seen: Sequence[_Seen], matched: Collection[str]) -> list[str]:
+def _left_out(sides: Sequence[_Side], seen: Sequence[_Scouted], matched: Collection[str]) -> list[str]:
     """What was not compared, in sentences."""
     notes = []
     for side, shown in zip(sides, seen, strict=True):
@@ -569,11 +569,11 @@ def _held(module: nn.Module) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True)
-class _Session:
+class _ModuleRuns:
     """Both modules on all inputs, as often as a judgement needs them."""
 
     family: _Modules
-    calls: Sequence[Inputs]
+    calls: Sequence[Call]
     sides: Sequence[_Side]
     leaves: Sequence[Mapping[str, str]]
 

@@ -223,7 +223,7 @@ def test_a_tensor_that_one_side_returns_is_missing() -> None:
     assert (comparison.verdict, first_site(comparison)) == (wp.Verdict.MISSING, "(output):1")
 
 
-@pytest.mark.parametrize("inputs", [X, (X,), {"x": X}, wp.Inputs(X), wp.Inputs(x=X), [X, (X,)]])
+@pytest.mark.parametrize("inputs", [X, (X,), {"x": X}, wp.Call(X), wp.Call(x=X), [X, (X,)]])
 def test_inputs_come_in_every_form(net: Net, inputs: Any) -> None:
     comparison = wp.module_parity(net, port(net), inputs)
     assert comparison.compared == 21 * (len(inputs) if isinstance(inputs, list) else 1)
