@@ -85,7 +85,7 @@ def module_parity(
 
     Args:
         reference: The module that is right, in evaluation mode.
-        candidate: The module that is judged, in evaluation mode. Call go to the device of its parameters.
+        candidate: The module that is judged, in evaluation mode. Inputs go to the device of its parameters.
         inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or `Call(*args, **kwargs)`.
             A list of these is several calls one after the other; each is a unit, counted from 0.
         rename: Rules that make the reference's names of the candidate's: `{regex: replacement}`, a list of such pairs,
