@@ -28,7 +28,7 @@ ALLOWED = {
     "fixtures": {"harness", "reference", "candidate", "reports"},
 }
 # In the order in which data flow through them: a room imports itself and those before it.
-ROOMS = ("run", "checkpoint", "record", "compare", "judge", "families", "explain", "sweep", "cli")
+ROOMS = ("run", "checkpoint", "record", "compare", "judge", "families", "explain", "sweep", "api", "cli")
 GROUND = ("errors", "files", "processes", "progress")
 SAYS_NOTHING = ("assemble", "given", "lines", "places", "planned", "reach", "settings", "sifting", "utils")
 PROCESS_WIDE = {
@@ -233,7 +233,8 @@ def is_adapter(module: str) -> bool:
 def crosses_packages(module: str, other: str) -> bool:
     """Whether a package imports one that it may not."""
     allowed = {package_of(module), *ALLOWED[package_of(module)]}
-    if module.startswith("harness.cli."):
+    # The two doors.
+    if module.startswith(("harness.cli.", "harness.api.")):
         allowed.add("reports")
     if is_adapter(module):
         allowed.add("harness")
@@ -391,12 +392,12 @@ def test_a_word_of_waypoint_is_found_in_code(source: str, words: list[str]) -> N
 # --- the shape
 
 
-def test_harness_has_nine_rooms_on_a_small_ground() -> None:
+def test_harness_has_ten_rooms_on_a_small_ground() -> None:
     folders = sorted(path.name for path in (ROOT / "harness").iterdir() if path.is_dir() and path.name[0] not in "._")
     files = sorted(path.name for path in (ROOT / "harness").glob("*.py"))
     assert folders == sorted(ROOMS)
     assert files == sorted(f"{name}.py" for name in ("__init__", *GROUND))
-    assert len(folders) == 9
+    assert len(folders) == 10
     assert len(files) <= 6
 
 
@@ -421,9 +422,17 @@ def test_a_function_fits_in_the_head() -> None:
         f"{module}:{node.lineno} {node.name}"
         for module, path in everything().items()
         for node in nodes_of(path)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_besides_prose(node) >= 60
     ]
     assert long == []
+
+
+def lines_besides_prose(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How long a function is below its first line: its docstring is a manual, and counts for nothing."""
+    first = node.body[0]
+    prose = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    told = (first.end_lineno or 0) - first.lineno + 1 if prose else 0
+    return (node.end_lineno or 0) - node.lineno - told
 
 
 def test_nothing_sets_a_flag_of_the_process_when_it_is_imported() -> None:
@@ -509,6 +518,8 @@ def test_a_name_without_our_own_in_front_is_found(source: str, bare: bool) -> No
         ("harness.families.waypoint.sites", "harness.explain.blame.findings", [goes_upstream]),
         ("harness.judge.diff", "__main__", []),
         ("harness.cli.main", "reports.report", []),
+        ("harness.api.runs", "reports.report", []),
+        ("harness.api.runs", "harness.cli.main", [goes_upstream]),
         ("harness.sweep.parity", "reports.report", [crosses_packages]),
         ("reports.rings", "harness.families.waypoint.rings.map", [names_a_family]),
         ("candidate.adapter", "harness.run.adapter", []),

@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_holds_the_five_folders_under_one_name_and_nothing_else(installed: Path) -> None:
     brought = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    ours = {f"waypoint_parity/{name}.py" for name in ("__init__", "__main__")} | {
+    ours = {f"waypoint_parity/{name}" for name in ("__init__.py", "__main__.py", "py.typed")} | {
         f"waypoint_parity/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
@@ -55,3 +55,5 @@ def test_a_wheel_works_where_there_is_no_checkout(installed: Path, tmp_path: Pat
     where = "from waypoint_parity.reports import page; print(page.__file__)"
     assert Path(output("-c", where).strip()).is_relative_to(installed)
     assert "eager" in output("-m", "waypoint_parity", "info")
+    api = "import sys, waypoint_parity; waypoint_parity.load_dump; waypoint_parity.diff; print('torch' in sys.modules)"
+    assert output("-c", api).strip() == "False"

@@ -1,6 +1,5 @@
 """The commands on dumps: write one, compare two, print the rings of one."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,16 +59,11 @@ class DumpCommand:
     def run(self) -> int:
         """Write the dump."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
-        from waypoint_parity.harness.compare.exact.shadowed import ExactSink, load_shadowed
+        from waypoint_parity.harness.compare.exact.recorded import record_session
         from waypoint_parity.harness.judge.growth import LANES
         from waypoint_parity.harness.progress import counter
-        from waypoint_parity.harness.record.observer import check_observer
         from waypoint_parity.harness.record.selection import Selection
-        from waypoint_parity.harness.record.writer import DumpWriter, describe_run
-        from waypoint_parity.harness.run import registry
         from waypoint_parity.harness.run.scenario import read_scenario
-        from waypoint_parity.harness.run.session import counting, run, steps
-        from waypoint_parity.harness.run.taps import recording
 
         asked = self._of_cell()
         if asked.implementation is None or asked.checkpoint is None or asked.scenario is None:
@@ -79,32 +73,20 @@ class DumpCommand:
                 expected="these three, or a cell that `parity` ran",
                 do="name them; `waypoint-parity dump --help` has an example",
             )
-        implementation, numerics = asked.implementation, asked.numerics.applied()
-        checkpoint, scenario = open_checkpoint(asked.checkpoint), read_scenario(asked.scenario)
-        checkpoint.check_scenario(scenario)
-        shadowed = load_shadowed(implementation, checkpoint, numerics, lanes=LANES) if self.exact else None
-        adapter = registry.load(implementation, checkpoint, numerics) if shadowed is None else shadowed.adapter
-        within = nullcontext() if shadowed is None else shadowed.shadow
-        if shadowed is not None:
-            shadowed.expect(scenario)
-        allow, chosen = self.observing.allow_observer_effect, self.selecting
-        stepped = tuple(dict.fromkeys(at.phase for at in steps(scenario, checkpoint) if at.step))
-        selection = Selection(
-            sites=chosen.sites, units=chosen.frames, steps=chosen.steps, every=chosen.every, stepped=stepped
-        )
-        with within:
-            observer = check_observer(adapter, scenario, checkpoint, adapter.sites(), allow=allow)
-        manifest = describe_run(
-            implementation, adapter, numerics, checkpoint, scenario, selection=selection, observer=observer
-        )
-        # `--tensors` without a glob is everything.
-        writer = DumpWriter(self.out, manifest, keep=() if self.tensors is None else self.tensors or ("*",))
-        sink = writer if shadowed is None else ExactSink(writer, shadowed.shadow)
-        counts = counting(scenario, checkpoint)
-        with counter(), writer, recording(adapter.sites(), sink, selection, counts) as taps, within:
-            run(adapter, scenario, checkpoint, taps)
-            if shadowed is not None:
-                writer.followed(LANES, shadowed.shadow.unfollowed)
+        chosen = self.selecting
+        with counter():
+            manifest = record_session(
+                asked.implementation,
+                open_checkpoint(asked.checkpoint),
+                read_scenario(asked.scenario),
+                asked.numerics.applied(),
+                self.out,
+                selection=Selection(sites=chosen.sites, units=chosen.frames, steps=chosen.steps, every=chosen.every),
+                # `--tensors` without a glob is everything.
+                keep=() if self.tensors is None else self.tensors or ("*",),
+                lanes=LANES if self.exact else None,
+                allow_observer_effect=self.observing.allow_observer_effect,
+            )
         exact = "" if manifest.followed is None else f", {manifest.followed.observations} with exact values"
         records = f"{manifest.observed} records of {manifest.expected} expected{exact}"
         print(f"{self.out}: {records}, {manifest.seconds:.1f} s")

@@ -1,6 +1,7 @@
 """Comparisons: the verdicts of two runs' observations, as values with a truth and a JSON form."""
 
 import enum
+import html
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import msgspec
 from waypoint_parity.harness.compare.pictures import PictureMetrics
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.judgement import SAME_MATHEMATICS
+from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.run.family import SlotFault
 from waypoint_parity.harness.run.keys import Key, Rung, site_name
 
@@ -339,6 +341,24 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         return self.verdict.passes
+
+    def __str__(self) -> str:
+        """The lines that a terminal shows: the verdict, the first divergence, and what they rest on."""
+        from waypoint_parity.harness.judge.comparison_text import comparison_lines
+
+        return "\n".join(comparison_lines(self))
+
+    def __repr__(self) -> str:
+        why = "" if self else f": {self.headline}"
+        return f"<Comparison {self.verdict} of {self.candidate!r} against {self.reference!r}{why}>"
+
+    def _repr_html_(self) -> str:
+        """The same lines for a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def to_json(self) -> str:
+        """The text of `comparison.json`; `waypoint-parity schema comparison` prints its schema."""
+        return to_json(self).decode()
 
     @property
     def question(self) -> str | None:

@@ -6,7 +6,8 @@ from typing import Literal
 import msgspec
 
 from waypoint_parity.harness.files import read_document
-from waypoint_parity.harness.judge.comparison import Comparison, where_in
+from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict, where_in
+from waypoint_parity.harness.record.records import to_json
 from waypoint_parity.harness.run.keys import Key, Rung
 
 BLAME_SCHEMA = "waypoint-parity/blame/2"
@@ -172,6 +173,30 @@ class Blame(msgspec.Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         return bool(self.comparison)
+
+    def __str__(self) -> str:
+        """The lines that a terminal shows: the causes, the largest first, and how they are known."""
+        from waypoint_parity.harness.explain.blame.text import blame_lines
+
+        return "\n".join(blame_lines(self))
+
+    def __repr__(self) -> str:
+        causes = ", ".join(cause.name for cause in self.causes) or "no cause"
+        return f"<Blame {self.comparison.verdict} of {self.candidate!r} against {self.reference!r}: {causes}>"
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the free-running session."""
+        return self.comparison.verdict
+
+    @property
+    def first(self) -> SiteResult | None:
+        """The first divergence of the free-running session."""
+        return self.comparison.first
+
+    def to_json(self) -> str:
+        """The text of `blame.json`."""
+        return to_json(self).decode()
 
 
 def read_blame(path: Path) -> Blame:
