@@ -1,14 +1,12 @@
 """Suspects of a cell: what may be the cause, and what to check next."""
 
-import shlex
 from dataclasses import dataclass, field
 
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share
 from waypoint_parity.harness.judge.comparison import SiteResult
 from waypoint_parity.harness.run.family import Part, part_named
 from waypoint_parity.harness.run.sites import kind_of
-from waypoint_parity.harness.sweep.summary import Summary
-from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
+from waypoint_parity.reports.run import CellReport
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,6 @@ def _read_by(cell: CellReport, first: SiteResult) -> list[Part]:
 
 def _name(part: Part) -> str:
     return f"{part.name} ({part.group})"
-
-
-def blame_command(cell: CellReport, summary: Summary) -> str | None:
-    """The command that searches the causes of a cell, as a shell reads it; None where there is nothing to run."""
-    if not (cell.folder / SCENARIO_NAME).is_file():
-        return None
-    numerics = cell.manifests["reference"].numerics if "reference" in cell.manifests else summary.numerics
-    words = ["waypoint-parity", "blame", "--reference", cell.comparison.reference]
-    words += ["--candidate", cell.comparison.candidate, "--checkpoint", summary.checkpoint]
-    words += ["--scenario", str(cell.folder / SCENARIO_NAME), "--dtype", numerics.get("dtype", "fp32")]
-    words += ["--device", numerics.get("device", "cpu"), "--out", str(cell.folder / "blame")]
-    compiled = [side for side, of in cell.manifests.items() if of.numerics.get("compiled") == "true"]
-    words += ["--compiled", *compiled] if compiled else []
-    return shlex.join(words)
 
 
 def shares(share: Share | None) -> dict[str, float | None]:
