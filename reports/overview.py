@@ -41,14 +41,12 @@ def variants_table(run: FinishedRun) -> Table:
         if not holds
     }
     formats = {
-        "error there": scientific,
         "worst error": scientific,
         "over bound": ratio,
         "mathematics": scientific,
         "precision": ratio,
         "min SSIM": fixed(6),
         "max mean |d|": fixed(4),
-        "min PSNR dB": fixed(1),
         "sharpness": fixed(4),
         "seconds": fixed(1),
     }
@@ -101,13 +99,14 @@ def blur(cell: CellReport) -> str | None:
         looked = cell.investigation is not None or all(picture.metrics.within_noise for picture in pictures)
         return f"No {unit} differs by more than noise." if looked else "Whether it is blur was not investigated."
     others = ", ".join(
-        f"{'of no kind that is told' if cause == 'other' else cause} in {len(those)}"
+        f"{'no known kind' if cause == 'other' else cause} in {len(those)}"
         for cause, those in told.items()
         if cause != "blur"
     )
     found = [(at, at.decision) for at in pictures if at.decision is not None and at.decision.cause == "blur"]
     if not found:
-        return f"Not blur: of {len(pictures)} {unit}s, {others}."
+        differing = sum(map(len, told.values()))
+        return f"Not blur: {differing} of {len(pictures)} {unit}s differ by more than noise ({others})."
     at, worst = min(found, key=lambda each: _size(each[0].sharpness))
     wide = "" if worst.edge_width is None else f" and edges {worst.edge_width:.2f} times as wide"
     how = "" if at.sharpness is None else f"; at worst {at.sharpness:.2f} of the reference's sharpness{wide}"
@@ -172,7 +171,6 @@ def _row(cell: CellReport, verdict: str, *, asked: bool) -> dict[str, Any]:
         "verdict": verdict,
         "first divergence": comparison.reason or (None if first is None else site_name(first.site, first.branch)),
         "at": None if first is None else f"u{first.unit} {first.phase}{first.step}",
-        "error there": None if first is None else first.rel_l2,
         "born in": None if birth is None else birth.place,
         **({} if asked else _worst_of(comparison)),
         "mathematics": None if comparison.mathematics is None else _size(comparison.mathematics.worst),
@@ -180,7 +178,6 @@ def _row(cell: CellReport, verdict: str, *, asked: bool) -> dict[str, Any]:
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": min((at.ssim for at in metrics), default=None),
         "max mean |d|": max((at.mean_abs for at in metrics), default=None),
-        "min PSNR dB": min((at.psnr for at in metrics if at.psnr is not None), default=None),
         "sharpness": min(sharp, key=lambda ratio: -abs(ratio - 1), default=None),
         "pictures differ by": _differ_by(cell),
         "seconds": cell.ran.seconds,

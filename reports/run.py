@@ -110,7 +110,7 @@ def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:
             return None
 
     manifests = {side: read(side, read_manifest) for side in SIDES}
-    made = read(CELL_NAME, read_cell) if (at / CELL_NAME).exists() else None
+    made = read(CELL_NAME, lambda path: read_cell(path.parent)) if (at / CELL_NAME).exists() else None
     return CellReport(
         name=name,
         family=family_named(summary.family),

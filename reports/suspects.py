@@ -30,7 +30,7 @@ def suspects(cell: CellReport) -> list[Suspect]:
         return [Suspect(first.site, [f"first divergence: {first}"], ["what computes it, which is of no part"])]
     part = part_named(row.part, cell.family)
     checks = [f"the code of {part.name}, and how its weights are loaded"]
-    found = [Suspect(_name(part), [f"first divergence: {first}"], checks)]
+    found = [Suspect(_name(part), ["it diverges first"], checks)]
     if cell.comparison.slots:
         found[0].checks.append(cell.comparison.slots[0].message)
     unit = cell.family.unit_name
@@ -76,8 +76,7 @@ def caveats(blame: Blame) -> list[str]:
 def _blamed(cause: Cause) -> Suspect:
     shows = cause.signature
     looks = "; ".join([*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls])
-    because = [f"{cause.failed} of {cause.observed} observations wrong by themselves, first {cause.first}"]
-    because += [f"looks like: {looks}"]
+    because = [f"looks like: {looks}"]
     because += [f"or the fault lies before it: {', '.join(cause.region)}"] if cause.region else []
     return Suspect(
         f"{cause.name} ({cause.group})", because, [f"{each.kind}: {each.check}" for each in cause.explanations]

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from waypoint_parity.harness.judge.comparison import TEACHER_FORCED
+from waypoint_parity.harness.judge.comparison import MATHEMATICS, PRECISION, TEACHER_FORCED
 from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.harness.sweep.summary import Summary
@@ -29,7 +29,7 @@ from waypoint_parity.reports.suspects import Suspect, caveats, shares, suspects
 from waypoint_parity.reports.table import Table, fixed, percent, ratio, scientific
 
 # Lines of a comparison that the page says elsewhere.
-_SAID = ("contradiction", "first divergence", "but", "first wrong slot")
+_SAID = ("contradiction", "first divergence", "but", "first wrong slot", "pictures")
 # Of the cells out of focus, the ladder shows what failed and so many sites more.
 _MOST_PASSING = 16
 
@@ -202,8 +202,9 @@ def _says(cell: CellReport) -> str:
     """What a comparison says that no sentence or table of the page does; none of it ends a block of Markdown."""
     if cell.comparison.reason is not None:
         return ""
+    elsewhere = _SAID + ((MATHEMATICS, PRECISION) if cell.comparison else ())
     lines = comparison_lines(cell.comparison, unanswered=False)[1:]
-    said = [line for line in lines if line.strip().partition(":")[0] not in _SAID]
+    said = [line for line in lines if line.strip().partition(":")[0] not in elsewhere]
     forced = [] if cell.forced is None else comparison_lines(cell.forced, unanswered=False)
     return "\n".join(line.replace("\n", " ").replace("```", "") for line in said + forced)
 
