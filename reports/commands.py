@@ -12,7 +12,7 @@ def commands(cell: CellReport, summary: Summary) -> dict[str, str]:
     if not (cell.folder / SCENARIO_NAME).is_file():
         return {}
     found = {"Reproduce": _parity(cell, summary)}
-    if cell.comparison.first is not None:
+    if cell.comparison.first is not None and cell.comparison.reason is None:
         found["Search the cause" if cell.blame is None else "Search further"] = _blame(cell, summary)
     return found
 

@@ -34,4 +34,4 @@ def rendered(template: str, *, script: str, style: str, **context: Any) -> str:
 
 def _breakable(name: str) -> Markup:
     """A name whose lines break at its own joints."""
-    return Markup(re.sub("([/:_])", r"\1<wbr>", escape(name)))
+    return Markup(re.sub("([/:_])", r"\1<wbr>", str(escape(name))))

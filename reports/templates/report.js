@@ -54,7 +54,7 @@ function showPicture(index) {
     return;
   }
   const lossy = shown.pictures.reference ? "" : "too many pictures for one page: follow the links";
-  byId("says").textContent = `${shown.name}: ${[shown.says, lossy].filter(Boolean).join(" · ")}`;
+  byId("says").textContent = [shown.name, shown.says, lossy].filter(Boolean).join(": ");
   byId("gain").textContent = `x${shown.gain}`;
   stage.style.setProperty("--aspect", shown.aspect);
   for (const [name, picture] of Object.entries(shown.pictures)) byId(name).src = picture;
