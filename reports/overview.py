@@ -98,11 +98,7 @@ def blur(cell: CellReport) -> str | None:
     if not told:
         looked = cell.investigation is not None or all(picture.metrics.within_noise for picture in pictures)
         return f"No {unit} differs by more than noise." if looked else "Whether it is blur was not investigated."
-    others = ", ".join(
-        f"{'no known kind' if cause == 'other' else cause} in {len(those)}"
-        for cause, those in told.items()
-        if cause != "blur"
-    )
+    others = ", ".join(f"{cause} in {len(those)}" for cause, those in told.items() if cause != "blur")
     found = [(at, at.decision) for at in pictures if at.decision is not None and at.decision.cause == "blur"]
     if not found:
         differing = sum(map(len, told.values()))

@@ -25,7 +25,7 @@ SET = "(value => Object.defineProperty(navigator, 'clipboard', {value, configura
 # Of every element that shows text of its own, its contrast to what lies behind it. Pictures are not looked through.
 CONTRASTS = """() => {
   const channels = text => (text.match(/[\\d.]+/g) || []).map(Number);
-  const over = (above, below) => above.slice(0, 3).map((c, i) => c * (above[3] ?? 1) + below[i] * (1 - (above[3] ?? 1)));
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((c, i) => c * a + below[i] * (1 - a));
   const luminance = color => {
     const [r, g, b] = color.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -42,7 +42,7 @@ CONTRASTS = """() => {
     const style = getComputedStyle(element), below = behind(element);
     const text = over(channels(element.closest("svg") ? style.fill : style.color), below);
     const [light, dark] = [luminance(text), luminance(below)].sort((a, b) => b - a);
-    return [`${element.tagName}.${element.className} ${element.textContent.slice(0, 40)}`, (light + 0.05) / (dark + 0.05)];
+    return [`${element.tagName} ${element.textContent.slice(0, 40)}`, (light + 0.05) / (dark + 0.05)];
   });
 }"""
 
@@ -283,7 +283,9 @@ def test_a_command_is_copied_or_where_there_is_no_clipboard_selected(opened: Ope
     for number, verb in enumerate(("parity", "blame")):
         command = commands.nth(number).locator("pre").inner_text()
         assert command.startswith(f"waypoint-parity {verb} ")
-        at.state("window.kept = []; CLIPBOARD({writeText: async text => { kept.push(text); }})".replace("CLIPBOARD", SET))
+        at.state(
+            "window.kept = []; CLIPBOARD({writeText: async text => { kept.push(text); }})".replace("CLIPBOARD", SET)
+        )
         commands.nth(number).locator("button").click()
         assert at.state("kept") == [command]
         at.state("CLIPBOARD(undefined)".replace("CLIPBOARD", SET))
