@@ -9,6 +9,7 @@ const SLIDER_SAYS = {
   onion: "Onion skin: how opaque the candidate's picture is",
 };
 const BLINK_MS = 600;
+let blinking;
 const state = { cell: data.focus, at: 0, mode: "all", onTop: true };
 
 const shownOf = () => data.cells[state.cell].shown;
@@ -22,6 +23,11 @@ function placeOverlay() {
   stage.dataset.top = candidate.style.opacity === "0" ? "reference" : "candidate";
 }
 
+function turn() {
+  state.onTop = !state.onTop;
+  placeOverlay();
+}
+
 function setMode(mode) {
   state.mode = mode;
   state.onTop = true;
@@ -32,6 +38,8 @@ function setMode(mode) {
   slider.setAttribute("aria-label", SLIDER_SAYS[mode] || "Not used in this mode");
   for (const button of document.querySelectorAll("[data-mode]"))
     button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+  clearInterval(blinking);
+  if (mode === "blink") blinking = setInterval(turn, BLINK_MS);
   placeOverlay();
 }
 
@@ -137,11 +145,6 @@ if (stage) {
   byId("help").addEventListener("click", () => byId("keys").showModal());
   for (const button of document.querySelectorAll("[data-mode]"))
     button.addEventListener("click", () => setMode(button.dataset.mode));
-  setInterval(() => {
-    if (state.mode !== "blink") return;
-    state.onTop = !state.onTop;
-    placeOverlay();
-  }, BLINK_MS);
   setMode(state.mode);
 }
 if (variant) {

@@ -175,7 +175,9 @@ def test_a_summary_is_one_screen_with_the_worst_picture_and_the_worst_variants(d
     run = tmp_path / "run"
     shutil.copytree(diverged, run)
     summary = summary_of(run)
-    (wrong,), (right,) = ([name for name, each in summary.variants.items() if bool(each) is holds] for holds in (0, 1))
+    (wrong,), (right,) = (
+        [name for name, each in summary.variants.items() if bool(each) is holds] for holds in (False, True)
+    )
     names = {f"right-{number:02}": right for number in range(30)} | {"last": wrong}
     many = replaced(
         summary,
