@@ -30,7 +30,6 @@ myst_links_external_new_tab = False
 highlight_language = "sh"
 # Docstrings mark code as Markdown does.
 default_role = "code"
-suppress_warnings = ["toc.empty_glob"]
 # Names of torch, NumPy and of ours that no page describes.
 nitpick_ignore_regex = [("py:.*", ".*")]
 autodoc_typehints = "description"
@@ -79,8 +78,9 @@ def told(command: argparse.ArgumentParser) -> str:
         lines += ([f".. rubric:: {group.title}", ""] if actions else []) + ([group.description or "", ""])
         for action in actions:
             takes = str(action.metavar or "").removeprefix("{None}|")
-            head = " ".join(filter(None, (", ".join(action.option_strings), takes)))
-            lines += [f"``{head}``", *(f"   {line}" for line in (action.help or "").splitlines()), ""]
+            names = ", ".join(action.option_strings) or action.dest.rpartition(".")[2].split()[0]
+            head = f"{names} {takes}".rstrip()
+            lines += [f"``{head}``", *(f"   {line}" for line in (action.help or "").replace("@", r"\@").splitlines()), ""]
     return "\n".join(lines)
 
 
@@ -114,8 +114,14 @@ class Outside(SphinxPostTransform):
                 link.replace_self(link.children)
 
 
+def is_field_of_tuple(app: Sphinx, what: str, name: str, value: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples, which their signature shows: Python describes them by number."""
+    return True if type(value).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
+    app.connect("autodoc-skip-member", is_field_of_tuple)
     app.add_directive("commands", Commands)
     app.add_directive("schema", Schema)
     app.add_post_transform(Outside)
