@@ -55,7 +55,11 @@ class Commands(SphinxDirective):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             parser = tyro.extras.get_parser(main.Command, prog=project)
-        return [node for command in commands_below(parser) for node in self.parse_text_to_nodes(told(command), allow_section_headings=True)]
+        return [
+            node
+            for command in commands_below(parser)
+            for node in self.parse_text_to_nodes(told(command), allow_section_headings=True)
+        ]
 
 
 def commands_below(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -80,7 +84,11 @@ def told(command: argparse.ArgumentParser) -> str:
             takes = str(action.metavar or "").removeprefix("{None}|")
             names = ", ".join(action.option_strings) or action.dest.rpartition(".")[2].split()[0]
             head = f"{names} {takes}".rstrip()
-            lines += [f"``{head}``", *(f"   {line}" for line in (action.help or "").replace("@", r"\@").splitlines()), ""]
+            lines += [
+                f"``{head}``",
+                *(f"   {line}" for line in (action.help or "").replace("@", r"\@").splitlines()),
+                "",
+            ]
     return "\n".join(lines)
 
 
