@@ -68,7 +68,7 @@ def slow(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session, arguments: Sequence[str]) -> None:
     """Run pytest."""
-    install(session, "test", "jax")
+    install(session, "test", "jax", "docs")
     # Where CI is set, pytest prints the whole of what is unequal: hundreds of megabytes, of dumps.
     session.env.update({"CI": "", "BUILD_NUMBER": ""})
     run(session, "pytest", *arguments)
