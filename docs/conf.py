@@ -22,7 +22,7 @@ project = "waypoint-parity"
 version = release = version_of(project)
 copyright = "the waypoint-parity authors"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
@@ -127,9 +127,22 @@ def is_field_of_tuple(app: Sphinx, what: str, name: str, value: object, skip: bo
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def from_markdown(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Make code blocks of fences; leave out the docstring of the package itself, whose page has an introduction."""
+    given, within = list(lines), False
+    lines.clear()
+    for line in [] if (what, name) == ("module", "waypoint_parity") else given:
+        if line.strip().startswith("```"):
+            within = not within
+            lines += ["", line.replace("```", ".. code-block:: "), ""] if within else [""]
+        else:
+            lines.append(f"    {line}" if within else line)
+
+
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
     app.connect("autodoc-skip-member", is_field_of_tuple)
+    app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     app.add_directive("commands", Commands)
     app.add_directive("schema", Schema)
     app.add_post_transform(Outside)
