@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "typing", "tests", "parity"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "parity"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "virtualenv"
 
@@ -68,10 +68,19 @@ def slow(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session, arguments: Sequence[str]) -> None:
     """Run pytest."""
-    install(session, "test", "jax")
+    install(session, "test", "jax", "docs")
     # Where CI is set, pytest prints the whole of what is unequal: hundreds of megabytes, of dumps.
     session.env.update({"CI": "", "BUILD_NUMBER": ""})
     run(session, "pytest", *arguments)
+
+
+@in_shared
+def docs(session: nox.Session) -> None:
+    """Build the site of the pages into reports/out/docs; a link that leads nowhere fails."""
+    install(session, "docs")
+    site = OUT / "docs"
+    run(session, "sphinx-build", "-W", "--keep-going", "-n", "-q", "-E", "-d", str(OUT / "doctrees"), "docs", str(site))
+    session.log(f"the site is {site / 'index.html'}")
 
 
 @in_shared

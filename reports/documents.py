@@ -6,21 +6,19 @@ from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.junit import junit_xml
 from waypoint_parity.reports.report import write_report
-from waypoint_parity.reports.summary import summary_markdown
 
-_SUMMARY, _JUNIT = "summary.md", "junit.xml"
+_JUNIT = "junit.xml"
 
 
 def remove_documents(out: Path) -> None:
     """Remove what an earlier run wrote into a folder: where the next one ends midway, nothing is to speak for it."""
-    for name in (_SUMMARY, _JUNIT, "report.html", "report.md"):
+    for name in ("summary.md", _JUNIT, "report.html", "report.md"):
         with writing(out / name):
             (out / name).unlink(missing_ok=True)
 
 
 def write_documents(summary: Summary, out: Path) -> None:
     """Write summary.md, junit.xml, report.html and report.md into the folder of the run that `summary` is of."""
-    for name, text in ((_SUMMARY, summary_markdown(summary)), (_JUNIT, junit_xml(summary))):
-        with replacing(out / name) as partial:
-            partial.write_text(text, "utf-8")
+    with replacing(out / _JUNIT) as partial:
+        partial.write_text(junit_xml(summary), "utf-8")
     write_report(out)

@@ -74,7 +74,6 @@ def write_frames_report(
         failing=None if comparison.first is None else comparison.frames[comparison.first],
         missing=[at for at in comparison.frames if at.mean_abs is None],
         shown=[each.shown for each in views],
-        aspect=pictures.aspect,
     )
     with replacing(out / HTML_NAME) as partial:
         partial.write_text(text, "utf-8")
@@ -87,7 +86,6 @@ class _Pictures:
     def __init__(self, out: Path, side: str, budget: int) -> None:
         """`side`: what the folder of the second side's pictures is called; `budget`: bytes of a frame in the page."""
         self._out, self._side, self._budget = out, side, budget
-        self.aspect = "16 / 9"
 
     def shown(self, pairs: PairedPictures, frames: Sequence[FrameResult]) -> dict[str, Any]:
         """What the script shows of `frames`, which are some of `pairs`; the worst is shown first."""
@@ -110,12 +108,13 @@ class _Pictures:
             with writing(self._out / links[name]):
                 (self._out / links[name]).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(self._out / links[name])
-        self.aspect = f"{pair.reference.shape[1]} / {pair.reference.shape[0]}"
+        height, width, _ = pair.reference.shape
         gain, difference = amplified(pair.candidate, pair.reference)
         return {
             "label": at.frame,
             "name": at.called,
             "gain": gain,
+            "aspect": width / height,
             "links": links,
             "pictures": self._lossy(exact | {"difference": difference}),
             "says": picture_says(_row(at)),

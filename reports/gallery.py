@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from waypoint_parity.harness.compare.pictures import Pixels, read_pixels
-from waypoint_parity.harness.files import writing
+from waypoint_parity.harness.files import replacing, writing
 from waypoint_parity.harness.record.records import PictureAt
 from waypoint_parity.reports.run import SIDES, CellReport, FinishedRun
 
@@ -20,6 +20,8 @@ from waypoint_parity.reports.run import SIDES, CellReport, FinishedRun
 BUDGET = 9 << 20
 # Widths of a picture: the cell in focus gets the first, the others the first that fits the budget.
 WIDTHS = (640, 320, 214, 128)
+# Of the name above a picture of a strip, pixels.
+_CAPTION = 22
 # A difference is shown this many times as large at most.
 MOST_GAIN = 128
 # The share of values that the amplified difference may cut off.
@@ -38,6 +40,7 @@ class ShownPicture:
     links: dict[str, str]
     gain: int
     pictures: dict[str, str] = field(default_factory=dict)
+    aspect: float = 16 / 9
 
 
 class Gallery:
@@ -65,7 +68,9 @@ class Gallery:
         if exact["reference"].shape != exact["candidate"].shape:
             return ShownPicture(at, links, 1)
         gain, difference = amplified(exact["candidate"], exact["reference"])
-        return ShownPicture(at, links, gain, self._lossy(cell, exact | {"difference": difference}))
+        shown = self._lossy(cell, exact | {"difference": difference})
+        height, width, _ = exact["reference"].shape
+        return ShownPicture(at, links, gain, shown, width / height)
 
     def _link(self, cell: CellReport, side: str, exact: Path) -> str:
         """The way from the page to an exact picture, or to its copy."""
@@ -102,11 +107,32 @@ def amplified(actual: Pixels, expected: Pixels) -> tuple[int, Pixels]:
     return gain, (difference * gain).clip(0, 255).astype(np.uint8)
 
 
+def write_strip(cell: CellReport, at: PictureAt, path: Path) -> None:
+    """Write one picture of both sides and their amplified difference, beside each other under their names."""
+    sides = {side: read_pixels(cell.picture(side, at)) for side in SIDES}
+    gain, difference = amplified(sides["candidate"], sides["reference"])
+    shown = {name: _narrowed(pixels, WIDTHS[0]) for name, pixels in sides.items()}
+    shown[f"difference x{gain}"] = _narrowed(difference, WIDTHS[0])
+    width, height = shown["reference"].size
+    strip = Image.new("RGB", (len(shown) * width, _CAPTION + height), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(14)
+    for place, (name, image) in enumerate(shown.items()):
+        draw.text((place * width + 4, 2), name, "black", font)
+        strip.paste(image, (place * width, _CAPTION))
+    with replacing(path) as partial:
+        strip.save(partial, "WEBP", quality=80)
+
+
+def _narrowed(pixels: Pixels, width: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    if width >= image.width:
+        return image
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.BOX)
+
+
 def lossy(pixels: Pixels, width: int) -> str:
     """A data URI of `pixels` at a width, which is for showing only."""
-    image = Image.fromarray(pixels)
-    if width < image.width:
-        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.BOX)
+    image = _narrowed(pixels, width)
     buffer = io.BytesIO()
     # WebP is as large, of noise, and takes five times as long.
     image.save(buffer, "JPEG", quality=70)

@@ -33,8 +33,12 @@ def ladder_table(cell: CellReport, most_passing: int | None = None) -> Table:
             marks |= {(len(rows), name): "bad" for name in _wrong(rung)}
         if order == first:
             marks[len(rows), "site"] = "first"
-        step: dict[str, Any] = {"order": order, "step": names[rung.phase, rung.step]}
-        rows.append(step | _row(rung, local.get(rung.rung), f"at {cell.family.unit_name}"))
+        at: dict[str, Any] = {
+            "site": site_name(rung.site, rung.branch),
+            "step": names[rung.phase, rung.step],
+            "order": order,
+        }
+        rows.append(at | _row(rung, local.get(rung.rung), f"at {cell.family.unit_name}"))
     untold = set[str]() if local else {"local", "is"}
     untold |= {"over bound"} if is_asked(cell) else {"exact distance", "by itself, over bound"}
     if all(rung.reference_to_truth is None for rung in cell.comparison.sites):
@@ -110,7 +114,6 @@ def _row(rung: WorstAtSite, alone: SiteErrors | None, at_unit: str) -> dict[str,
     wrong_alone = alone is not None and (alone.local is None or alone.local > alone.bound)
     inherited = "inherited" if rung.failed else None
     return {
-        "site": site_name(rung.site, rung.branch),
         "error": rung.rel_l2,
         "bound": rung.tolerance,
         "over bound": rung.excess,

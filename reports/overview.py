@@ -1,34 +1,21 @@
-"""The head of a report: the verdict, the cause, and a row for every variant."""
+"""The head of a report: what became of a variant in one sentence, whether it is blur, and a row for every variant."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from waypoint_parity.harness.explain.blame.result import Cause
 from waypoint_parity.harness.judge.comparison import (
     INFINITE,
     MATHEMATICS,
     PRECISION,
     Comparison,
-    WorstAtSite,
     distance_text,
+    where_in,
 )
 from waypoint_parity.harness.run.keys import is_input, site_name
 from waypoint_parity.reports.ladder import is_asked
 from waypoint_parity.reports.pictures import decisions, pictures_of
 from waypoint_parity.reports.run import CellReport, FinishedRun
-from waypoint_parity.reports.table import Table, fixed, ratio, scientific
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The site of a run that came closest to its bound, or went furthest beyond it."""
-
-    cell: CellReport
-    rung: WorstAtSite
-
-    @property
-    def share(self) -> float:
-        """The error over the bound."""
-        return self.rung.excess
+from waypoint_parity.reports.table import Table, fixed, percent, ratio, scientific
 
 
 def variants_table(run: FinishedRun) -> Table:
@@ -54,14 +41,12 @@ def variants_table(run: FinishedRun) -> Table:
         if not holds
     }
     formats = {
-        "error there": scientific,
         "worst error": scientific,
         "over bound": ratio,
         "mathematics": scientific,
         "precision": ratio,
         "min SSIM": fixed(6),
         "max mean |d|": fixed(4),
-        "min PSNR dB": fixed(1),
         "sharpness": fixed(4),
         "seconds": fixed(1),
     }
@@ -85,41 +70,67 @@ def effects_table(run: FinishedRun) -> Table:
     return Table.of(rows, {"median excess": "{:.3g}".format})
 
 
-def nearest(run: FinishedRun) -> Nearest | None:
-    """How close the run came to a bound; None where no site has an error and a bound."""
-    rungs = [
-        Nearest(cell, rung)
-        for cell in run.cells
-        for rung in cell.comparison.sites
-        if rung.tolerance and not is_input(rung.site)
-    ]
-    return max(rungs, key=lambda near: near.share, default=None)
+def conclusion(cell: CellReport) -> str:
+    """What became of a cell and why, in one sentence."""
+    comparison, blame = cell.comparison, cell.blame
+    if comparison.verdict.passes:
+        return f"Parity holds: {_how_close(cell)}."
+    if comparison.reason is not None:
+        return f"{comparison.reason}: no score is given, the two runs were not asked the same question."
+    if comparison.contradictions or comparison.first is None:
+        return f"{comparison.headline}."
+    if blame is None or not blame.causes:
+        return f"First divergence: {comparison.first}."
+    cause, *others = blame.causes
+    if (share := _explained(cause)) is None:
+        return f"Cause: {', '.join(each.name for each in blame.causes)}; first wrong at {cause.first}."
+    also = "".join(f", {other.name} {_explained(other) or 'unknown'}" for other in others)
+    explained = f"{cause.name} explains {share} of the last {cell.picture_name}'s difference{also}"
+    return f"{explained}; first wrong at {cause.first}."
 
 
-def answers(run: FinishedRun) -> dict[str, str]:
-    """What the run says to each of the two questions, in words; without those that were asked of no variant."""
-    compared = [(cell.name, cell.comparison) for cell in run.cells]
-    mathematics = [(name, of.mathematics) for name, of in compared if of.mathematics is not None]
-    precision = [(name, of.precision) for name, of in compared if of.precision and of.precision.observations]
-    said = {}
-    if mathematics:
-        _, worst = max(mathematics, key=lambda each: _size(each[1].worst))
-        failing = sum(not of.same for _, of in mathematics)
-        verdict = _share("The same", "Not the same", failing, len(mathematics))
-        apart = distance_text(worst.worst)
-        known = sum(of.observations for _, of in mathematics)
-        all_of = sum(of.compared for _, of in compared if of.mathematics is not None)
-        exact = f"Exact values, known of {known} of {all_of} observations, are at most {apart} apart"
-        said["Mathematics"] = f"{verdict}. {exact}, bound {worst.bound:.0e}."
-    if precision:
-        name, largest = max(precision, key=lambda each: _size(each[1].worst))
-        failing = sum(not of.holds for _, of in precision)
-        verdict = _share("Within what rounding explains", "Beyond what rounding explains", failing, len(precision))
-        where = f"{largest.at} of {name}" if len(precision) > 1 else largest.at
-        said["Precision"] = f"{verdict}. The largest error of a site by itself is {largest.largest}, at {where}."
-        if gains := sum(len(of.gains) for _, of in precision):
-            said["Precision"] += f" Mean gains beyond their bounds: {gains}."
-    return said
+def blur(cell: CellReport) -> str | None:
+    """Whether a cell's pictures differ by blur, and by how much, in one sentence; None of a cell without pictures."""
+    pictures, unit = pictures_of(cell), cell.picture_name
+    if not pictures:
+        return None
+    told = decisions(cell)
+    if not told:
+        looked = cell.investigation is not None or all(picture.metrics.within_noise for picture in pictures)
+        return f"No {unit} differs by more than noise." if looked else "Whether it is blur was not investigated."
+    others = ", ".join(f"{cause} in {len(those)}" for cause, those in told.items() if cause != "blur")
+    found = [(at, at.decision) for at in pictures if at.decision is not None and at.decision.cause == "blur"]
+    if not found:
+        differing = sum(map(len, told.values()))
+        return f"Not blur: {differing} of {len(pictures)} {unit}s differ by more than noise ({others})."
+    at, worst = min(found, key=lambda each: _size(each[0].sharpness))
+    wide = "" if worst.edge_width is None else f" and edges {worst.edge_width:.2f} times as wide"
+    how = "" if at.sharpness is None else f"; at worst {at.sharpness:.2f} of the reference's sharpness{wide}"
+    where = f" ({unit} {cell.label(at.metrics.at)})" if how else ""
+    return f"Blur in {len(found)} of {len(pictures)} {unit}s{how}{where}{'; ' if others else ''}{others}."
+
+
+def _how_close(cell: CellReport) -> str:
+    """How near a cell that passes came to a bound: by both questions, or the site that came nearest."""
+    mathematics, precision = cell.comparison.mathematics, cell.comparison.precision
+    if mathematics is not None:
+        known = f"known of {mathematics.observations} of {cell.comparison.compared} observations"
+        said = f"exact values, {known}, are at most {distance_text(mathematics.worst)} apart"
+        if precision is None or not precision.observations:
+            return f"{said}, bound {mathematics.bound:.0e}"
+        return f"{said}; the largest error of a site by itself is {precision.largest}, at {precision.at}"
+    rungs = [rung for rung in cell.comparison.sites if rung.tolerance and rung.distance and not is_input(rung.site)]
+    nearest = max(rungs, key=lambda rung: rung.excess, default=None)
+    if nearest is None:
+        return "all that was compared is equal bit for bit"
+    where = f"{site_name(nearest.site, nearest.branch)} at {where_in(nearest.key)}"
+    return f"closest to its bound is {where}, with {100 * nearest.excess:.1f} % of it"
+
+
+def _explained(cause: Cause) -> str | None:
+    """The share of the last picture's difference that goes away with a cause, or comes with it."""
+    shares = [share.mean_abs for share in (cause.necessity, cause.sufficiency) if share is not None]
+    return next((percent(share) for share in shares if share is not None), None)
 
 
 def _held(comparison: Comparison) -> dict[str, bool]:
@@ -129,13 +140,6 @@ def _held(comparison: Comparison) -> dict[str, bool]:
         MATHEMATICS: mathematics is None or mathematics.same,
         PRECISION: precision is None or precision.holds,
     }
-
-
-def _share(holds: str, fails: str, failing: int, asked: int) -> str:
-    """Of the variants that were asked, how many fail."""
-    if not failing:
-        return holds if asked == 1 else f"{holds} in every variant"
-    return fails if asked == 1 else f"{fails} in {failing} of {asked} variants"
 
 
 def _size(worst: float | None) -> float:
@@ -163,7 +167,6 @@ def _row(cell: CellReport, verdict: str, *, asked: bool) -> dict[str, Any]:
         "verdict": verdict,
         "first divergence": comparison.reason or (None if first is None else site_name(first.site, first.branch)),
         "at": None if first is None else f"u{first.unit} {first.phase}{first.step}",
-        "error there": None if first is None else first.rel_l2,
         "born in": None if birth is None else birth.place,
         **({} if asked else _worst_of(comparison)),
         "mathematics": None if comparison.mathematics is None else _size(comparison.mathematics.worst),
@@ -171,7 +174,6 @@ def _row(cell: CellReport, verdict: str, *, asked: bool) -> dict[str, Any]:
         "coverage": f"{comparison.compared}/{comparison.expected}",
         "min SSIM": min((at.ssim for at in metrics), default=None),
         "max mean |d|": max((at.mean_abs for at in metrics), default=None),
-        "min PSNR dB": min((at.psnr for at in metrics if at.psnr is not None), default=None),
         "sharpness": min(sharp, key=lambda ratio: -abs(ratio - 1), default=None),
         "pictures differ by": _differ_by(cell),
         "seconds": cell.ran.seconds,

@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from waypoint_parity.reports.markdown import escaped
 
@@ -22,10 +23,15 @@ def rendered(template: str, *, script: str, style: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": Markup, "escaped": escaped}
+    environment.filters |= {"svg": Markup, "escaped": escaped, "breakable": _breakable}
     loader = environment.loader
     assert loader is not None
     code, look = (loader.get_source(environment, name)[0] for name in (script, style))
     allowed = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     page = environment.get_template(template)
     return page.render(**context, script=Markup(code), style=Markup(look), allowed=allowed)
+
+
+def _breakable(name: str) -> Markup:
+    """A name whose lines break at its own joints."""
+    return Markup(re.sub("([/:_])", r"\1<wbr>", str(escape(name))))

@@ -23,6 +23,10 @@ MEASURES: dict[str, Callable[[Any], str]] = {
 }
 
 
+# Of what tells two pictures apart.
+_UNKNOWN = "no known kind"
+
+
 class _Measure(NamedTuple):
     """What a curve shows of a picture, and of its floor."""
 
@@ -133,10 +137,10 @@ def decisions(cell: CellReport) -> dict[str, list[int | str]]:
 def _cause(cell: CellReport, picture: Picture) -> str | None:
     """What tells a picture from the reference's; None where nobody looked."""
     if picture.decision is not None:
-        return picture.decision.cause
+        return _UNKNOWN if picture.decision.cause == "other" else picture.decision.cause
     if picture.metrics.within_noise:
         return "none"
-    return None if cell.investigation is None else "other"
+    return None if cell.investigation is None else _UNKNOWN
 
 
 def _is_told(cause: str | None) -> bool:

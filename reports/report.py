@@ -1,34 +1,40 @@
-"""The report of a parity run: one HTML file that holds all it needs, and its Markdown twin."""
+"""The report of a parity run: one HTML file that holds all it needs, its Markdown twin, and a summary of one screen."""
 
 from pathlib import Path
 from typing import Any
 
 from waypoint_parity.harness.compare.pictures import SSIM_VARIANT
 from waypoint_parity.harness.files import replacing
-from waypoint_parity.harness.judge.comparison import Comparison
-from waypoint_parity.harness.judge.comparison_text import comparison_lines
-from waypoint_parity.reports.gallery import Gallery
-from waypoint_parity.reports.overview import answers, effects_table, nearest, variants_table
+from waypoint_parity.harness.judge.comparison import Verdict
+from waypoint_parity.reports.gallery import Gallery, write_strip
+from waypoint_parity.reports.overview import effects_table, variants_table
 from waypoint_parity.reports.page import rendered
 from waypoint_parity.reports.pictures import Curves
 from waypoint_parity.reports.run import FinishedRun, read_run
 from waypoint_parity.reports.summary import reused_text
+from waypoint_parity.reports.table import Table
 from waypoint_parity.reports.view import CellView, view
 
-HTML_NAME = "report.html"
+HTML_NAME, SUMMARY_NAME = "report.html", "summary.md"
+# Rows of a summary's table: those of the worst verdicts come first.
+_MOST_ROWS = 20
+_TELLING = ("variant", "verdict", "first divergence", "at", "mathematics", "precision", "min SSIM")
 
 
 def write_report(run: Path, out: Path | None = None, cell: str | None = None) -> Path:
     """Write the report of the run in the folder `run`, and its twin beside it; returns the HTML file.
 
-    `out`: the HTML file, else report.html in that folder. `cell`: the one that it is to be of, else all. Raises
-    UserError for a folder that holds no finished run, for a broken picture, and where nothing can be written.
+    `out`: the HTML file, else report.html in that folder. `cell`: the one that it is to be of, else all. A whole run's
+    report, in its folder, has a summary beside it that fits a comment on a pull request. Raises UserError for a folder
+    that holds no finished run, for a broken picture, and where nothing can be written.
     """
     page = out or run / HTML_NAME
     read = read_run(run, cell)
-    views = _views(read, page)
-    _write(page, "report.html.j2", _context(read, views))
-    _write(page.with_suffix(".md"), "report.md.j2", _context(read, views))
+    context = _context(read, _views(read, page), page)
+    _write(page, "report.html.j2", context)
+    _write(page.with_suffix(".md"), "report.md.j2", context)
+    if out is None and cell is None:
+        _write(run / SUMMARY_NAME, "summary.md.j2", context)
     return page
 
 
@@ -40,17 +46,23 @@ def _views(run: FinishedRun, page: Path) -> list[CellView]:
     return sorted(views, key=lambda each: each.number)
 
 
-def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
+def _context(run: FinishedRun, views: list[CellView], page: Path) -> dict[str, Any]:
+    focus, strip = next((each for each in views if each.cell is run.focus), None), None
+    if focus is not None and focus.shown:
+        strip = page.with_name(f"{page.stem}-worst.webp")
+        write_strip(focus.cell, focus.shown[focus.worst].at, strip)
+    variants = variants_table(run)
     return {
-        "run": run,
         "summary": run.summary,
         "views": views,
-        "focus": next((each for each in views if each.cell is run.focus), None),
-        "variants": variants_table(run),
+        "focus": focus,
+        "strip": None if strip is None else strip.name,
+        "page": page.name,
+        "failing": [each for each in views if not run.summary.verdict_of(each.cell.name).passes],
+        "twin": page.with_suffix(".md").name,
+        "variants": variants,
+        "table": _shortened(run, variants),
         "effects": effects_table(run),
-        "answers": answers(run),
-        "nearest": nearest(run),
-        "lines": _comparison_text,
         "reused": reused_text,
         "ssim_variant": SSIM_VARIANT,
         "unit_name": run.family.unit_name,
@@ -61,11 +73,13 @@ def _context(run: FinishedRun, views: list[CellView]) -> dict[str, Any]:
     }
 
 
-def _comparison_text(comparison: Comparison) -> str:
-    """A comparison in a few lines, none of which ends a block of Markdown, whatever the implementations are called."""
-    return "\n".join(
-        line.replace("\n", " ").replace("```", "") for line in comparison_lines(comparison, unanswered=False)
-    )
+def _shortened(run: FinishedRun, variants: Table) -> Table:
+    """The rows of the worst variants, and the columns that tell most."""
+    order = list(Verdict)
+    rank = [order.index(run.summary.verdict_of(cell.name)) for cell in run.cells]
+    rows = sorted(range(len(rank)), key=lambda row: -rank[row])[:_MOST_ROWS]
+    columns = [column for column in variants.columns if column in _TELLING]
+    return Table(variants.frame.loc[rows, columns], variants.formats)
 
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> None:

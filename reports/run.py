@@ -12,6 +12,7 @@ from waypoint_parity.harness.explain.investigation.result import INVESTIGATION_N
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.record.records import Manifest, PictureAt, kept_pictures, picture_path, read_manifest
 from waypoint_parity.harness.run.family import Family, family_named
+from waypoint_parity.harness.sweep.store import CELL_NAME, read_cell
 from waypoint_parity.harness.sweep.summary import SUMMARY_NAME, CellRun, Summary, read_summary
 
 SIDES = ("reference", "candidate")
@@ -30,6 +31,8 @@ class CellReport:
     verdict: Verdict
     comparison: Comparison
     forced: Comparison | None
+    # What its result depends on; empty of one that no sweep made.
+    identity: dict[str, str]
     # By side; a side without a readable dump is left out.
     manifests: dict[str, Manifest]
     investigation: Investigation | None
@@ -109,6 +112,7 @@ def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:
             return None
 
     manifests = {side: read(side, read_manifest) for side in SIDES}
+    made = read(CELL_NAME, lambda path: read_cell(path.parent)) if (at / CELL_NAME).exists() else None
     return CellReport(
         name=name,
         family=family_named(summary.family),
@@ -117,6 +121,7 @@ def _read_cell(folder: Path, summary: Summary, name: str) -> CellReport:
         verdict=summary.verdict_of(name),
         comparison=summary.variants[name],
         forced=summary.teacher_forced.get(name),
+        identity={} if made is None else made.identity,
         manifests={side: manifest for side, manifest in manifests.items() if manifest is not None},
         investigation=read(INVESTIGATION_NAME, read_investigation),
         # Only one cell of a run is searched for its causes.

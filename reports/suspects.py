@@ -1,14 +1,12 @@
 """Suspects of a cell: what may be the cause, and what to check next."""
 
-import shlex
 from dataclasses import dataclass, field
 
 from waypoint_parity.harness.explain.blame.result import Blame, Cause, Share
 from waypoint_parity.harness.judge.comparison import SiteResult
 from waypoint_parity.harness.run.family import Part, part_named
 from waypoint_parity.harness.run.sites import kind_of
-from waypoint_parity.harness.sweep.summary import Summary
-from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
+from waypoint_parity.reports.run import CellReport
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ def suspects(cell: CellReport) -> list[Suspect]:
         return [Suspect(first.site, [f"first divergence: {first}"], ["what computes it, which is of no part"])]
     part = part_named(row.part, cell.family)
     checks = [f"the code of {part.name}, and how its weights are loaded"]
-    found = [Suspect(_name(part), [f"first divergence: {first}"], checks)]
+    found = [Suspect(_name(part), ["it diverges first"], checks)]
     if cell.comparison.slots:
         found[0].checks.append(cell.comparison.slots[0].message)
     unit = cell.family.unit_name
@@ -62,20 +60,6 @@ def _name(part: Part) -> str:
     return f"{part.name} ({part.group})"
 
 
-def blame_command(cell: CellReport, summary: Summary) -> str | None:
-    """The command that searches the causes of a cell, as a shell reads it; None where there is nothing to run."""
-    if not (cell.folder / SCENARIO_NAME).is_file():
-        return None
-    numerics = cell.manifests["reference"].numerics if "reference" in cell.manifests else summary.numerics
-    words = ["waypoint-parity", "blame", "--reference", cell.comparison.reference]
-    words += ["--candidate", cell.comparison.candidate, "--checkpoint", summary.checkpoint]
-    words += ["--scenario", str(cell.folder / SCENARIO_NAME), "--dtype", numerics.get("dtype", "fp32")]
-    words += ["--device", numerics.get("device", "cpu"), "--out", str(cell.folder / "blame")]
-    compiled = [side for side, of in cell.manifests.items() if of.numerics.get("compiled") == "true"]
-    words += ["--compiled", *compiled] if compiled else []
-    return shlex.join(words)
-
-
 def shares(share: Share | None) -> dict[str, float | None]:
     """The shares by what of the picture they are of; None where one was not measured."""
     names = {"mean |d|": "mean_abs", "SSIM": "ssim", "sharpness": "sharpness", "mean |d| of all": "all_pictures"}
@@ -92,8 +76,7 @@ def caveats(blame: Blame) -> list[str]:
 def _blamed(cause: Cause) -> Suspect:
     shows = cause.signature
     looks = "; ".join([*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls])
-    because = [f"{cause.failed} of {cause.observed} observations wrong by themselves, first {cause.first}"]
-    because += [f"{'wrong only' if proof.by == 'extent' else 'is'}: {proof}" for proof in cause.proofs]
+    because = [f"{'wrong only' if proof.by == 'extent' else 'is'}: {proof}" for proof in cause.proofs]
     because += [f"looks like: {looks}"]
     because += [f"or the fault lies before it: {', '.join(cause.region)}"] if cause.region else []
     return Suspect(

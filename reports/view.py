@@ -1,10 +1,14 @@
 """What a page says of one cell, section by section, ready for a template."""
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from waypoint_parity.harness.judge.comparison import MATHEMATICS, PRECISION, TEACHER_FORCED
+from waypoint_parity.harness.judge.comparison_text import comparison_lines
 from waypoint_parity.harness.run.keys import site_name
 from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.caches import CacheMap, cache_maps
@@ -12,6 +16,7 @@ from waypoint_parity.reports.contract import Contract
 from waypoint_parity.reports.gallery import Gallery, ShownPicture
 from waypoint_parity.reports.inputs import read_given
 from waypoint_parity.reports.ladder import is_asked, ladder_svg, ladder_table
+from waypoint_parity.reports.overview import blur, conclusion
 from waypoint_parity.reports.pictures import (
     Curves,
     crossing_table,
@@ -21,9 +26,11 @@ from waypoint_parity.reports.pictures import (
     trajectory_table,
 )
 from waypoint_parity.reports.run import SCENARIO_NAME, CellReport
-from waypoint_parity.reports.suspects import Suspect, blame_command, caveats, shares, suspects
+from waypoint_parity.reports.suspects import Suspect, caveats, shares, suspects
 from waypoint_parity.reports.table import Table, fixed, percent, ratio, scientific
 
+# Lines of a comparison that the page says elsewhere.
+_SAID = ("contradiction", "first divergence", "but", "first wrong slot", "pictures")
 # Of the cells out of focus, the ladder shows what failed and so many sites more.
 _MOST_PASSING = 16
 
@@ -34,6 +41,12 @@ class CellView:
 
     number: int
     cell: CellReport
+    # What became of it and why, and whether it is blur, in a sentence each; and commands by what they do.
+    conclusion: str
+    blur: str | None
+    commands: dict[str, str]
+    # What else the comparison says, as lines.
+    says: str
     first: Table
     unanswered: Table
     pictures: Table
@@ -52,22 +65,28 @@ class CellView:
     causes: Table
     suspects: list[Suspect]
     caveats: list[str]
-    blame_command: str | None
-    differs_by: dict[str, list[int | str]]
+    growth: Table
+
+    @property
+    def worst(self) -> int:
+        """The place of the worst picture among those that are shown."""
+        ssim = {metrics.at: metrics.ssim for metrics in self.cell.comparison.pictures}
+        return min(range(len(self.shown)), key=lambda place: ssim.get(self.shown[place].at, 1.0), default=0)
 
     def to_json(self) -> dict[str, Any]:
         """What the page's script shows of the pictures."""
         name, labels = self.cell.picture_name, [self.cell.label(shown.at) for shown in self.shown]
         says: dict[int | str, Any] = {entry[name]: entry for entry in self.pictures.frame.to_dict("records")}
-        differing = {label for those in self.differs_by.values() for label in those}
+        differing = {label for those in decisions(self.cell).values() for label in those}
         return {
             "name": self.cell.name,
-            "worst": min(range(len(labels)), key=lambda place: _ssim(says.get(labels[place])), default=0),
+            "worst": self.worst,
             "shown": [
                 {
                     "label": str(label),
                     "name": f"{name} {label}",
                     "gain": shown.gain,
+                    "aspect": shown.aspect,
                     "links": shown.links,
                     "pictures": shown.pictures,
                     "says": picture_says(says.get(label, {})),
@@ -78,6 +97,18 @@ class CellView:
         }
 
 
+def _commands(cell: CellReport) -> dict[str, str]:
+    """How to go on, as a shell reads it: run the cell again, and search its causes where it diverges."""
+    if not cell.ran.command:
+        return {}
+    found = {"Reproduce": ["waypoint-parity", *cell.ran.command]}
+    if cell.comparison.first is not None and cell.comparison.reason is None:
+        run = cell.folder.parents[len(Path(cell.ran.folder).parts) - 1]
+        search = ["waypoint-parity", "blame", "--cell", cell.name, "--run", str(run)]
+        found["Search the cause" if cell.blame is None else "Search further"] = search
+    return {name: shlex.join(words) for name, words in found.items()}
+
+
 def view(number: int, cell: CellReport, summary: Summary, gallery: Gallery, curves: Curves, *, focus: bool) -> CellView:
     """Everything of a cell. The cell in focus has the whole ladder, and its plots: of every cell they take too long."""
     prefix = f"c{number}"
@@ -85,6 +116,10 @@ def view(number: int, cell: CellReport, summary: Summary, gallery: Gallery, curv
     return CellView(
         number=number,
         cell=cell,
+        conclusion=conclusion(cell),
+        blur=blur(cell),
+        commands=_commands(cell),
+        says=_says(cell),
         first=first_divergence(cell),
         unanswered=unanswered(cell),
         pictures=pictures_table(cell),
@@ -102,8 +137,7 @@ def view(number: int, cell: CellReport, summary: Summary, gallery: Gallery, curv
         causes=_causes(cell),
         suspects=suspects(cell),
         caveats=[] if cell.blame is None else caveats(cell.blame),
-        blame_command=blame_command(cell, summary),
-        differs_by=decisions(cell),
+        growth=growth_table(cell),
     )
 
 
@@ -160,8 +194,32 @@ def _causes(cell: CellReport) -> Table:
     return Table.of(rows, dict.fromkeys(shares(None), percent) | {"local error": scientific, "bound": scientific})
 
 
-def _ssim(row: dict[str, Any] | None) -> float:
-    return 1.0 if row is None else float(row["SSIM"])
+def growth_table(cell: CellReport) -> Table:
+    """The error of every unit's final latent, of either rollout.
+
+    Where one does not pass, also the most that noise alone grows to by then: it says nothing of one that does.
+    """
+    comparison, forced = cell.comparison, cell.forced
+    fed = {} if forced is None else {at.unit: at.rel_l2 for at in forced.growth}
+    failing = not comparison or (forced is not None and not forced)
+    rows = [
+        {cell.family.unit_name: at.unit, "latent error": at.rel_l2}
+        | ({"of noise, at most": at.tolerance} if failing else {})
+        | ({} if forced is None else {TEACHER_FORCED: fed.get(at.unit)})
+        for at in comparison.growth
+    ]
+    return Table.of(rows, dict.fromkeys(("latent error", "of noise, at most", TEACHER_FORCED), scientific))
+
+
+def _says(cell: CellReport) -> str:
+    """What a comparison says that no sentence or table of the page does; none of it ends a block of Markdown."""
+    if cell.comparison.reason is not None:
+        return ""
+    elsewhere = _SAID + ((MATHEMATICS, PRECISION) if cell.comparison else ())
+    lines = comparison_lines(cell.comparison, unanswered=False)[1:]
+    said = [line for line in lines if line.strip().partition(":")[0] not in elsewhere]
+    forced = [] if cell.forced is None else comparison_lines(cell.forced, unanswered=False)
+    return "\n".join(line.replace("\n", " ").replace("```", "") for line in said + forced)
 
 
 def picture_says(row: dict[str, Any]) -> str:

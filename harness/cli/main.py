@@ -102,11 +102,15 @@ def parse(argv: list[str] | None = None) -> Command:
     if given in ([], ["-h"], ["--help"]):
         print(first_screen(), file=sys.stdout if given else sys.stderr)
         sys.exit(HOLDS if given else UNUSABLE)
-    named = [(name, command) for group in GROUPS.values() for name, command in group.items()]
-    every: Any = reduce(or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in named))
     with _enough_columns():
-        parsed: Command = tyro.cli(every, args=argv, prog="waypoint-parity", description=_DESCRIPTION)
+        parsed: Command = tyro.cli(any_command(), args=argv, prog="waypoint-parity", description=_DESCRIPTION)
     return parsed
+
+
+def any_command() -> Any:
+    """The type of a command line, as tyro parses it."""
+    named = [(name, command) for group in GROUPS.values() for name, command in group.items()]
+    return reduce(or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in named))
 
 
 def first_screen() -> str:

@@ -193,5 +193,5 @@ class SiteTable:
 
 
 def kind_of(site: str) -> str:
-    """The name of a site with every number replaced by *: the same for all blocks."""
+    """The name of a site with every number replaced by `*`: the same for all blocks."""
     return re.sub(r"\d+", "*", site)

@@ -9,7 +9,8 @@ const SLIDER_SAYS = {
   onion: "Onion skin: how opaque the candidate's picture is",
 };
 const BLINK_MS = 600;
-const state = { cell: data.focus, at: 0, mode: "swipe", onTop: true };
+let blinking;
+const state = { cell: data.focus, at: 0, mode: "all", onTop: true };
 
 const shownOf = () => data.cells[state.cell].shown;
 
@@ -19,23 +20,33 @@ function placeOverlay() {
   candidate.style.clipPath = state.mode === "swipe" ? `inset(0 0 0 ${share}%)` : "none";
   candidate.style.opacity = state.mode === "onion" ? share / 100 : state.mode === "blink" && !state.onTop ? 0 : 1;
   byId("edge").style.left = `${share}%`;
+  stage.dataset.top = candidate.style.opacity === "0" ? "reference" : "candidate";
+}
+
+function turn() {
+  state.onTop = !state.onTop;
+  placeOverlay();
 }
 
 function setMode(mode) {
   state.mode = mode;
   state.onTop = true;
   stage.className = mode;
+  // It keeps its place where pictures of one size take turns.
+  slider.classList.toggle("away", mode === "all");
   slider.disabled = !(mode in SLIDER_SAYS);
   slider.setAttribute("aria-label", SLIDER_SAYS[mode] || "Not used in this mode");
   for (const button of document.querySelectorAll("[data-mode]"))
     button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+  clearInterval(blinking);
+  if (mode === "blink") blinking = setInterval(turn, BLINK_MS);
   placeOverlay();
 }
 
 function linkTo(side, shown) {
   const link = document.createElement("a");
   link.href = shown.links[side];
-  link.textContent = `${side}, exact`;
+  link.textContent = side;
   return link;
 }
 
@@ -44,16 +55,18 @@ function showPicture(index) {
   const strip = byId("strip").children;
   for (const button of strip) button.setAttribute("aria-pressed", String(button === strip[index]));
   state.at = index;
-  stage.hidden = slider.hidden = !shown || !shown.pictures.reference;
+  byId("viewer").classList.toggle("empty", !shown || !shown.pictures.reference);
   byId("links").replaceChildren();
   if (!shown) {
     byId("says").textContent = "No pictures are kept of this variant.";
     return;
   }
-  const lossy = shown.pictures.reference ? `difference shown x${shown.gain}` : "too many pictures for one page: follow the links";
-  byId("says").textContent = `${shown.name}: ${[shown.says, lossy].filter(Boolean).join(" · ")}`;
+  const lossy = shown.pictures.reference ? "" : "too many pictures for one page: follow the links";
+  byId("says").textContent = [shown.name, shown.says, lossy].filter(Boolean).join(": ");
+  byId("gain").textContent = `x${shown.gain}`;
+  stage.style.setProperty("--aspect", shown.aspect);
   for (const [name, picture] of Object.entries(shown.pictures)) byId(name).src = picture;
-  byId("links").append(linkTo("reference", shown), " · ", linkTo("candidate", shown));
+  byId("links").append("exact: ", linkTo("reference", shown), " · ", linkTo("candidate", shown));
 }
 
 function step(by) {
@@ -90,7 +103,11 @@ function drag(event) {
 function press(event) {
   const target = event.target;
   if (event.ctrlKey || event.metaKey || event.altKey || target.tagName === "SELECT") return;
-  const key = event.key;
+  const [key, keys] = [event.key, byId("keys")];
+  if (keys && (keys.open || key === "?")) {
+    if (key === "?") keys.open ? keys.close() : keys.showModal();
+    return;
+  }
   // A slider and a box that scrolls have the arrows for themselves.
   const arrows = target.tagName !== "INPUT" && !target.classList.contains("box");
   if (key === "v") variant.focus();
@@ -102,6 +119,19 @@ function press(event) {
   event.preventDefault();
 }
 
+async function copy(button) {
+  const command = button.previousElementSibling;
+  try {
+    await navigator.clipboard.writeText(command.textContent);
+    button.textContent = "copied";
+  } catch {
+    // A page from a file may have no clipboard.
+    getSelection().selectAllChildren(command);
+    button.textContent = "selected";
+  }
+}
+
+for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 // A model without pictures has no viewer.
 if (stage) {
   slider.addEventListener("input", placeOverlay);
@@ -112,14 +142,10 @@ if (stage) {
   stage.addEventListener("pointermove", drag);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
+  byId("help").addEventListener("click", () => byId("keys").showModal());
   for (const button of document.querySelectorAll("[data-mode]"))
     button.addEventListener("click", () => setMode(button.dataset.mode));
-  setInterval(() => {
-    if (state.mode !== "blink") return;
-    state.onTop = !state.onTop;
-    placeOverlay();
-  }, BLINK_MS);
-  setMode("swipe");
+  setMode(state.mode);
 }
 if (variant) {
   document.addEventListener("keydown", press);
@@ -127,7 +153,7 @@ if (variant) {
   for (const name of document.querySelectorAll("[data-select]"))
     name.addEventListener("click", () => {
       showCell(Number(name.dataset.select));
-      byId("cell").scrollIntoView();
+      scrollTo(0, 0);
     });
   showCell(state.cell);
 }

@@ -1,6 +1,7 @@
 """Sweeps of the tiny checkpoint, as the tests of the instrument run them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def tiny_cells(
 ) -> list[Cell]:
     """The cells of a sweep; without levels to be `varied` on `scenario` as recorded."""
     conditions = Conditions(numerics, Standards(fixed_tolerance(checkpoint.family, numerics.dtype_name)))
-    return plan(checkpoint, Factors(implementations, varied), scenario, lambda dtype: conditions)
+    cells = plan(checkpoint, Factors(implementations, varied), scenario, lambda dtype: conditions)
+    return [replace(cell, command=("parity", "--candidate", cell.candidate, "--as-recorded")) for cell in cells]
 
 
 def tiny_run(checkpoint: Checkpoint, out: Path, *, fresh: bool = False, blame: bool = False, **rules: Any) -> ParityRun:

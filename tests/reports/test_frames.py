@@ -62,7 +62,7 @@ def test_the_worst_frame_is_shown_first_and_keys_move_on(page: "Page") -> None:
     assert page.inner_text("#says") == worst
     assert worst.startswith(("frame 000001", "frame 000002"))
     assert page.evaluate("document.getElementById('reference').naturalWidth") == SIZE[1]
-    shown = page.locator("#stage").bounding_box()
+    shown = page.locator("#reference").bounding_box()
     assert shown is not None
     assert shown["width"] / shown["height"] == pytest.approx(SIZE[1] / SIZE[0], rel=0.01)
 

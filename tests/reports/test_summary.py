@@ -6,13 +6,9 @@ import pytest
 
 from tests.reports.summaries import UNFIT, answered, comparison, summary_of
 from waypoint_parity.harness.judge.comparison import TEACHER_FORCED, Comparison, LatentError, Verdict
-from waypoint_parity.harness.record.records import PictureAt
-from waypoint_parity.harness.run.family import SlotFault
-from waypoint_parity.harness.sweep.summary import CellFailure, Effects, LevelEffect, Summary
+from waypoint_parity.harness.sweep.summary import Summary
 from waypoint_parity.reports.markdown import escaped, markdown_table
-from waypoint_parity.reports.summary import BUDGET, summary_markdown, summary_table
-
-WHERE = "comparison.json of each has them."
+from waypoint_parity.reports.summary import summary_table
 
 
 @pytest.fixture
@@ -106,38 +102,6 @@ def test_a_cell_that_was_asked_nothing_has_no_answer_beside_one_that_was() -> No
     assert cell_of(mixed, "photograph", "mathematics") == cell_of(mixed, "photograph", "precision") == ""
 
 
-def test_nothing_is_said_of_noise_where_the_verdict_passes_by_exact_values() -> None:
-    growth = [LatentError(unit=0, rel_l2=4e-5, tolerance=1e-5)]
-    passing = msgspec.structs.replace(answered(2e-14, 0.25), growth=growth)
-    text = summary_markdown(summary_of({"walk": passing}))
-    assert "| 0     | 4.0e-05      |" in text
-    assert "horizon" not in text
-    assert "of noise" not in text
-    failing = summary_markdown(summary_of({"walk": msgspec.structs.replace(answered(1e-3, 0.25), growth=growth)}))
-    assert "horizon:          unit 0" in failing
-    assert "of noise, at most" in failing
-
-
-def test_the_document_begins_with_the_verdict_and_the_identity_of_the_run(summary: Summary) -> None:
-    text = summary_markdown(summary)
-    assert text.startswith("# Parity: INCOMPARABLE\n")
-    assert "`candidate` against `eager` on `fixtures/golden/base` (digest 0123456789ab), fp32 on cpu" in text
-    assert "3 variants in 61 s" in text
-    passing = msgspec.structs.replace(summary, variants={"walk_seed11": comparison(7e-7)})
-    assert summary_markdown(passing).startswith(f"# Parity: {Verdict.WITHIN_NOISE}\n")
-
-
-def test_every_variant_has_a_section_with_its_pictures_and_what_diverged_comes_first(summary: Summary) -> None:
-    text = summary_markdown(summary)
-    sections = text.split("\n## ")[1:]
-    assert [section.splitlines()[0] for section in sections] == ["walk_seed12", "photograph", "walk_seed11"]
-    assert [cell.strip() for cell in sections[0].splitlines()[-1].strip("|").split("|")] == [
-        "1", "0.999100", "0.2500", "3", "41.5"
-    ]  # fmt: skip
-    assert "equal" in sections[0]
-    assert "no score is given" in sections[1]
-
-
 def with_growth(*errors: float) -> Comparison:
     growth = [LatentError(unit=unit, rel_l2=error, tolerance=1e-5) for unit, error in enumerate(errors)]
     return msgspec.structs.replace(comparison(7e-7), growth=growth)
@@ -160,24 +124,7 @@ def test_the_error_of_every_frame_is_told_of_either_rollout_and_how_far_it_stays
     assert cell_of(swapped, "walk", "its horizon") == "frame 1"
     with pytest.raises(KeyError):
         cell_of(swapped, "walk", "horizon")
-    assert row(summary_markdown(both).split("\n## ")[1], "1 ")[1:] == ["4.0e-05", "1.0e-05", "2.0e-07"]
-    alone = msgspec.structs.replace(both, teacher_forced={})
-    assert "teacher-forced" not in summary_markdown(alone)
-
-
-def test_the_first_wrong_slot_and_the_horizon_have_a_line_of_their_own(summary: Summary) -> None:
-    fault = SlotFault(
-        cache="kv_cache.layers.4",
-        unit=9,
-        phase="denoise",
-        step=0,
-        slot=1,
-        message="global layer 4, frame 9: slot 1 ...",
-    )
-    wrong = msgspec.structs.replace(diverged(with_growth(1e-7, 4e-5)), slots=[fault, fault])
-    text = summary_markdown(msgspec.structs.replace(summary, variants={"walk": wrong}))
-    assert text.count("first wrong slot: global layer 4, frame 9: slot 1 ...\n") == 1
-    assert "horizon:          unit 1," in text
+    assert "teacher-forced" not in summary_table(msgspec.structs.replace(both, teacher_forced={}))
 
 
 def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:
@@ -186,84 +133,6 @@ def test_a_variant_is_as_good_as_its_worse_rollout(summary: Summary) -> None:
     assert row(summary_table(both), "walk")[1] == both.verdict == Verdict.DIVERGED
     other = msgspec.structs.replace(both, variants=both.teacher_forced, teacher_forced=both.variants)
     assert other.verdict is Verdict.DIVERGED
-
-
-def test_a_comparison_without_pictures_has_no_table_of_them(summary: Summary) -> None:
-    bare = msgspec.structs.replace(summary, variants={"walk": comparison(7e-7, pictures=[])})
-    assert "SSIM" not in summary_markdown(bare).split("\n## ")[1]
-
-
-def test_every_row_of_a_table_has_the_cells_of_its_head(summary: Summary) -> None:
-    tables = [line for line in summary_markdown(summary).splitlines() if line.startswith("|")]
-    heads = [number for number, line in enumerate(tables) if number == 0 or "SSIM " in line or "frame" in line]
-    width = 0
-    for number, line in enumerate(tables):
-        width = cells(line) if number in heads else width
-        assert cells(line) == width, line
-
-
-def test_what_failed_to_run_is_told_in_the_title_and_with_its_message(summary: Summary) -> None:
-    failure = CellFailure(name="walk_seed13", factors={}, message="no room\n  found:    a | b\n", traceback="at <home>")
-    text = summary_markdown(msgspec.structs.replace(summary, failures=[failure]))
-    assert text.startswith("# Parity: INCOMPARABLE, 1 failed to run\n")
-    assert r"| walk_seed13   | no room found: a \| b |" in text
-    assert "at <home>" not in text
-    nothing = summary_of({}, failures=[failure])
-    assert "walk_seed13" in summary_markdown(nothing)
-
-
-def test_what_the_factors_decide_is_told_before_the_cells(summary: Summary) -> None:
-    effects = Effects(
-        factors={"seed": ["11", "12"], "schedule": ["checkpoint"]},
-        levels=[
-            LevelEffect(factor="seed", level="11", cells=1, failing=0, excess=0.07),
-            LevelEffect(factor="seed", level="12", cells=1, failing=1, excess=2000.0),
-            LevelEffect(factor="schedule", level="checkpoint", cells=2, failing=1, excess=None),
-        ],
-        combinations=[],
-        sentences=["diverges only with seed 12, at every schedule"],
-    )
-    text = summary_markdown(msgspec.structs.replace(summary, effects=effects))
-    assert text.index("- diverges only with seed 12, at every schedule") < text.index("| seed ") < text.index("| walk_")
-    assert row(text, "seed  ") == ["seed", "11", "0/1", "0.07"]
-    assert "| schedule" not in text
-
-
-def test_why_no_cause_was_searched_is_told(summary: Summary) -> None:
-    text = summary_markdown(msgspec.structs.replace(summary, not_blamed="the inputs differ"))
-    assert "No cause was searched: the inputs differ\n" in text
-
-
-@pytest.fixture(scope="module")
-def long() -> Comparison:
-    """A comparison of two hundred pictures, whose details take about 18 KiB."""
-    pictures = [msgspec.structs.replace(comparison(7e-7).pictures[1], at=PictureAt(unit)) for unit in range(200)]
-    return msgspec.structs.replace(comparison(7e-7, pictures), reference="eager of \N{SNOWMAN}")
-
-
-def test_a_large_run_has_its_whole_table_and_the_details_for_which_there_is_room_the_worst_first(
-    long: Comparison,
-) -> None:
-    cells = {f"seed{number:02}": long for number in range(80)}
-    cells["seed50"] = msgspec.structs.replace(long, verdict=Verdict.DIVERGED)
-    text = summary_markdown(summary_of(cells))
-    assert 0.95 * BUDGET < len(text.encode()) <= BUDGET == 900 * 1024
-    assert all(f"| {name} " in text for name in cells)
-    sections = [section.splitlines()[0] for section in text.split("\n## ")[1:]]
-    assert sections[:3] == ["seed50", "seed00", "seed01"]
-    left = len(cells) - len(sections)
-    assert left > 0
-    assert text.endswith(f"The details of {left} variants are left out here for their size; {WHERE}\n")
-
-
-def test_no_budget_is_exceeded_by_a_byte_whatever_the_alphabet(long: Comparison) -> None:
-    foreign = msgspec.structs.replace(long, reference="\N{SNOWMAN}" * 2000)
-    summary = summary_of({f"\N{SNOWMAN}{number}": foreign for number in range(3)})
-    whole = len(summary_markdown(summary).encode())
-    for budget in (900, 1500, *range(whole // 3, whole, 1000)):
-        text = summary_markdown(summary, budget=budget)
-        assert len(text.encode()) <= budget
-        assert "for its size" in text or "for their size" in text
 
 
 def test_text_stays_in_its_cell_and_is_no_html() -> None:

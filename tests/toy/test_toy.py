@@ -34,14 +34,20 @@ def command(*arguments: object, code: int = 0) -> str:
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The options that name a checkpoint and a scenario of three clips."""
     folder = tmp_path_factory.mktemp("toy")
+    scenario = folder / "walk.safetensors"
+    write_inputs(folder, scenario)
+    return ("--checkpoint", str(folder), "--scenario", str(scenario))
+
+
+def write_inputs(folder: Path, scenario: Path) -> None:
+    """Write a checkpoint with random weights into `folder`, and a scenario of three clips."""
     geometry, draw = toy_family.Geometry(), torch.Generator().manual_seed(0)
     shapes = toy_family.FAMILY.keys("net", geometry)
     weights = {key: torch.randn(shape, generator=draw) / shape[-1] ** 0.5 for key, shape in shapes.items()}
+    folder.mkdir(exist_ok=True)
     (folder / "toy.json").write_text(json.dumps({}))
     save_file(weights, folder / "toy.safetensors")
-    scenario = folder / "walk.safetensors"
     write_scenario(toy_family.FAMILY.make(geometry, name="walk", seed=1, units=3), scenario)
-    return ("--checkpoint", str(folder), "--scenario", str(scenario))
 
 
 @pytest.fixture(scope="module")

@@ -27,14 +27,13 @@ def origins(comparison: Comparison, blame: Blame | None, family: Family) -> list
 def _of_first(first: SiteResult, comparison: Comparison, family: Family) -> Origin:
     row = family.sites.of(first.site, first.phase) or family.sites.of(first.site)
     if row is None:
-        return Origin("unknown", f"the first divergence is at a site of no part: {first}")
+        return Origin("unknown", f"the first divergence, {first.site}, is of no part")
     if _was_right_without_a_history(row, first, comparison, family):
         return Origin(
             "cache",
-            f"the {row.part} was right as long as there was no history, so it is the history that is wrong; the first "
-            f"divergence is {first}",
+            f"the {row.part} was right as long as there was no history, so it is the history that is wrong",
         )
-    return Origin(_place(row.part, family), f"the first divergence is in the part {row.part}: {first}")
+    return Origin(_place(row.part, family), f"the first divergence, {first.site}, is in the part {row.part}")
 
 
 def _was_right_without_a_history(row: SiteRow, first: SiteResult, comparison: Comparison, family: Family) -> bool:
@@ -54,6 +53,4 @@ def _place(part: str, family: Family) -> Birthplace:
 
 
 def _blamed(cause: Cause) -> str:
-    gone = None if cause.necessity is None else cause.necessity.mean_abs
-    mended = "" if gone is None else f"; with the reference's, {gone:.0%} of the difference of the last picture is gone"
-    return f"blame names {cause.name}, wrong by itself at {cause.first}{mended}"
+    return f"blame names {cause.name}, wrong by itself at {cause.first.site}"
