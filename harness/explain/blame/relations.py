@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, takewhile
 
 import torch
 from torch import Tensor
@@ -181,11 +181,11 @@ def _holding(pairs: Sequence[Pair], most: float = math.inf) -> list[Held]:
         # Numbers that were fitted to one observation say nothing before they are checked on another one.
         if relation.cost > 1 and len(pairs) == 1:
             continue
-        left = [_left(relation, pair) for pair in pairs]
-        if all(after is not None for after in left):
-            afters = [after for after in left if after is not None]
-            before = max(pair.error for pair in pairs)
-            held.setdefault(relation.cost, []).append(Held(relation.statement, before, max(afters), len(pairs)))
+        # Up to the first pair in which it does not hold.
+        left = list(takewhile(lambda after: after is not None, (_left(relation, pair) for pair in pairs)))
+        if len(left) == len(pairs):
+            before, after = max(pair.error for pair in pairs), max(filter(None, left), default=0.0)
+            held.setdefault(relation.cost, []).append(Held(relation.statement, before, after, len(pairs)))
     return held[min(held)] if held else []
 
 
@@ -324,23 +324,30 @@ def _linear(factor: float, offset: float, pair: Pair) -> Tensor:
 
 
 def _of_orders(first: Pair) -> Iterator[_Relation]:
-    """The slices of an axis in another order, perhaps with other signs."""
+    """The slices of an axis in another order, perhaps with other signs: those that have a name, then any."""
     shape = list(first.right.shape)
     for axis, size in enumerate(shape):
-        if not 1 < size <= _MOST_SLICES or first.right.numel() == size:
+        if not 1 < size <= _MOST_SLICES:
             continue
-        shown, right = (x.movedim(axis, 0).flatten(1) for x in (first.shown, first.right))
-        products = shown @ right.T / right.norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
-        order = products.abs().argmax(1)
-        signs = products.gather(1, order[:, None]).flatten().sign()
+        where, still = f"axis {axis} of {shape}", torch.ones(size, dtype=first.right.dtype)
+        named = _named_orders(size)
+        for name, order in named.items():
+            yield _Relation(f"{where} is in another order: {name}", 0, partial(_ordered, axis, order, still))
+        order, signs = _nearest(first, axis)
         moved, flipped = order.tolist() != list(range(size)), (signs < 0).nonzero().flatten().tolist()
-        if len(set(order.tolist())) < size or not (moved or flipped):
-            continue
-        name = _order_named(order) if moved else None
-        where, said = f"axis {axis} of {shape}", f"signs are flipped at {_listed(flipped)}"
-        statement = f"{where} is in another order: {name or _listed(order.tolist())}" if moved else f"{said} of {where}"
-        statement += f"; {said}" if moved and flipped else ""
-        yield _Relation(statement, 1 if name and not flipped else 2, partial(_ordered, axis, order, signs))
+        if len(set(order.tolist())) == size and (moved or flipped) and first.right.numel() > size:
+            said = f"signs are flipped at {_listed(flipped)}"
+            statement = f"{where} is in another order: {_listed(order.tolist())}" if moved else f"{said} of {where}"
+            statement += f"; {said}" if moved and flipped else ""
+            yield _Relation(statement, 2, partial(_ordered, axis, order, signs))
+
+
+def _nearest(pair: Pair, axis: int) -> tuple[Tensor, Tensor]:
+    """Of every slice shown, the right one that it is most like, and whether with its sign."""
+    shown, right = (x.movedim(axis, 0).flatten(1) for x in (pair.shown, pair.right))
+    products = shown @ right.T / right.norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
+    order = products.abs().argmax(1)
+    return order, products.gather(1, order[:, None]).flatten().sign()
 
 
 def _ordered(axis: int, order: Tensor, signs: Tensor, pair: Pair) -> Tensor | None:
@@ -351,9 +358,8 @@ def _ordered(axis: int, order: Tensor, signs: Tensor, pair: Pair) -> Tensor | No
     return pair.right.index_select(axis, order) * signs.view(shape)
 
 
-def _order_named(order: Tensor) -> str | None:
-    """What an order is called, where it has a name: place i holds what should be at order[i]."""
-    size = len(order)
+def _named_orders(size: int) -> dict[str, Tensor]:
+    """Orders that have a name: place i holds what should be at order[i]."""
     places = torch.arange(size)
     named = {"reversed": places.flip(0)}
     if size % 2 == 0:
@@ -361,13 +367,9 @@ def _order_named(order: Tensor) -> str | None:
         named["halves interleaved"] = places.view(2, -1).T.flatten()
         named["pairs taken apart into halves"] = places.view(-1, 2).T.flatten()
         named["each two exchanged"] = places.view(-1, 2).flip(1).flatten()
-    named |= {
-        f"rolled by {shift if 2 * shift <= size else shift - size}": places.roll(shift) for shift in range(1, size)
-    }
-    for rows in range(2, size):
-        if size % rows == 0:
-            named[f"[{rows}, {size // rows}] read as [{size // rows}, {rows}]"] = places.view(rows, -1).T.flatten()
-    return next((name for name, those in named.items() if torch.equal(those, order.cpu())), None)
+    for rows in [rows for rows in range(3, size // 2) if size % rows == 0]:
+        named[f"[{rows}, {size // rows}] read as [{size // rows}, {rows}]"] = places.view(rows, -1).T.flatten()
+    return named
 
 
 def _of_rows(first: Pair) -> Iterator[_Relation]:

@@ -49,7 +49,7 @@ RIGHT_AND_SAID: dict[str, tuple[Changed, str]] = {
     "halves": (halves_exchanged, "halves exchanged"),
     "reversed": (lambda x: x.flip(1), "axis 1 of [1, 6, 8] is in another order: reversed"),
     "pairs": (lambda x: x.unflatten(-1, (4, 2)).transpose(-1, -2).flatten(-2), "pairs taken apart"),
-    "rolled": (lambda x: x.roll(3, -1), "rolled by 3"),
+    "rolled": (lambda x: x.roll(3, -1), "in another order: 5, 6, 7, 0, 1, 2, 3, 4"),
     "read otherwise": (lambda x: x.transpose(1, 2).reshape(x.shape), "axes 1 and 2 of [1, 6, 8] are exchanged"),
     "silu again": (functional.silu, "silu is applied once more"),
     "lost bias": (lambda x: x + drawn(7, 8), "the same 8 numbers are added along axis 2"),
@@ -83,6 +83,11 @@ def test_numbers_that_fit_one_observation_alone_say_nothing() -> None:
     """A bias of as many numbers as there are channels fits one token in any case."""
     assert relations(pairs(lambda x: x + drawn(7, 8), number=1)) == []
     assert relations(pairs(lambda x: drawn(int(1e3 * abs(x[0, 0, 0])), *x.shape), shape=(1, 1, 8))) == []
+
+
+def test_an_order_that_has_a_name_is_found_in_a_single_row() -> None:
+    (held,) = relations(pairs(lambda x: x.flip(-1), shape=(1, 1, 8)))
+    assert held.statement == "axis 2 of [1, 1, 8] is in another order: reversed"
 
 
 def test_what_a_missing_activation_leaves_is_right_once_it_is_applied() -> None:
