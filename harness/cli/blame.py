@@ -44,6 +44,9 @@ class BlameCommand:
     """Padding of the prompt; as recorded if not given."""
     exchange: tuple[str, ...] = ()
     """Exchange these too, found guilty or not: parts, groups of parts (rope, cache, ...), `block 3`, globs of sites."""
+    tries: Annotated[tuple[str, ...], tyro.conf.arg(name="try")] = ()
+    """Mistakes of your own to try, as path/to/file.py:function. It is called with a fresh adapter of the reference, and
+    makes the mistake there; it is proven where that gives the values that the candidate shows."""
     gains: bool = True
     """Measure how the reference amplifies an error at each cause on its way to the frame."""
     gain_sites: tuple[str, ...] = ()
@@ -103,6 +106,7 @@ class BlameCommand:
         """What is searched. Raises UserError for a checkpoint, scenario or implementation that is none."""
         from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
         from waypoint_parity.harness.explain.blame.case import load_case
+        from waypoint_parity.harness.explain.blame.hypotheses import hypothesis_called
         from waypoint_parity.harness.run.scenario import read_scenario
         from waypoint_parity.harness.run.variant import Variant
 
@@ -120,4 +124,5 @@ class BlameCommand:
         judgement = standards.judgement_of(scenario, checkpoint)
         compiled = self.numerics.compiled_sides
         names = self.interpreters.reference(self.reference), self.interpreters.candidate(self.candidate)
-        return load_case(*names, checkpoint, numerics, scenario, judgement, compiled=compiled)
+        own = [hypothesis_called(name) for name in self.tries]
+        return load_case(*names, checkpoint, numerics, scenario, judgement, compiled=compiled, own=own)

@@ -36,11 +36,13 @@ class Case:
     fresh: Callable[[], Adapter]
     # The sides that compile themselves.
     compiled: tuple[str, ...] = ()
+    # Mistakes to try besides those that the reference knows.
+    own: tuple[Hypothesis, ...] = ()
 
     @property
     def hypotheses(self) -> Sequence[Hypothesis]:
         """The mistakes that can be made in the reference, to see whether they are the candidate's."""
-        return getattr(type(self.reference.adapter), "HYPOTHESES", ())
+        return [*self.own, *getattr(type(self.reference.adapter), "HYPOTHESES", ())]
 
     @property
     def identity(self) -> dict[str, str]:
@@ -55,6 +57,7 @@ class Case:
             "allowed missing": ", ".join(self.judgement.allowed_missing),
             **self.numerics.to_json(),
             "compiled": ", ".join(self.compiled),
+            "tried": ", ".join(hypothesis.kind for hypothesis in self.own),
         }
 
     @property
@@ -83,8 +86,11 @@ def load_case(
     *,
     changed: Callable[[Adapter], None] | None = None,
     compiled: Collection[str] = (),
+    own: Sequence[Hypothesis] = (),
 ) -> Case:
     """The case of two implementations by name; the candidate as loaded, or `changed`. `compiled`: these sides are.
+
+    `own`: mistakes to try besides those that the reference knows.
 
     Raises UserError for a name that is none and a scenario that does not fit.
     """
@@ -104,4 +110,5 @@ def load_case(
         judgement,
         lambda: registry.load(reference, checkpoint, expected),
         tuple(compiled),
+        tuple(own),
     )

@@ -5,17 +5,20 @@ proven where it gives the candidate's values in every observation that was kept,
 candidate is right.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen
 from waypoint_parity.harness.explain.blame.relations import SLACK, Pair, distance
 from waypoint_parity.harness.explain.blame.result import Proof
 from waypoint_parity.harness.run.adapter import Hypothesis
 from waypoint_parity.harness.run.family import FaultKind
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.registry import module_at
 
 # Of each part at fault, the likeliest first.
 MOST_TRIED = 12
@@ -38,6 +41,23 @@ class Wrong:
 Run = Callable[[Hypothesis, Callable[[Seen], None], int | None], LocalErrors]
 
 
+def hypothesis_called(name: str) -> Hypothesis:
+    """A user's own: the function at `path/to/file.py:function`, or `package.module:function`.
+
+    Raises UserError where there is none.
+    """
+    location, colon, attribute = name.rpartition(":")
+    change = getattr(module_at(location), attribute, None) if colon else None
+    if not callable(change):
+        raise UserError(
+            f"{name}: is no mistake that can be tried",
+            found=f"{attribute} is {type(change).__name__}" if colon else "a name without a file",
+            expected="path/to/file.py:function, which takes an adapter of the reference and changes it",
+            do="correct --try",
+        )
+    return Hypothesis(name, (inspect.getdoc(change) or "your change").partition("\n")[0], change)
+
+
 def tried(
     wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[FaultKind], run: Run, is_over: Callable[[], bool]
 ) -> tuple[list[Proof], list[str]]:
@@ -45,9 +65,11 @@ def tried(
 
     Once the time `is_over` none is tried any more.
     """
-    about = {kind.kind for kind in kinds if wrong.part in kind.parts}
+    # A user's own may be about any part.
+    others = {kind.kind for kind in kinds if wrong.part not in kind.parts}
+    others -= {kind.kind for kind in kinds if wrong.part in kind.parts}
     proofs, failed = [], dict[str, None]()
-    for hypothesis in [each for each in hypotheses if each.kind in about][:MOST_TRIED]:
+    for hypothesis in [each for each in hypotheses if each.kind not in others][:MOST_TRIED]:
         if is_over():
             # Of a kind some forms may not have been tried.
             failed.pop(hypothesis.kind, None)

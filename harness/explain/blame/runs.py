@@ -28,6 +28,7 @@ from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.live import lockstep
 from waypoint_parity.harness.judge.table import finite
 from waypoint_parity.harness.run.adapter import Adapter, Hypothesis
+from waypoint_parity.harness.run.engine import engine_works
 from waypoint_parity.harness.run.keys import At, Key, Rung
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import decoded_pictures
@@ -166,7 +167,8 @@ def _hypothetical(
 ) -> LocalErrors:
     """The reference with a change, fed as the candidate was; `looking` is shown as `actual` what it makes of that."""
     changed, scenario = case.fresh(), case.scenario
-    hypothesis.change(changed)
+    with engine_works(hypothesis.kind, lambda: "while a mistake was made in the reference"):
+        hypothesis.change(changed)
     scenario = scenario if units is None else case.family.first_units(scenario, units)
     if must_be_reversed(case.candidate.adapter.sites()):
         sides = changed, case.candidate.adapter

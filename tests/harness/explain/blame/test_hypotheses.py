@@ -1,15 +1,20 @@
 """Mistakes made in the reference on purpose: proven where they give the candidate's values, struck off where not."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
+from tests.harness.explain.blame import candidates
 from tests.harness.explain.blame.conftest import Cases
 from waypoint_parity.fixtures.faults.attention import causal_in_frame
 from waypoint_parity.fixtures.faults.conditioning import cosine_first
 from waypoint_parity.fixtures.faults.rope import exchanged_axes, no_norm
+from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.explain.blame.hypotheses import hypothesis_called
 from waypoint_parity.harness.explain.blame.noise import Noise
 from waypoint_parity.harness.explain.blame.runs import EvidenceRun, evidence_run, local_run
 from waypoint_parity.reference.eager.hypotheses import MISTAKES
@@ -91,3 +96,17 @@ def test_every_mistake_is_called_after_a_kind_of_fault(case: Cases) -> None:
     kinds = {kind.kind for kind in case().family.kinds}
     assert {mistake.kind for mistake in MISTAKES} <= kinds
     assert len({(mistake.kind, mistake.said) for mistake in MISTAKES}) == len(MISTAKES)
+
+
+def test_a_mistake_of_ones_own_is_tried(case: Cases, noise: Noise, tmp_path: Path) -> None:
+    (tmp_path / "guess.py").write_text(
+        "def louder(adapter):\n"
+        "    module = adapter.sites()['transformer.blocks.1.mlp'].module\n"
+        "    module.register_forward_hook(lambda module, inputs, x: x * 1.05)\n"
+    )
+    own = hypothesis_called(f"{tmp_path / 'guess.py'}:louder")
+    made = replace(case(candidates.louder), own=(own,))
+    run = evidence_run(made, noise, [], local_run(made, noise, []).findings)
+    assert proven(run, "mlp")[0].startswith(own.kind)
+    with pytest.raises(UserError):
+        hypothesis_called(f"{tmp_path / 'guess.py'}:quieter")
