@@ -40,6 +40,7 @@ OURS = "waypoint-parity"
 # What is read and not run, by how it begins, and why.
 NOT_RUN = {
     "waypoint-parity baseline push": "writes to the hub: tests/harness/sweep/baseline has a stand-in of it",
+    "waypoint-parity blame --candidate my_port.py:MyPort --try": "tests/harness/explain/blame/test_hypotheses.py",
     "waypoint-parity blame --reference world-engine": "needs the official package: tests/official",
     "waypoint-parity floor": "takes half an hour: tests/cli/test_floor.py",
     "waypoint-parity parity --candidate 'command: ./engine": "tests/fixtures/test_c_engine.py runs this engine",
