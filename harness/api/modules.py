@@ -196,7 +196,7 @@ class _Side:
                 f"{self.role}: no module of torch",
                 found=type(self.given).__name__,
                 expected="an nn.Module",
-                do="wrap a function into one, or compare tensors: assert_parity(actual, expected)",
+                do='wrap it into one that shows its values, as "A port that is not torch" in docs/python.md does',
             )
 
     @property

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from PIL import Image
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.record.records import (
@@ -168,6 +167,9 @@ def _unlike(pixels: Sequence[Pixels], record: Record, shape: list[int]) -> str |
 
 def read_pixels(path: Path) -> Pixels:
     """The pixels [height,width,3] uint8 of an image file. Raises UserError for a broken one."""
+    # Takes as long to import as NumPy, which is all that most comparisons of dumps need.
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))

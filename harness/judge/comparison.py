@@ -382,9 +382,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headline(self) -> str:
-        """Why parity does not hold, in a sentence: a contradiction, the first divergence, or why nothing was scored."""
+        """Why parity does not hold, in a sentence: a contradiction, the first divergence, or why nothing was scored.
+
+        Where it holds, how much was compared.
+        """
         if self.contradictions:
             return self.contradictions[0]
+        if self:
+            return f"{self.compared} of {self.expected} expected observations agree"
         if self.verdict is Verdict.NOT_REFUTED:
             return f"statistics alone refute nothing, and prove no parity: {self.worst}"
         return str(self.first or self.reason or "nothing was compared")

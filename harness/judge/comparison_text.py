@@ -76,13 +76,15 @@ def _questions(comparison: Comparison) -> str:
 def _mathematics(comparison: Comparison, *, unanswered: bool) -> list[str]:
     """Whether both sides compute the same, rounding apart."""
     found = comparison.mathematics
-    if found is None and comparison.precision is not None and comparison.evidence != LIVE:
-        return ["  mathematics:      not known: the candidate's dump has no exact values"]
-    if found is None:
+    if found is None and comparison.precision is None:
         return []
-    same = "the same" if found.same else "NOT the same"
+    if found is None:
+        live = "no exact shadow follows the candidate"
+        why = live if comparison.evidence == LIVE else "the candidate's dump has no exact values"
+        return [f"  mathematics:      not known: {why}; judged by precision alone"]
+    same = "the same at" if found.same else "NOT the same: of"
     lines = [
-        f"  mathematics:      {same} at {found.observations} observations, exact values at most "
+        f"  mathematics:      {same} {found.observations} observations, exact values at most "
         f"{distance_text(found.worst)} apart, bound {found.bound:.0e}"
     ]
     if found.lost:

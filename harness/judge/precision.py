@@ -44,6 +44,8 @@ DOUBT = 0.5
 # another formulation has a bias of its own: fused fp32 attention 6e-7 on an H200. A site that is 1e-5 off is wrong.
 GAIN_FACTOR = {torch.float32: 10.0, torch.bfloat16: 7.0}
 GAIN_FLOOR = 2.0**-22
+# What is computed in fp64 is as exact as the shadow: the least spread and the least gain of it.
+FLOOR_OF_FP64 = 1e-13
 # Fewer observations do not tell a gain from a rounding.
 GAIN_OBSERVATIONS = 4
 # So many levels of a picture are one off at the most, where errors of fp32 decide how it is rounded.
@@ -326,7 +328,8 @@ class _Measuring:
             math.sqrt(fmean(each**2 for each, _ in disturbed)) if disturbed else None,
             gain,
             tuple(gain for _, gain in disturbed),
-            least=self._least,
+            # More is allowed only where a port may cost it on purpose.
+            least=FLOOR_OF_FP64 if made.dtype is torch.float64 and self._least == FLOOR else self._least,
             lost=self._shadow.lost(made),
         )
 
@@ -391,7 +394,8 @@ def _gain(site: str, phase: str, branch: str, group: Sequence[OwnError]) -> Gain
     lanes = min(len(one.lane_gains) for one in group)
     means = [fmean(lane) for lane in zip(*(one.lane_gains[:lanes] for one in group), strict=True)]
     single = fmean(gain**2 for one in group for gain in one.lane_gains)
-    spread = max(math.sqrt(fmean(mean**2 for mean in means)), math.sqrt(single) / 2, GAIN_FLOOR)
+    floor = FLOOR_OF_FP64 if group[0].dtype is torch.float64 else GAIN_FLOOR
+    spread = max(math.sqrt(fmean(mean**2 for mean in means)), math.sqrt(single) / 2, floor)
     factor = GAIN_FACTOR.get(group[0].dtype, GAIN_FACTOR[torch.bfloat16])
     bound = max(factor * spread, group[0].least)
     return Gain(site, phase, branch, fmean(one.gain for one in group), bound, len(group))

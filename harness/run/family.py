@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
@@ -18,6 +17,8 @@ import msgspec
 from waypoint_parity.harness.errors import UserError, listed
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -570,6 +571,9 @@ def part_named(name: str, family: Family) -> Part:
 @cache
 def families() -> Mapping[str, Family]:
     """Every family by its name: ours, then those that installed distributions register under GROUP."""
+    # Not needed to read and compare dumps, and slow to import.
+    from importlib.metadata import entry_points
+
     package = importlib.import_module("waypoint_parity.harness.families")
     ours = (importlib.import_module(f"{package.__name__}.{found.name}.family") for found in _folders(package.__path__))
     found: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in ours}
@@ -581,7 +585,7 @@ def families() -> Mapping[str, Family]:
     return found
 
 
-def _registered(point: EntryPoint) -> Family:
+def _registered(point: "EntryPoint") -> Family:
     """The family of an entry point. Raises UserError where it cannot be had."""
     try:
         family: Family = point.load()
@@ -590,7 +594,7 @@ def _registered(point: EntryPoint) -> Family:
     return family
 
 
-def _unusable(point: EntryPoint, found: str, expected: str) -> UserError:
+def _unusable(point: "EntryPoint", found: str, expected: str) -> UserError:
     brought = "" if point.dist is None else f" of {point.dist.name}"
     return UserError(
         f"{point.value}: the family{brought} cannot be used",

@@ -416,3 +416,23 @@ def test_a_result_is_a_truth_a_text_and_a_document(net: Net) -> None:
     assert "head" in repr(comparison)
     assert str(comparison).splitlines()[0] in comparison._repr_html_()
     assert msgspec.json.decode(comparison.to_json(), type=wp.Comparison) == comparison
+
+
+def test_what_is_computed_in_fp64_is_as_exact_as_that() -> None:
+    """By NumPy, which no shadow follows: less than a rounding of fp32 is wrong there."""
+
+    class Scaled(nn.Module):
+        def __init__(self, linear: nn.Linear, factor: float) -> None:
+            super().__init__()
+            self.weight, self.factor, self.out = linear.weight.detach().numpy(), factor, nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shown: torch.Tensor = self.out(torch.from_numpy(x.numpy() @ self.weight.T * self.factor))
+            return shown
+
+    linear = nn.Linear(16, 16, bias=False).double().eval()
+    whole = nn.Sequential()
+    whole.add_module("out", linear)
+    x = torch.randn(4, 16, dtype=torch.float64)
+    assert module_parity(whole, Scaled(linear, 1.0).eval(), x)
+    assert not module_parity(whole, Scaled(linear, 1 + 1e-9).eval(), x)
