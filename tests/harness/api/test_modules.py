@@ -426,13 +426,13 @@ def test_what_is_computed_in_fp64_is_as_exact_as_that() -> None:
             super().__init__()
             self.weight, self.factor, self.out = linear.weight.detach().numpy(), factor, nn.Identity()
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            shown: torch.Tensor = self.out(torch.from_numpy(x.numpy() @ self.weight.T * self.factor))
+        def forward(self, x: Tensor) -> Tensor:
+            shown: Tensor = self.out(torch.from_numpy(x.numpy() @ self.weight.T * self.factor))
             return shown
 
     linear = nn.Linear(16, 16, bias=False).double().eval()
-    whole = nn.Sequential()
+    whole = nn.Sequential().eval()
     whole.add_module("out", linear)
     x = torch.randn(4, 16, dtype=torch.float64)
-    assert module_parity(whole, Scaled(linear, 1.0).eval(), x)
-    assert not module_parity(whole, Scaled(linear, 1 + 1e-9).eval(), x)
+    assert wp.module_parity(whole, Scaled(linear, 1.0).eval(), x)
+    assert not wp.module_parity(whole, Scaled(linear, 1 + 1e-9).eval(), x)
