@@ -106,8 +106,14 @@ def sites_of(site: str, output: Any) -> dict[str, Leaf]:
 
 
 def uncompared(output: Any) -> list[str]:
-    """The types of what an output holds besides tensors and numbers."""
-    return [type(leaf.value).__name__ for leaf in leaves(output) if not is_comparable(leaf.value)]
+    """The types of what an output holds besides tensors, numbers and texts."""
+    others = (leaf.value for leaf in leaves(output) if not is_comparable(leaf.value))
+    return [type(value).__name__ for value in others if not isinstance(value, str)]
+
+
+def texts_of(output: Any) -> list[str]:
+    """The texts that an output holds."""
+    return [leaf.value for leaf in leaves(output) if isinstance(leaf.value, str)]
 
 
 def put(output: Any, path: tuple[Any, ...], value: Tensor) -> Any:

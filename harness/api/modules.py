@@ -20,6 +20,7 @@ from waypoint_parity.harness.api.matching import (
     put,
     renames,
     sites_of,
+    texts_of,
     uncompared,
 )
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
@@ -28,7 +29,7 @@ from waypoint_parity.harness.compare.exact.shadowed import Shadowed
 from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.compare.tensor_error import tensor_error
 from waypoint_parity.harness.errors import UserError, listed
-from waypoint_parity.harness.judge.comparison import LIVE, Comparison, SiteResult, Verdict
+from waypoint_parity.harness.judge.comparison import LIVE, Comparison, SiteResult, Verdict, contradicted
 from waypoint_parity.harness.judge.growth import LANES as GROWTH_LANES
 from waypoint_parity.harness.judge.growth import growth
 from waypoint_parity.harness.judge.judgement import AS_REFERENCE, PRECISIONS, Bounds, Judgement, fixed_tolerance
@@ -47,6 +48,7 @@ from waypoint_parity.harness.run.worker import apart, exact_arithmetic
 WEIGHTS = "weights"
 _PHASE = "forward"
 _MOST_NAMED = 8
+_CONSTANTS = "constants are taken as they are computed: one side computes some that the other one holds"
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -131,6 +133,7 @@ def module_parity(
         return weights.comparison([side.name for side in sides], judgement.bounds)
     session = _ModuleRuns(family, calls, sides, [each.leaves(matched) for each in seen])
     comparison = session.compared(judgement) if exact else session.compared_by_tolerance(judgement)
+    comparison = contradicted(comparison, _other_texts(seen, matched))
     notes = [*weights.notes(), *_left_out(sides, seen, matched)]
     return msgspec.structs.replace(comparison, notes=[*comparison.notes, *notes])
 
@@ -251,6 +254,8 @@ class _Scouted:
     shown: list[set[str]] = field(default_factory=list)
     dtypes: Counter[torch.dtype] = field(default_factory=Counter)
     others: dict[str, list[str]] = field(default_factory=dict)
+    # Of every call in which a module returned some.
+    texts: dict[str, list[list[str]]] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
 
     def leaves(self, matched: Collection[str]) -> dict[str, str]:
@@ -281,6 +286,8 @@ def _scouted(side: _Side) -> _Scouted:
             seen.dtypes.update(leaf.value.dtype for leaf in found.values() if isinstance(leaf.value, Tensor))
             if (others := uncompared(output)) and site not in seen.others:
                 seen.others[site] = others
+            if texts := texts_of(output):
+                seen.texts.setdefault(site, []).append(texts)
             if site == WHOLE:
                 seen.digests.append(_digest(found))
 
@@ -379,6 +386,14 @@ def _left_out(sides: Sequence[_Side], seen: Sequence[_Scouted], matched: Collect
     if idle:
         notes.append(f"modules that neither side calls were not compared: {listed(sorted(idle))}")
     return notes
+
+
+def _other_texts(seen: Sequence[_Scouted], matched: Collection[str]) -> list[str]:
+    """Where the sides return different texts."""
+    reference, candidate = (each.texts for each in seen)
+    sites = [site for site in dict.fromkeys([*reference, *candidate]) if site in matched or site == WHOLE]
+    unlike = [site for site in sites if reference.get(site) != candidate.get(site)]
+    return [f"{site} returns other texts: {candidate.get(site)}, not {reference.get(site)}" for site in unlike]
 
 
 # --- weights
@@ -588,13 +603,26 @@ class _ModuleRuns:
         return Scenario(self.family.name, "inputs", 0, len(self.calls), {})
 
     def compared(self, judgement: Judgement) -> Comparison:
-        """Judged by mathematics and precision; where neither is known, by the tolerance."""
+        """Judged by mathematics and precision; where neither is known, by the tolerance.
+
+        A table may be a buffer on one side, whose exact values nobody knows, and be computed on the other. So what
+        differs is asked again with constants as they are computed.
+        """
+        comparison = self._compared(judgement)
+        found = comparison.mathematics
+        if comparison or found is None or found.same:
+            return comparison
+        again = self._compared(judgement, constants_as_computed=True)
+        return msgspec.structs.replace(again, notes=[*again.notes, _CONSTANTS]) if again else comparison
+
+    def _compared(self, judgement: Judgement, *, constants_as_computed: bool = False) -> Comparison:
         disturbed, plain = self._shadowed(LANES), self._side(1, None)
         units = range(len(self.calls))
         local = fed_run(disturbed, plain.adapter, self.checkpoint, self.scenario, units, LANES, least=judgement.least)
 
         def compared(grows: Mapping[Any, float] | None) -> Comparison:
-            reference, candidate = (self._side(index, Shadow()) for index in (0, 1))
+            shadows = [Shadow(constants_as_computed=constants_as_computed) for _ in self.sides]
+            reference, candidate = (self._side(index, shadow) for index, shadow in enumerate(shadows))
             return lockstep(reference, candidate, self.checkpoint, self.scenario, judgement, local=local, grows=grows)
 
         # A port that is less precise on purpose has errors that rounding does not grow to.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from waypoint_parity.harness.judge.comparison import Comparison
 
 _ACCEPTED = "parity-accepted"
@@ -80,14 +82,14 @@ class Parity:
         __tracebackhide__ = True
         from waypoint_parity.harness.api.modules import module_parity
 
-        return self._asserted(module_parity(reference, candidate, inputs, **options))
+        return self._asserted(_told(module_parity, reference, candidate, inputs, **options))
 
     def tensors(self, actual: Any, expected: Any, **options: Any) -> "Comparison":
         """Assert that tensors, mappings of them or dumps are the same; see `waypoint_parity.assert_parity`."""
         __tracebackhide__ = True
         from waypoint_parity.harness.api.values import compared_values
 
-        return self._asserted(compared_values(actual, expected, **options))
+        return self._asserted(_told(compared_values, actual, expected, **options))
 
     def compare(self, reference: Any, candidate: Any, scenario: Any, **options: Any) -> "Comparison":
         """Assert that two implementations are the same on a scenario; see `waypoint_parity.compare`.
@@ -98,15 +100,15 @@ class Parity:
         from waypoint_parity.harness.api.runs import compare
 
         out = Path(options.pop("out", None) or self._folder() / "run")
-        comparison = compare(reference, candidate, scenario, out=out, **options)
+        comparison = _told(compare, reference, candidate, scenario, out=out, **options)
         return self._asserted(comparison, f"  report:           {out / 'report.html'}")
 
     def check(self, value: Any, name: str = "", *, rtol: float | None = None, atol: float | None = None) -> None:
         """Assert that a tensor, or a mapping of tensors, is what was accepted before.
 
         Accepted values lie in `__parity__` beside the test's file, a small file for each test and `name`: of a tensor
-        of more than 4096 elements every n-th element, with statistics and a digest. `pytest --parity-accept` writes
-        them. What was not accepted fails.
+        of more than 4096 elements one of every n, with statistics and random sums over all of them.
+        `pytest --parity-accept` writes them. What was not accepted fails.
 
         Args:
             value: A tensor or array, or a mapping or list of them, in the order of execution.
@@ -126,13 +128,17 @@ class Parity:
 
         node = self._request.node
         if name in self._checked:
-            raise ValueError(f"parity.check was given {name!r} twice in this test: give each value a name of its own")
+            pytest.fail(
+                f"parity.check was given {f'the name {name!r}' if name else 'no name'} twice in this test: give each "
+                "value one of its own, parity.check(value, name='after')",
+                pytrace=False,
+            )
         self._checked.add(name)
         marker = node.get_closest_marker("parity")
         of_test = {} if marker is None else marker.kwargs
         rtol, atol = (of_test.get("rtol"), of_test.get("atol")) if rtol is None and atol is None else (rtol, atol)
         if (rtol is None) != (atol is None):
-            raise ValueError("give rtol and atol, or neither")
+            pytest.fail("parity.check: give rtol and atol, or neither", pytrace=False)
         path = baseline_path(node.path, node.nodeid.partition("::")[2], name)
         if self._request.config.getoption("parity_mode") == ACCEPT:
             accept(value, node.nodeid, path)
@@ -157,3 +163,15 @@ class Parity:
     def _folder(self) -> Path:
         folder: Path = self._request.getfixturevalue("tmp_path")
         return folder
+
+
+def _told(compared: "Callable[..., Comparison]", *given: Any, **options: Any) -> "Comparison":
+    """What a function returns; where the call is wrong, the test fails with the message alone."""
+    __tracebackhide__ = True
+    from waypoint_parity.harness.errors import UserError
+
+    try:
+        return compared(*given, **options)
+    except UserError as error:
+        message = str(error)
+    pytest.fail(message, pytrace=False)

@@ -436,3 +436,45 @@ def test_what_is_computed_in_fp64_is_as_exact_as_that() -> None:
     x = torch.randn(4, 16, dtype=torch.float64)
     assert wp.module_parity(whole, Scaled(linear, 1.0).eval(), x)
     assert not wp.module_parity(whole, Scaled(linear, 1 + 1e-9).eval(), x)
+
+
+class Turned(nn.Module):
+    """Multiplies by a table, which is a buffer or made anew in every call; `step` is that of its frequencies."""
+
+    def __init__(self, linear: nn.Linear, *, held: bool, step: float = 1.0) -> None:
+        super().__init__()
+        self.linear, self.step, self.after = linear, step, nn.Identity()
+        self.register_buffer("held", self.table() if held else None, persistent=False)
+
+    def table(self) -> Tensor:
+        return torch.cos(torch.arange(WIDTH, dtype=torch.float32) * self.step)
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.table() if self.held is None else self.held
+        shown: Tensor = self.after(self.linear(x) * table)
+        return shown
+
+
+def test_a_table_may_be_held_by_one_side_and_computed_by_the_other() -> None:
+    linear, x = nn.Linear(WIDTH, WIDTH), torch.randn(3, WIDTH)
+    held, computed = (Turned(linear, held=held).eval() for held in (True, False))
+    assert wp.module_parity(held, computed, x)
+    assert wp.module_parity(computed, held, x)
+    comparison = wp.module_parity(held, Turned(linear, held=False, step=1 + 1e-5).eval(), x)
+    assert comparison.first is not None
+    assert comparison.first.site == "after"
+
+
+class Saying(nn.Module):
+    def __init__(self, linear: nn.Linear, text: str) -> None:
+        super().__init__()
+        self.linear, self.text = linear, text
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"x": self.linear(x), "mode": self.text}
+
+
+def test_texts_that_a_module_returns_are_to_be_equal() -> None:
+    linear, x = nn.Linear(WIDTH, WIDTH), torch.randn(3, WIDTH)
+    assert wp.module_parity(Saying(linear, "a").eval(), Saying(linear, "a").eval(), x)
+    assert not wp.module_parity(Saying(linear, "a").eval(), Saying(linear, "b").eval(), x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import waypoint_parity as wp
 from tests.harness.api.nets import draw
+from waypoint_parity.harness.api.baseline import accept, first_unlike
 
 X = draw(4, 6)
 
@@ -139,3 +140,18 @@ def test_dumps_are_asserted_too(two_dumps: tuple[Path, Path]) -> None:
     right, wrong = two_dumps
     assert wp.assert_parity(right, wp.load_dump(right))
     assert failure(str(wrong), right).verdict is wp.Verdict.DIVERGED
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_of_a_large_tensor_elements_that_were_not_kept_are_noticed(dtype: torch.dtype, tmp_path: Path) -> None:
+    picture = (torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).to(dtype)
+    accept({"frame": picture}, "test", tmp_path / "__parity__" / "it.json")
+
+    def unlike(actual: Tensor) -> str | None:
+        return first_unlike({"frame": actual}, tmp_path / "__parity__" / "it.json", rtol=None, atol=None)
+
+    assert unlike(picture.clone()) is None
+    assert unlike(picture[..., [0, 2, 1]]) is not None
+    assert unlike(torch.cat([picture[..., :1], picture[..., 1:].flip(0)], -1)) is not None
+    if dtype is torch.float32:
+        assert unlike(picture * (1 + 1e-7)) is None
