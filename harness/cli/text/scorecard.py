@@ -23,6 +23,7 @@ def _row(row: FaultRow) -> str:
     line = f"{row.name:24} {seen:10} {blamed:28} {row.rank or '-':>4} {shares}{size}"
     notes = [] if row.first_site_right else [f"seen first at {row.first}, expected {row.expected}"]
     notes += [] if row.rank == 1 else [f"the true part is {row.part}"]
+    notes += [f"{'wrong only' if proof.by == 'extent' else 'is'}: {proof}" for proof in row.proven]
     notes += row.contradictions
     return "\n".join([line, *(f"{'':24}   {note}" for note in notes)])
 
@@ -48,6 +49,8 @@ def _sums(card: Scorecard) -> list[str]:
         f"faults           {card.faults}: {card.detected} detected, {card.first_site_right} at the right first site, "
         f"{card.group_right} in the right group, {card.blame_top1} with the true part blamed first",
         f"picture error    explained to 90 % and more, both ways, in {card.explained} of {card.explainable}",
+        f"proven           in {card.proven} of {card.faults}, by a hypothesis or a relation; "
+        f"{sum(len(row.refuted) for row in card.rows)} kinds struck off",
         f"several at once  {card.stacked}: all named in {card.stacked_named}",
         f"without fault    {card.clean_runs}: {card.false_alarms} false alarms",
         *(f"FALLS SHORT      {shortfall}" for shortfall in card.shortfalls),

@@ -110,6 +110,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     explanations: list[Explanation]
     # What was found in the values themselves.
     proofs: list[Proof] = []
+    # Kinds of fault that were tried and do not give the values.
+    refuted: list[str] = []
     # What the candidate is spared with the reference's part, and what the reference suffers with the candidate's.
     necessity: Share | None = None
     sufficiency: Share | None = None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from waypoint_parity.harness.explain.blame.result import Share
+from waypoint_parity.harness.explain.blame.result import Proof, Share
 
-SCORECARD_SCHEMA = "waypoint-parity/scorecard/2"
+SCORECARD_SCHEMA = "waypoint-parity/scorecard/3"
 # What is asked of the instrument: shares of all single faults, of all draws of stacked ones, of the picture's error.
 DETECTED, FIRST_SITE, BLAMED, STACKED, EXPLAINED = 1.0, 0.95, 0.9, 0.8, 0.9
 
@@ -32,6 +32,9 @@ class FaultRow(msgspec.Struct, frozen=True, kw_only=True):
     sufficiency: Share | None
     # The kinds of fault that its signature was taken for.
     kinds: list[str]
+    # What the values at fault prove of the true part, and which kinds of fault they refute.
+    proven: list[Proof]
+    refuted: list[str]
     seconds: float
     # Of a fault that comes in sizes: the smallest that was detected at the right site, and the next smaller one.
     smallest: float | None = None
@@ -91,6 +94,8 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     explained: int
     # Of how many faults the decoded pictures tell.
     explainable: int
+    # A hypothesis or a relation holds in every value that was looked at.
+    proven: int
     stacked: int
     stacked_named: int
     rows: list[FaultRow]
@@ -131,6 +136,7 @@ def scorecard(
         clean_runs=len(clean),
         explained=sum(told),
         explainable=len(told),
+        proven=sum(any(proof.by != "extent" for proof in row.proven) for row in rows),
         stacked=len(stacked),
         stacked_named=sum(not row.missed for row in stacked),
         rows=list(rows),

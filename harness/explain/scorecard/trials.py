@@ -39,6 +39,8 @@ def try_fault(bench: Bench, fault: Fault, *, sizes: bool) -> FaultRow:
         necessity=None if true is None else true.necessity,
         sufficiency=None if true is None else true.sufficiency,
         kinds=[] if true is None else [explanation.kind for explanation in true.explanations],
+        proven=[] if true is None else true.proofs,
+        refuted=[] if true is None else true.refuted,
         seconds=time.perf_counter() - started,
         smallest=smallest,
         missed=missed,

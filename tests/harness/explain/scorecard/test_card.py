@@ -1,9 +1,9 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from waypoint_parity.harness.cli.text.scorecard import scorecard_lines
-from waypoint_parity.harness.explain.blame.result import Share
+from waypoint_parity.harness.explain.blame.result import Proof, Share
 from waypoint_parity.harness.explain.scorecard.card import CleanRow, FaultRow, Scorecard, StackedRow, scorecard
 
 ALL = Share(mean_abs=1.0, ssim=1.0, sharpness=1.0, all_pictures=1.0)
@@ -29,9 +29,15 @@ def row(**changes: Any) -> FaultRow:
         "necessity": ALL,
         "sufficiency": ALL,
         "kinds": [],
+        "proven": [],
+        "refuted": [],
         "seconds": 1.0,
     }
     return FaultRow(**(values | changes))
+
+
+def proof(by: Literal["hypothesis", "relation", "extent"]) -> Proof:
+    return Proof(site="mlp", by=by, statement="its sign is flipped", before=2.0, after=1e-7, observations=3)
 
 
 def stacked(blamed: list[str]) -> StackedRow:
@@ -50,10 +56,12 @@ def card_of(*rows: FaultRow) -> Scorecard:
 
 def test_a_card_adds_its_rows_up() -> None:
     missed = row(detected=False, first_site_right=False, group_right=False, rank=None)
-    second = row(rank=2, sufficiency=HALF)
-    card = scorecard([row(), missed, second], [stacked(["mlp", "cache"]), stacked(["mlp"])], [clean()], seconds=3.0)
+    second = row(rank=2, sufficiency=HALF, proven=[proof("relation")], refuted=["another kind"])
+    extent = row(proven=[proof("extent")])
+    card = scorecard([extent, missed, second], [stacked(["mlp", "cache"]), stacked(["mlp"])], [clean()], seconds=3.0)
     assert (card.faults, card.detected, card.first_site_right, card.group_right, card.blame_top1) == (3, 2, 2, 2, 1)
     assert (card.explained, card.explainable) == (2, 3)
+    assert card.proven == 1
     assert (card.stacked, card.stacked_named) == (2, 1)
     assert (card.clean_runs, card.false_alarms) == (1, 0)
 
