@@ -76,8 +76,7 @@ def caveats(blame: Blame) -> list[str]:
 def _blamed(cause: Cause) -> Suspect:
     shows = cause.signature
     looks = "; ".join([*shows.onset, f"layers: {shows.layers}", f"norm {shows.norm}", shows.course, *shows.controls])
-    because = [f"{'wrong only' if proof.by == 'extent' else 'is'}: {proof}" for proof in cause.proofs]
-    because += [f"looks like: {looks}"]
+    because = [f"looks like: {looks}"]
     because += [f"or the fault lies before it: {', '.join(cause.region)}"] if cause.region else []
     return Suspect(
         f"{cause.name} ({cause.group})", because, [f"{each.kind}: {each.check}" for each in cause.explanations]

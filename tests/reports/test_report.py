@@ -129,6 +129,15 @@ def test_a_contradiction_is_said_once(diverged: Path, tmp_path: Path) -> None:
         assert [text.count(each) for each in said] == [1, 1]
 
 
+def test_what_is_proven_of_a_cause_is_told(diverged: Path, page: str, twin: str) -> None:
+    (blame,) = (read_blame(path) for path in diverged.glob("cells/*/blame/blame.json"))
+    proofs = [proof for cause in blame.causes for proof in cause.proofs]
+    assert proofs
+    for proof in proofs:
+        assert str(proof) in html.unescape(page)
+        assert proof.statement in twin.replace("\\", "")
+
+
 def test_the_commands_run_as_they_stand(diverged: Path, page: str) -> None:
     found = [html.unescape(each) for each in re.findall(r'class="command"><pre>(.*?)</pre>', page)]
     assert len(found) == 3

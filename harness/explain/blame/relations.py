@@ -208,7 +208,9 @@ def distance(x: Tensor, right: Tensor, relative_to: Tensor | None = None) -> flo
 
 def _candidates(first: Pair) -> Iterator[_Relation]:
     """What may hold, as fitted to one pair; the cheapest kinds first."""
-    yield _Relation("it is zero", 0, lambda pair: torch.zeros_like(pair.right))
+    if bool((first.shown == first.shown.flatten()[0]).all()):
+        value = float(first.shown.flatten()[0])
+        yield _Relation(f"it is {_number(value)} everywhere", 0, lambda pair: torch.full_like(pair.right, value))
     for makers in (_of_other_passes, _of_functions, _of_axes, _of_reads, _of_numbers, _of_orders, _of_rows):
         yield from makers(first)
 
@@ -344,7 +346,7 @@ def _of_orders(first: Pair) -> Iterator[_Relation]:
 
 def _nearest(pair: Pair, axis: int) -> tuple[Tensor, Tensor]:
     """Of every slice shown, the right one that it is most like, and whether with its sign."""
-    shown, right = (x.movedim(axis, 0).flatten(1) for x in (pair.shown, pair.right))
+    shown, right = (x.movedim(axis, 0).reshape(x.shape[axis], -1) for x in (pair.shown, pair.right))
     products = shown @ right.T / right.norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
     order = products.abs().argmax(1)
     return order, products.gather(1, order[:, None]).flatten().sign()

@@ -40,7 +40,7 @@ def halves_exchanged(x: Tensor) -> Tensor:
 
 
 RIGHT_AND_SAID: dict[str, tuple[Changed, str]] = {
-    "zero": (torch.zeros_like, "zero"),
+    "zero": (torch.zeros_like, "it is 0 everywhere"),
     "scaled": (lambda x: x / 8**0.5, "1/sqrt(8)"),
     "sign": (lambda x: -x, "sign is flipped"),
     "offset": (lambda x: x + 0.25, "0.25 is added"),
@@ -167,6 +167,17 @@ def test_a_rounding_to_fewer_bits_is_named(dtype: torch.dtype) -> None:
     found = [replace(pair, shown=pair.right.to(dtype).double()) for pair in pairs(lambda x: x)]
     (statement,) = statements(relations(found))
     assert str(dtype).removeprefix("torch.") in statement
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 2), (1, 1, 1, 16), (2, 3, 1, 2, 2)])
+def test_values_of_any_shape_are_looked_at(shape: tuple[int, ...]) -> None:
+    assert relations(pairs(lambda x: drawn(99, *x.shape), shape=shape)) == []
+    assert any("sign is flipped" in statement for statement in statements(relations(pairs(lambda x: -x, shape=shape))))
+    masks = [
+        replace(pair, shown=torch.ones(shape).double(), right=(pair.right > 0.3).double())
+        for pair in pairs(abs, shape=shape)
+    ]
+    assert statements(relations(masks)) == ["it is 1 everywhere"]
 
 
 def test_what_is_not_finite_or_of_another_shape_has_none() -> None:
