@@ -97,7 +97,12 @@ def blur(cell: CellReport) -> str | None:
     told = decisions(cell)
     if not told:
         looked = cell.investigation is not None or all(picture.metrics.within_noise for picture in pictures)
-        return f"No {unit} differs by more than noise." if looked else "Whether it is blur was not investigated."
+        if not looked:
+            return "Whether it is blur was not investigated."
+        levels = max(picture.metrics.max_abs for picture in pictures)
+        # What differs by few levels is too little to tell blur from anything else, and may diverge all the same.
+        apart = "are equal" if not levels else f"differ by {levels:g} of 255 levels at most"
+        return f"No {unit} differs enough to tell blur from anything else: they {apart}."
     others = ", ".join(f"{cause} in {len(those)}" for cause, those in told.items() if cause != "blur")
     found = [(at, at.decision) for at in pictures if at.decision is not None and at.decision.cause == "blur"]
     if not found:

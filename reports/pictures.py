@@ -164,7 +164,7 @@ def _row(cell: CellReport, picture: Picture) -> dict[str, Any]:
         "max |d|": metrics.max_abs,
         "PSNR dB": metrics.psnr,
         "sharpness": picture.sharpness,
-        "differs by": "no more than noise" if cause == "none" else cause,
+        "differs by": "too little to tell" if cause == "none" else cause,
     }
     for name in ("edge_width", "noise", "gain", "likeness"):
         row[name.replace("_", " ")] = getattr(decision, name, None)

@@ -73,6 +73,16 @@ class Replay:
         """What the dump says of the run that it recorded."""
         return {**self._manifest.description, "recorded": self._manifest.implementation, "torch": self._manifest.torch}
 
+    @property
+    def recorded_units(self) -> int | None:
+        """How many first units were recorded, where not all were asked for; None where all were."""
+        chosen = self._manifest.selection
+        if chosen is None or (chosen.units is None and chosen.every == 1):
+            return None
+        units = range(self._manifest.units or 0)
+        taken = [(chosen.units is None or unit in chosen.units) and unit % chosen.every == 0 for unit in units]
+        return next((unit for unit in units if not taken[unit]), None)
+
     def sites(self) -> Mapping[str, Site]:
         """The sites of which the dump keeps tensors."""
         return {site: Site(module, layout=lambda output, inputs: output) for site, module in self._shown.items()}

@@ -98,12 +98,14 @@ class Site(Watched):
 class Hypothesis:
     """A mistake that a port may have made, as a change to a loaded reference.
 
-    `kind` is one of its family's kinds of fault, `said` is what is changed, in words.
+    `kind` is one of its family's kinds of fault, or what a user calls one that `is_own`; `said` is what is changed, in
+    words.
     """
 
     kind: str
     said: str
     change: Callable[[Any], None]
+    is_own: bool = False
 
 
 class Adapter(Protocol):

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.lockstep import Side
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.blame.noise import rounded_otherwise
 from waypoint_parity.harness.explain.blame.wiring import Wiring
 from waypoint_parity.harness.judge.judgement import Judgement
@@ -38,6 +39,8 @@ class Case:
     compiled: tuple[str, ...] = ()
     # Mistakes to try besides those that the reference knows.
     own: tuple[Hypothesis, ...] = ()
+    # What of the scenario is not searched, in words.
+    left_out: tuple[str, ...] = ()
 
     @property
     def hypotheses(self) -> Sequence[Hypothesis]:
@@ -99,6 +102,11 @@ def load_case(
     side = registry.load(candidate, checkpoint, actual)
     if changed is not None:
         changed(side)
+    left_out: tuple[str, ...] = ()
+    recorded: int | None = getattr(side, "recorded_units", None)
+    if recorded is not None and recorded < scenario.units:
+        left_out = (f"units from {recorded} on: the dump did not record them all",)
+        scenario = checkpoint.family.first_units(scenario, _some(recorded, candidate))
     return Case(
         Side(reference, registry.load(reference, checkpoint, expected)),
         registry.load(reference, checkpoint, expected),
@@ -111,4 +119,16 @@ def load_case(
         lambda: registry.load(reference, checkpoint, expected),
         tuple(compiled),
         tuple(own),
+        left_out,
     )
+
+
+def _some(units: int, candidate: str) -> int:
+    if not units:
+        raise UserError(
+            f"{candidate}: cannot be searched",
+            found="a dump without the first unit",
+            expected="the first units, in which an error shows where it is made",
+            do="dump them too: --frames 0 1 2",
+        )
+    return units

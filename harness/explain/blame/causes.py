@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import msgspec
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
-from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.explain.blame.explanations import explain
 from waypoint_parity.harness.explain.blame.findings import Finding
-from waypoint_parity.harness.explain.blame.result import Cause, Explanation, LocalError, Share, Signature, SiteErrors
+from waypoint_parity.harness.explain.blame.result import Cause, Explanation, Share, Signature, SiteErrors
 from waypoint_parity.harness.explain.blame.signature import signature
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.run.family import Family, part_named
@@ -35,7 +34,7 @@ def cause(finding: Finding, measured: Measured, checkpoint: Checkpoint, scenario
     family = checkpoint.family
     part, before = part_named(finding.part, family), family.sites.parts_at(finding.region)
     region_parts = [other.name for other in family.parts if other.name in before]
-    errors = {seen.key: _error(seen) for seen in finding.errors}
+    errors = {seen.key: seen.as_error for seen in finding.errors}
     shows = msgspec.structs.replace(signature(errors, checkpoint, scenario), controls=[*measured.controls])
     return Cause(
         name=finding.exchange.name,
@@ -44,7 +43,7 @@ def cause(finding: Finding, measured: Measured, checkpoint: Checkpoint, scenario
         blocks=finding.blocks,
         sites=list(dict.fromkeys(seen.site for seen in finding.errors)),
         first=finding.errors[0],
-        worst=max(finding.errors, key=_distance),
+        worst=max(finding.errors, key=lambda seen: seen.distance),
         failed=len(finding.errors),
         observed=finding.observed,
         region=finding.region,
@@ -85,12 +84,4 @@ def _weight(cause: Cause) -> tuple[float, float, float]:
     necessity = cause.necessity
     shares = (None, None) if necessity is None else (necessity.mean_abs, necessity.all_pictures)
     final, every = (-math.inf if value is None else value for value in shares)
-    return final, every, _distance(cause.worst)
-
-
-def _distance(seen: LocalError) -> float:
-    return math.inf if seen.rel_l2 is None else seen.rel_l2
-
-
-def _error(seen: LocalError) -> Error:
-    return Error(identical=False, rel_l2=_distance(seen), norm_ratio=seen.norm_ratio, note=seen.note)
+    return final, every, cause.worst.distance

@@ -12,9 +12,18 @@ _UNKNOWN = ["unknown"]
 
 def explain(part: str, signature: Signature, family: Family) -> list[Explanation]:
     """The kinds of fault that a part's errors look like, those with the most conditions fulfilled first, at most 4."""
-    ranked = [(rank, kind) for kind in kinds_of(family) if (rank := rank_of(kind, part, signature)) is not None]
-    ranked.sort(key=lambda found: found[0], reverse=True)
-    return [Explanation(kind=kind.kind, check=kind.check) for _, kind in ranked[:MOST]]
+    alike = [kind for kind in likeliest(part, signature, family) if rank_of(kind, part, signature) is not None]
+    return [Explanation(kind=kind.kind, check=kind.check) for kind in alike[:MOST]]
+
+
+def likeliest(part: str, signature: Signature, family: Family) -> list[FaultKind]:
+    """The kinds of fault of a part, the likeliest first; those that the signature contradicts last."""
+
+    def rank(kind: FaultKind) -> int:
+        found = rank_of(kind, part, signature)
+        return -1 if found is None else found
+
+    return sorted((kind for kind in kinds_of(family) if part in kind.parts), key=rank, reverse=True)
 
 
 def kinds_of(family: Family) -> list[FaultKind]:

@@ -6,7 +6,7 @@ candidate is right.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,6 @@ from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen
 from waypoint_parity.harness.explain.blame.relations import SLACK, Pair, distance
 from waypoint_parity.harness.explain.blame.result import Proof
 from waypoint_parity.harness.run.adapter import Hypothesis
-from waypoint_parity.harness.run.family import FaultKind
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.registry import module_at
 
@@ -28,12 +27,12 @@ MOST_TRIED = 12
 class Wrong:
     """What is wrong by itself in one part: the values of some observations.
 
-    `keys` are wrong in the candidate, of whatever part; `bound` is the noise of any key.
+    `keys` are wrong in the candidate, of whatever part, or not shown; `bound` is the noise of any key.
     """
 
     part: str
     pairs: Sequence[Pair]
-    keys: Collection[Key]
+    keys: frozenset[Key]
     bound: Callable[[Key], float]
 
 
@@ -55,21 +54,22 @@ def hypothesis_called(name: str) -> Hypothesis:
             expected="path/to/file.py:function, which takes an adapter of the reference and changes it",
             do="correct --try",
         )
-    return Hypothesis(name, (inspect.getdoc(change) or "your change").partition("\n")[0], change)
+    return Hypothesis(name, (inspect.getdoc(change) or "your change").partition("\n")[0], change, is_own=True)
 
 
 def tried(
-    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[FaultKind], run: Run, is_over: Callable[[], bool]
+    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[str], run: Run, is_over: Callable[[], bool]
 ) -> tuple[list[Proof], list[str]]:
     """(what is proven of a part, kinds of fault that are not it), of the hypotheses that are about it.
 
+    `kinds` of fault that the part can have, the likeliest first: in this order they are tried, behind a user's own.
     Once the time `is_over` none is tried any more.
     """
-    # A user's own may be about any part.
-    others = {kind.kind for kind in kinds if wrong.part not in kind.parts}
-    others -= {kind.kind for kind in kinds if wrong.part in kind.parts}
-    proofs, failed = [], dict[str, None]()
-    for hypothesis in [each for each in hypotheses if each.kind not in others][:MOST_TRIED]:
+    order = {kind: place for place, kind in enumerate(kinds)}
+    about = [each for each in hypotheses if each.kind in order or each.is_own]
+    about.sort(key=lambda each: order.get(each.kind, -1))
+    proofs, proven, failed = [], set[str](), dict[str, None]()
+    for hypothesis in about[:MOST_TRIED]:
         if is_over():
             # Of a kind some forms may not have been tried.
             failed.pop(hypothesis.kind, None)
@@ -78,6 +78,7 @@ def tried(
         if after is None:
             failed[hypothesis.kind] = None
         else:
+            proven.add(hypothesis.kind)
             proofs.append(
                 Proof(
                     site=wrong.pairs[0].key.site,
@@ -88,7 +89,6 @@ def tried(
                     observations=len(wrong.pairs),
                 )
             )
-    proven = {proof.statement.partition(":")[0] for proof in proofs}
     return proofs, [kind for kind in failed if kind not in proven]
 
 
@@ -108,8 +108,8 @@ def _left(wrong: Wrong, hypothesis: Hypothesis, run: Run, units: int | None) -> 
             made[seen.key] = seen.actual.double().clone()
 
     local = run(hypothesis, look, units)
-    others = (key for key, error in local.errors.items() if not error.identical and error.rel_l2 > wrong.bound(key))
-    if made.keys() != expected.keys() or local.lacking or local.alone or any(key not in wrong.keys for key in others):
+    others = [key for key, error in local.errors.items() if not error.identical and error.rel_l2 > wrong.bound(key)]
+    if made.keys() != expected.keys() or not wrong.keys.issuperset([*others, *local.lacking]):
         return None
     left = []
     for key, pair in expected.items():

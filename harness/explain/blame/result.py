@@ -1,10 +1,12 @@
 """What a search for the causes of a divergence found, as values with a truth and a JSON form."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from waypoint_parity.harness.compare.error import Error
 from waypoint_parity.harness.files import read_document
 from waypoint_parity.harness.judge.comparison import Comparison, SiteResult, Verdict, where_in
 from waypoint_parity.harness.record.records import to_json
@@ -32,6 +34,16 @@ class LocalError(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> Key:
         """Identity of the observation."""
         return Key(self.unit, self.phase, self.step, self.site, self.branch, self.call)
+
+    @property
+    def distance(self) -> float:
+        """The relative L2 error; infinite where no distance exists."""
+        return math.inf if self.rel_l2 is None else self.rel_l2
+
+    @property
+    def as_error(self) -> Error:
+        """The same as it was measured."""
+        return Error(identical=False, rel_l2=self.distance, norm_ratio=self.norm_ratio, note=self.note)
 
     def __str__(self) -> str:
         where = f"{self.site} at {where_in(self.key)}"

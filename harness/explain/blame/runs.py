@@ -16,13 +16,15 @@ from waypoint_parity.harness.explain.blame.case import Case
 from waypoint_parity.harness.explain.blame.evidence import Evidence
 from waypoint_parity.harness.explain.blame.exchange import Exchanged
 from waypoint_parity.harness.explain.blame.exchanges import Exchange, exchanged
+from waypoint_parity.harness.explain.blame.explanations import likeliest
 from waypoint_parity.harness.explain.blame.findings import Finding, findings
 from waypoint_parity.harness.explain.blame.gain import gain
 from waypoint_parity.harness.explain.blame.hypotheses import Wrong, tried
 from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen, local_errors, must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise, measure_noise
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference
-from waypoint_parity.harness.explain.blame.result import Proof, SiteErrors
+from waypoint_parity.harness.explain.blame.result import Proof, Signature, SiteErrors
+from waypoint_parity.harness.explain.blame.signature import signature
 from waypoint_parity.harness.files import replacing
 from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.live import lockstep
@@ -149,17 +151,26 @@ def evidence_run(
     evidence = Evidence(found, case.table)
     local = _local(case, exchanges, evidence.look)
     proofs, refuted = evidence.proofs(), dict[str, list[str]]()
+
+    def bound(key: Key) -> float:
+        return _bound(key, local, noise, case)
+
+    keys = frozenset(key for key, error in local.errors.items() if error.rel_l2 > bound(key)).union(local.lacking)
     # With parts exchanged the candidate is no longer the one to be reproduced.
     for finding in [] if exchanges else found:
         pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
         if pairs:
-            keys = {error.key for each in found for error in each.errors}
-            wrong = Wrong(finding.part, pairs, keys, lambda key: _bound(key, local, noise, case))
+            wrong = Wrong(finding.part, pairs, keys, bound)
             try_it = partial(_hypothetical, case)
-            more, refuted[finding.part] = tried(wrong, case.hypotheses, case.family.kinds, try_it, is_over)
+            kinds = [kind.kind for kind in likeliest(finding.part, _signature(finding, case), case.family)]
+            more, refuted[finding.part] = tried(wrong, case.hypotheses, kinds, try_it, is_over)
             shown = [proof for proof in proofs.get(finding.part, []) if not more or proof.by != "extent"]
             proofs[finding.part] = [*more, *shown]
     return EvidenceRun(proofs=proofs, refuted=refuted)
+
+
+def _signature(finding: Finding, case: Case) -> Signature:
+    return signature({seen.key: seen.as_error for seen in finding.errors}, case.checkpoint, case.scenario)
 
 
 def _hypothetical(

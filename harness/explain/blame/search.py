@@ -102,7 +102,7 @@ class Search:
         self._wanted = exchanges
         self._noise = noise
         self._journal = journal
-        self._unmeasured: list[str] = []
+        self._unmeasured: list[str] = [*case.left_out]
         self._drive(case)
 
     def run(self) -> Blame:
