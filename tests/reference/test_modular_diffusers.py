@@ -14,7 +14,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.reference.modular_diffusers.adapter import ModularDiffusersAdapter, pressed
-from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
+from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.reference.modular_diffusers.pipeline import PIP_LINE, TESTED_VERSION, TRUST, identity
 
 REVISION = "93fe14eed217bb09c0244a9d91b2b3e88c3de181"
