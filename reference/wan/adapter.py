@@ -79,7 +79,7 @@ class WanOfficialAdapter(ClipByClip):
     def call(self, scenario: Scenario, unit: int) -> None:
         """One call of `generate`."""
         count, height, width = pictures(scenario)
-        self._draws.noise = lambda: self.show_noise(self._cast(scenario["noise"][unit]))
+        self._draws.noise = lambda: self.show_noise(self._cast(scenario["noise"][unit][None]))[0]
         embeddings = {_PROMPT: scenario["prompt_emb"], _NEGATIVE: scenario["negative_emb"]}
         self._pipeline.text_encoder = _Text({name: self._cast(tensor) for name, tensor in embeddings.items()})
         self._pipeline.generate(

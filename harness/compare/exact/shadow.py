@@ -217,6 +217,16 @@ class Shadow(TorchDispatchMode):
         if not _is_narrow(x.dtype) or not self._constants_rounded:
             self._keep(x, kept, [exact] * self.lanes)
 
+    def gathered(self, x: Tensor, data: Any) -> None:
+        """Take `x` for what it was made of: lists of numbers and of tensors of one element."""
+        scalars = _tensors(data)
+        lost = next((reason for reason in map(self.lost, scalars) if reason), None)
+        lanes = [
+            torch.tensor(_plain(data, lambda y, lane=lane: self.of(y, lane).item()), dtype=_WIDE[x.dtype])
+            for lane in range(self.lanes)
+        ]
+        self._keep(x, self._remember(x, _Origin.COMPUTED, lost), [lane.to(x.device) for lane in lanes])
+
     def read(self, name: str, x: Tensor) -> None:
         """Note that numbers were read of `x`: behind them there is no shadow, if `x` has one."""
         if self not in _get_current_dispatch_mode_stack() or x.dtype not in _WIDE:
@@ -550,11 +560,21 @@ class _Numbers(TorchFunctionMode):
             if _is_numbers(data):
                 with _disable_current_modes():
                     self._shadow.constant(out, torch.tensor(data, dtype=_WIDE[out.dtype], device=out.device))
+            elif isinstance(data, (list, tuple)) and _is_numbers(_plain(data, lambda x: 0.0 if x.dim() == 0 else x)):
+                with _disable_current_modes(), torch.inference_mode():
+                    self._shadow.gathered(out, data)
         return out
 
 
 def _is_numbers(data: Any) -> bool:
     return all(map(_is_numbers, data)) if isinstance(data, (list, tuple)) else type(data) in (int, float, bool, complex)
+
+
+def _plain(data: Any, number: Callable[[Tensor], Any]) -> Any:
+    """Lists of numbers and tensors, with a number in the place of each tensor."""
+    if isinstance(data, (list, tuple)):
+        return [_plain(value, number) for value in data]
+    return number(data) if isinstance(data, Tensor) else data
 
 
 def _laid_out(y: Tensor, x: Tensor, size: int) -> Tensor:
