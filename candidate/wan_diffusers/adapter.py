@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.wan.adapter import OWN_SCHEDULE, ClipByClip
+from waypoint_parity.harness.families.wan.adapter import OWN_SCHEDULE, ClipByClip, Layout, Restore
 from waypoint_parity.harness.families.wan.config import diffusers_configs
 from waypoint_parity.harness.families.wan.names import to_diffusers
 from waypoint_parity.harness.families.wan.scenario import padded, pictures
-from waypoint_parity.harness.run.adapter import Numerics, Site
+from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.process_settings import preserved_settings
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -64,9 +64,9 @@ class WanDiffusersAdapter(ClipByClip):
         root: nn.Module = getattr(self._pipeline, component)
         return root.get_submodule(to_diffusers(component, name))
 
-    def velocity_site(self) -> Site:
+    def velocity(self) -> tuple[Layout, Restore]:
         """The only one of a tuple."""
-        return Site(self._pipeline.transformer, lambda made, inputs: made[0], lambda shown, made: (shown,))
+        return lambda made, inputs: made[0], lambda shown, made: (shown,)
 
     def with_timestep(self, arguments: dict[str, Any], show: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The argument `timestep`."""

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.families.wan.adapter import OWN_SCHEDULE, ClipByClip
+from waypoint_parity.harness.families.wan.adapter import OWN_SCHEDULE, ClipByClip, Layout, Restore
 from waypoint_parity.harness.families.wan.config import LATENTS_MEAN, LATENTS_STD
 from waypoint_parity.harness.families.wan.scenario import pictures
-from waypoint_parity.harness.run.adapter import Numerics, Site
+from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.wan.package import UNTESTED, Package, imported
 
@@ -64,9 +64,9 @@ class WanOfficialAdapter(ClipByClip):
         root: nn.Module = self._pipeline.model if component == "transformer" else self._pipeline.vae.model
         return root.get_submodule(name)
 
-    def velocity_site(self) -> Site:
+    def velocity(self) -> tuple[Layout, Restore]:
         """The only one of a list of [C,T,h,w]."""
-        return Site(self._pipeline.model, lambda made, inputs: made[0][None], lambda shown, made: [shown[0]])
+        return lambda made, inputs: made[0][None], lambda shown, made: [shown[0]]
 
     def with_timestep(self, arguments: dict[str, Any], show: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The argument `t`."""

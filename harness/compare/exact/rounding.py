@@ -18,8 +18,7 @@ def either_neighbour(y: Tensor, dtype: torch.dtype, salt: int) -> Tensor:
     Which of the two is as good as random, and the same for equal values, as with every rounding: it follows from the
     bits of `y` and an odd `salt` below 2^63.
     """
-    real = dtype.to_real()
-    return _by_parts(y, lambda part: _either_neighbour(part, real, salt))
+    return _by_parts(y, lambda part: _either_neighbour(part, dtype, salt))
 
 
 def one_unit_off(x: Tensor, salt: int) -> Tensor:

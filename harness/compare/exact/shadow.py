@@ -9,7 +9,8 @@ What a model rounds on purpose stays rounded: a weight, an input or a constant t
 chooses or jumps (topk, sort, argmax, round, floor) takes the choice that the implementation made. Draws are not drawn.
 
 Lanes beside the exact one are disturbed: each result goes, at random, to one of its two neighbours in the dtype that
-the operation returned; results that are exact stay. Their spread is what rounding does to a value.
+the operation returned; results that are exact stay. Their spread is what rounding does to a value. What a session
+computes in fp64 counts as fp32 there: a port that has no fp64 is as precise as it may be.
 """
 
 import enum
@@ -148,6 +149,8 @@ class Shadow(TorchDispatchMode):
         self._numbers = _Numbers(self)
         self._number: complex | None = None
         self._opened: list[ExitStack] = []
+        # While a model is built, tables are made in fp64 whose error grows with the length of a session.
+        self._built = False
         # Bytes of shadows since those of tensors that are gone were let go.
         self._since = 0
 
@@ -246,6 +249,7 @@ class Shadow(TorchDispatchMode):
 
     def settle(self) -> None:
         """Let go of shadows that are the values themselves, of copied or joined weights: the model is built."""
+        self._built = True
         with _disable_current_modes(), torch.inference_mode():
             for kept in self._kept.values():
                 if kept.lanes is not None and not kept.ref.expired():
@@ -321,7 +325,7 @@ class Shadow(TorchDispatchMode):
         fixed = (factory or name in _CASTS) and self._is_on_purpose(origins)
         lanes: dict[int, list[Tensor]] = {id(x): [] for x in new}
         for lane in range(self.lanes):
-            own = bool(lane) and name in _OWN_KERNEL
+            own = bool(lane) and name in _OWN_KERNEL and all(_real(x.dtype) is self._rounds_to(x.dtype) for x in new)
             ran, reason = self._run(func, name, args, kwargs, out, lane, own=own, factory=factory, whole=whole)
             lost = lost or reason
             for x, y in zip(_tensors(out), _tensors(ran), strict=True):
@@ -359,7 +363,11 @@ class Shadow(TorchDispatchMode):
         y = y.to(_WIDE[dtype])
         if fixed and _is_narrow(dtype):
             return y.to(dtype).to(y.dtype)
-        return either_neighbour(y, dtype, self._salts[lane]) if lane else y
+        return either_neighbour(y, self._rounds_to(dtype), self._salts[lane]) if lane else y
+
+    def _rounds_to(self, dtype: torch.dtype) -> torch.dtype:
+        """What a disturbed lane rounds the results of an operation to. No port has to compute in fp64."""
+        return torch.float32 if self._built and _real(dtype) is torch.float64 else _real(dtype)
 
     def _write(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Tensor], given: list[Tensor]) -> None:
         """Do to the shadows of `written` what the operation has done to them."""

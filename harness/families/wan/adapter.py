@@ -5,45 +5,49 @@ Nothing of the pipeline is computed here, but for the pictures that its last lay
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from waypoint_parity.harness.families.wan.config import WanGeometry
 from waypoint_parity.harness.families.wan.sites import BRANCHES, DECODE, DENOISE, site_table
 from waypoint_parity.harness.run.adapter import Pass, Site
+from waypoint_parity.harness.run.keys import is_input
 from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.worker import apart
 
 OWN_SCHEDULE = "own-schedule"
-# Sites that no module of a pipeline returns.
-_BETWEEN = ("input.noise", "input.timestep", "input.prompt_emb", "input.sigma", "guided", "latent", "unscaled", "picture")
+Layout = Callable[[Any, tuple[Any, ...]], Tensor]
+Restore = Callable[[Any, Any], Any]
+# Sites that no module of a pipeline returns, but for the velocity.
+_BETWEEN = ("velocity", "guided", "latent", "unscaled", "picture")
+# What the official code calls the modules of sites whose names are shorter.
+_MODULES = {"time_projection": "time_projection.1", "head": "head.head", "decoder.head": "decoder.head.2"}
 
 
 class ClipByClip(ABC):
     """An adapter of a pipeline that makes a whole clip in one call; see harness.run.adapter.Adapter.
 
     The transformer is called with the prompt, then without it, in every step; the autoencoder decodes a latent after
-    the other. `transformer` and `autoencoder` are the pipeline's; `find(component, name)` is the module that bears a
-    site's official name.
+    the other. `transformer` and `autoencoder` are the pipeline's. Every site is a probe: the call runs in a thread of
+    its own, and what is shown is shown outside of it.
     """
 
     def __init__(self, transformer: nn.Module, autoencoder: nn.Module, geometry: WanGeometry) -> None:
         self._transformer, self._autoencoder, self._geometry = transformer, autoencoder, geometry
         self._layers = range(geometry.transformer.num_layers)
-        attended = [
-            f"blocks.{layer}.{attention}.attended" for layer in self._layers for attention in ("self_attn", "cross_attn")
-        ]
-        self._probes = {name: nn.Identity() for name in (*_BETWEEN, *attended)}
+        self._rows = {row.name: row for row in site_table(len(self._layers)).rows}
+        self._probes = {name: nn.Identity() for name in self._rows}
         self._given: Scenario | None = None
+        self._running: PausedCall | None = None
         self._step = self._branch = self._latent = 0
         self._begun = False
         self._sigmas: list[float] = []
-        self._announce: Callable[[Pass], None] = lambda at: None
-        self._attach()
 
     @abstractmethod
     def find(self, component: str, name: str) -> nn.Module:
@@ -58,39 +62,38 @@ class ClipByClip(ABC):
         """What the call runs within: settings of the whole process."""
 
     @abstractmethod
-    def velocity_site(self) -> Site:
-        """The transformer's output, [1,C,T,h,w]."""
+    def velocity(self) -> tuple[Layout, Restore]:
+        """How the transformer's output becomes [1,C,T,h,w], and the way back."""
 
     @abstractmethod
     def with_timestep(self, arguments: dict[str, Any], show: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The keyword arguments of the transformer, its timestep shown as it is consumed."""
 
     def sites(self) -> Mapping[str, Site]:
-        """Every site of the family: modules by their names, and what passes between them."""
-        modules = {"time_projection": "time_projection.1", "head": "head.head", "decoder.head": "decoder.head.2"}
-        found = {name: Site(probe) for name, probe in self._probes.items()}
-        for row in site_table(len(self._layers)).rows:
-            if row.name in found or row.name == "velocity":
-                continue
-            component = "vae" if DECODE in row.phases else "transformer"
-            module = self.find(component, modules.get(row.name, row.name))
-            found[row.name] = Site(module, _tokens, _volume) if row.name == "patch_embedding" else Site(module)
-        return found | {"velocity": self.velocity_site()}
+        """Every site of the family: what modules return, by their names, and what passes between them."""
+        special = {"patch_embedding": (_tokens, _volume), "velocity": self.velocity()}
+        return {name: Site(probe, *special.get(name, ())) for name, probe in self._probes.items()}
 
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
         """Run a session, clip by clip."""
         self._given = scenario
-        for unit in range(scenario.units):
-            self._step, self._branch, self._latent = -1, 0, 0
-            self._begun, self._sigmas = False, []
-            call = PausedCall(lambda unit=unit: self.call(scenario, unit), self.surroundings)  # type: ignore[misc]
-            self._announce = call.pause
-            yield from ((unit, at) for at in call.passes())
+        with ExitStack() as attached:
+            for handle in self._attach():
+                attached.callback(handle.remove)
+            for unit in range(scenario.units):
+                self._step, self._branch, self._latent = -1, 0, 0
+                self._begun, self._sigmas = False, []
+                self._running = PausedCall(partial(self.call, scenario, unit), self.surroundings)
+                yield from ((unit, at) for at in self._running.passes())
 
-    def show(self, site: str, value: Tensor) -> Tensor:
+    def show(self, site: str, value: Any) -> Any:
         """Show `value` at the probe of `site`; go on with what this returns."""
-        shown: Tensor = self._probes[site](value)
-        return shown
+        assert self._running is not None, "nothing is shown outside of a session"
+        return self._running.outside(lambda: self._probes[site](value))
+
+    def _announce(self, at: Pass) -> None:
+        assert self._running is not None, "no pass is announced outside of a session"
+        self._running.pause(at)
 
     def show_noise(self, noise: Tensor) -> Tensor:
         """The start noise as the pipeline takes it, which begins the first step."""
@@ -132,19 +135,27 @@ class ClipByClip(ABC):
         self._step, self._begun = self._step + 1, True
         self._announce(self._at())
 
-    def _attach(self) -> None:
+    def _attach(self) -> Iterator[RemovableHandle]:
+        """Hook every module that tells a pass, or shows a site: those that bear the names now."""
         find = self.find
-        self._transformer.register_forward_pre_hook(self._before_branch, with_kwargs=True)
-        find("transformer", "text_embedding").register_forward_pre_hook(self._shown_first("input.prompt_emb"))
-        for layer in self._layers:
-            for attention in ("self_attn", "cross_attn"):
-                name = f"blocks.{layer}.{attention}"
-                last = find("transformer", f"{name}.o")
-                last.register_forward_pre_hook(self._shown_first(f"{name}.attended"))
-        find("vae", "conv2").register_forward_pre_hook(self._before_decoding)
+        yield self._transformer.register_forward_pre_hook(self._before_branch, with_kwargs=True)
+        yield find("transformer", "text_embedding").register_forward_pre_hook(self._shown_first("input.prompt_emb"))
+        yield find("vae", "conv2").register_forward_pre_hook(self._before_decoding)
         decoder = find("vae", "decoder")
-        decoder.register_forward_pre_hook(self._before_latent)
-        decoder.register_forward_hook(self._after_latent)
+        yield decoder.register_forward_pre_hook(self._before_latent)
+        yield decoder.register_forward_hook(self._after_latent)
+        yield self._transformer.register_forward_hook(self._shown("velocity"))
+        for name, row in self._rows.items():
+            if name.endswith(".attended"):
+                last = find("transformer", f"{name.removesuffix('attended')}o")
+                yield last.register_forward_pre_hook(self._shown_first(name))
+            elif not is_input(name) and name not in _BETWEEN:
+                component = "vae" if DECODE in row.phases else "transformer"
+                yield find(component, _MODULES.get(name, name)).register_forward_hook(self._shown(name))
+
+    def _shown(self, site: str) -> Callable[[nn.Module, Any, Any], Any]:
+        """A hook that shows what a module returns."""
+        return lambda module, args, output: self.show(site, output)
 
     def _shown_first(self, site: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         """A hook that shows the first argument of a module."""
