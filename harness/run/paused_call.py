@@ -74,16 +74,16 @@ class PausedCall:
     def _resume(self) -> Pass | None:
         """Run the call to its next pass; None where it has ended."""
         made, error = None, None
-        with self._surroundings():
-            while True:
+        while True:
+            with self._surroundings():
                 self._turns.put(_Turn(made, error, _Modes.here()))
                 asked = self._asked.get()
-                if asked is None or isinstance(asked, Pass):
-                    return asked
-                try:
-                    made, error = asked(), None
-                except Exception as raised:
-                    made, error = None, raised
+            if asked is None or isinstance(asked, Pass):
+                return asked
+            try:
+                made, error = asked(), None
+            except Exception as raised:
+                made, error = None, raised
 
     def _ask(self, what: Pass | Callable[[], Any]) -> Any:
         own = _Modes.taken().without(self._adopted)

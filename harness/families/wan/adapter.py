@@ -117,10 +117,10 @@ class ClipByClip(ABC):
             def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
                 adapter._announce(adapter._at())
                 step, adapter._branch = adapter._step, 0
-                # A tensor of its own: an element that is shown in its place would be a view of all.
-                sigma = self.sigmas[step].clone()
-                if (shown := adapter.show("input.sigma", sigma)) is not sigma:
-                    self.sigmas[step] = shown
+                # What a step goes from and to. Tensors of their own: what is shown is no view of the schedule.
+                levels = self.sigmas[step : step + 2].clone()
+                if (shown := adapter.show("input.sigma", levels)) is not levels:
+                    self.sigmas[step : step + 2] = shown
                 made = super().step(adapter.show("guided", model_output), timestep, sample, *args, **kwargs)
                 return (adapter.show("latent", made[0]), *made[1:])
 
