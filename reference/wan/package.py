@@ -31,7 +31,13 @@ INSTALL = (
     "PYTHONPATH; pip install diffusers einops scipy tqdm"
 )
 # The files whose code computes.
-_COMPUTING = ("modules/attention.py", "modules/model.py", "modules/vae.py", "text2video.py", "utils/fm_solvers_unipc.py")
+_COMPUTING = (
+    "modules/attention.py",
+    "modules/model.py",
+    "modules/vae.py",
+    "text2video.py",
+    "utils/fm_solvers_unipc.py",
+)
 TESTED_SOURCES = "bf534f53adc901709901e569ef4f5499f50a951a1295ff5828a6dc36caf03486"
 
 

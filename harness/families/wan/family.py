@@ -49,7 +49,7 @@ class Wan(Plain):
 
     @cached_property
     def factors(self) -> Mapping[str, Factor]:
-        """Schedule, shift, frames and seed, guidance, and both prompts; frames draw from the seed, which comes first."""
+        """Schedule, shift, seed, frames, guidance, and both prompts; frames are drawn from the seed before them."""
         from waypoint_parity.harness.families.wan import scenario
 
         return {
@@ -154,9 +154,7 @@ class Wan(Plain):
         """All that is known of the sites of a session."""
         return site_table(geometry.transformer.num_layers)
 
-    def words(
-        self, first: "Key", faults: Collection["Key"], geometry: WanGeometry, scenario: "Scenario"
-    ) -> list[str]:
+    def words(self, first: "Key", faults: Collection["Key"], geometry: WanGeometry, scenario: "Scenario") -> list[str]:
         """In which step and branch a fault begins, and which ones have it."""
         return words(first, faults, scenario.get("timesteps"))
 
@@ -171,7 +169,7 @@ class Wan(Plain):
             f"geometry     {config.num_layers} blocks of width {config.dim}, {config.num_heads} heads of width "
             f"{config.dim // config.num_heads}, feed-forward {config.ffn_dim}, prompts of {config.text_len} x "
             f"{config.text_dim}",
-            f"autoencoder  latents of {geometry.autoencoder.z_dim} channels, base width {geometry.autoencoder.base_dim}",
+            f"autoencoder  latents of {geometry.autoencoder.z_dim} channels, width {geometry.autoencoder.base_dim}",
         ]
 
     def scenario_lines(self, scenario: "Scenario") -> list[str]:

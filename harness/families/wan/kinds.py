@@ -36,6 +36,12 @@ KINDS = (
     ),
     FaultKind(
         ("time embedding",),
+        "phases computed in fp32, where the official code has fp64",
+        "the dtype of frequencies and phases: they reach 1000 radians, which costs 6e-6 in fp32",
+        extent=("rounding-sized",),
+    ),
+    FaultKind(
+        ("time embedding",),
         "timestep rounded to bf16 before the sinusoid",
         "the dtype of the timestep: bf16 holds multiples of 4 only above 512",
         extent=("right at multiples of 4",),

@@ -95,7 +95,7 @@ def _open_official(folder: Path) -> Opened:
         raise UserError(
             f"{folder / _VAE}: is not the autoencoder of Wan 2.1",
             found=f"latents of {latent} channels",
-            expected=f"{len(LATENTS_MEAN)}: the official code has mean and deviation of so many, and no config says others",
+            expected=f"{len(LATENTS_MEAN)}, of which the official code has mean and deviation",
             do="take the autoencoder that was published with the model",
         )
     values = read_mapping(folder / "config.json")
@@ -123,7 +123,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def write_official(checkpoint: Checkpoint, folder: Path) -> None:
-    """The official layout. It says nothing of how latents are scaled. Raises UserError where that is not as published."""
+    """The official layout. Raises UserError where latents are not scaled as published: it cannot say so."""
     autoencoder = checkpoint.geometry.autoencoder
     if autoencoder != WanAutoencoder(base_dim=autoencoder.base_dim):
         raise UserError(

@@ -95,6 +95,5 @@ def _renamed(name: str, table: Iterable[tuple[str, str]]) -> str:
     for old, new in table:
         pattern = re.escape(old).replace(r"\*", r"(\d+)")
         if found := re.match(rf"{pattern}(?=\.|$)", name):
-            parts = iter(found.groups())
-            return re.sub(r"\*", lambda _: next(parts), new) + name[found.end() :]
+            return new.replace("*", "{}").format(*found.groups()) + name[found.end() :]
     return name

@@ -1,4 +1,4 @@
-"""Scenarios of Wan: what a session is given, whether it fits a checkpoint, the passes that it makes, what can be varied.
+"""Scenarios of Wan: what a session is given, whether it fits a checkpoint, its passes, what can be varied.
 
 `noise` [unit,C,T,h,w] fp32 of every clip; `timesteps` [S] int64 and `sigmas` [S+1] fp32 of every step; `prompt_emb` and
 `negative_emb` [tokens,E] fp32, without padding; the numbers `guidance` and `shift`.
