@@ -45,7 +45,7 @@ class WanDiffusersAdapter(ClipByClip):
         with preserved_settings(), warnings.catch_warnings(action="ignore"):
             self._diffusers = _import()
             self._pipeline = self._build(checkpoint)
-        super().__init__(self._pipeline.transformer, self._pipeline.vae, checkpoint.geometry)
+        super().__init__(self._pipeline.transformer, checkpoint.geometry)
         self._scheduler = self.scheduler(self._diffusers.UniPCMultistepScheduler, own=self._own)
         prepare = self._pipeline.prepare_latents
         self._pipeline.prepare_latents = lambda *args, **kwargs: self.show_noise(prepare(*args, **kwargs))

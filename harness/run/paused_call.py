@@ -126,7 +126,7 @@ class _Modes:
     def here(cls) -> "_Modes":
         """Those of the thread in work."""
         return cls(
-            tuple(overrides._get_current_function_mode_stack()),  # type: ignore[no-untyped-call]
+            tuple(overrides._get_current_function_mode_stack()),
             tuple(dispatch._get_current_dispatch_mode_stack()),
         )
 
@@ -135,7 +135,7 @@ class _Modes:
         """Those of the thread in work, which has none afterwards."""
         here = cls.here()
         for _ in here.function:
-            overrides._pop_mode()  # type: ignore[no-untyped-call]
+            overrides._pop_mode()
         for _ in here.dispatch:
             dispatch._pop_mode()
         return here
@@ -147,7 +147,7 @@ class _Modes:
     def put(self) -> None:
         """Have them in the thread in work too, within those that it has."""
         for mode in self.function:
-            overrides._push_mode(mode)  # type: ignore[no-untyped-call]
+            overrides._push_mode(mode)
         for mode in self.dispatch:
             dispatch._push_mode(mode)
 

@@ -1,6 +1,7 @@
 """The driver of the official Wan 2.1: builds its pipeline, makes clips with it, says where to watch."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.wan.package import UNTESTED, Package, imported
 
+FP32_PHASES = "fp32-phases"
 _PROMPT, _NEGATIVE = "the prompt", "the negative prompt"
 
 
@@ -30,7 +32,9 @@ class WanOfficialAdapter(ClipByClip):
     only a GPU has, and that rounds to bf16. `describe` names all of it.
     """
 
-    OPTIONS = (OWN_SCHEDULE, UNTESTED)
+    OPTIONS = (OWN_SCHEDULE, FP32_PHASES, UNTESTED)
+    # Another formulation, which must not matter: no port has to have fp64.
+    HARMLESS = (FP32_PHASES,)
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self._numerics = numerics
@@ -43,10 +47,11 @@ class WanOfficialAdapter(ClipByClip):
         # From here on the modules are those of this adapter alone: nobody else imports them.
         self._module = package.pipeline
         package.model.flash_attention = attention
+        if FP32_PHASES in numerics.options:
+            package.model.sinusoidal_embedding_1d = fp32_sinusoid
         self._draws = _Torch()
         vars(self._module).update(torch=self._draws, tqdm=iter)
-        geometry = checkpoint.geometry
-        super().__init__(self._pipeline.model, self._pipeline.vae.model, geometry)
+        super().__init__(self._pipeline.model, checkpoint.geometry)
         name = "FlowUniPCMultistepScheduler"
         vars(self._module)[name] = self.scheduler(vars(self._module)[name], own=self._own)
 
@@ -56,6 +61,7 @@ class WanOfficialAdapter(ClipByClip):
             "version": self._version,
             "attention": "scaled_dot_product_attention in the place of flash_attention",
             "schedule": "its own" if self._own else "as recorded",
+            "phases": "float32" if FP32_PHASES in self._numerics.options else "float64",
             "given": "weights, embeddings and noise; T5 is not loaded",
         }
 
@@ -162,6 +168,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, k_lens: Tensor | None = None, **_
         hidden = (torch.arange(k.shape[1], device=k.device) < k_lens.to(k.device)[:, None])[:, None, None]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden).transpose(1, 2).contiguous()
+
+
+def fp32_sinusoid(width: int, timesteps: Tensor) -> Tensor:
+    """The features [B,width] of timesteps [B], all cosines and then all sines, of phases in fp32."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=timesteps.device) * (-math.log(10000.0) / half))
+    phases = timesteps.float()[:, None] * frequencies
+    return torch.cat([phases.cos(), phases.sin()], 1)
 
 
 def _check(checkpoint: Checkpoint, numerics: Numerics) -> None:

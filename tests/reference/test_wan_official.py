@@ -18,7 +18,7 @@ from waypoint_parity.harness.families.wan.scenario import schedule
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.reference.wan import package
-from waypoint_parity.reference.wan.adapter import WanOfficialAdapter, attention
+from waypoint_parity.reference.wan.adapter import WanOfficialAdapter, attention, fp32_sinusoid
 
 there = pytest.mark.skipif(importlib.util.find_spec("wan") is None, reason="needs a clone of Wan2.1 on PYTHONPATH")
 
@@ -78,6 +78,16 @@ def test_it_computes_what_was_recorded(checkpoint: Checkpoint) -> None:
     assert seen.keys() == golden.keys()
     far = {name for name in golden if not torch.allclose(seen[name].double(), golden[name].double(), 1e-5, 1e-5)}
     assert far == set()
+
+
+@there
+def test_phases_in_fp32_are_the_same_within_their_rounding(checkpoint: Checkpoint) -> None:
+    with package.imported() as wan:
+        timesteps = torch.tensor([999, 899, 20])
+        exact, ours = wan.model.sinusoidal_embedding_1d(256, timesteps), fp32_sinusoid(256, timesteps)
+    assert ours.dtype is torch.float32
+    distance = (ours.double() - exact).norm() / exact.norm()
+    assert 1e-7 < distance < 2e-5
 
 
 @there

@@ -224,11 +224,12 @@ class Shadow(TorchDispatchMode):
         """Take `x` for what it was made of: lists of numbers and of tensors of one element."""
         scalars = _tensors(data)
         lost = next((reason for reason in map(self.lost, scalars) if reason), None)
-        lanes = [
-            torch.tensor(_plain(data, lambda y, lane=lane: self.of(y, lane).item()), dtype=_WIDE[x.dtype])
-            for lane in range(self.lanes)
-        ]
-        self._keep(x, self._remember(x, _Origin.COMPUTED, lost), [lane.to(x.device) for lane in lanes])
+
+        def made(lane: int) -> Tensor:
+            numbers = _plain(data, lambda y: self.of(y, lane).item())
+            return torch.tensor(numbers, dtype=_WIDE[x.dtype], device=x.device)
+
+        self._keep(x, self._remember(x, _Origin.COMPUTED, lost), [made(lane) for lane in range(self.lanes)])
 
     def read(self, name: str, x: Tensor) -> None:
         """Note that numbers were read of `x`: behind them there is no shadow, if `x` has one."""

@@ -34,12 +34,12 @@ class ClipByClip(ABC):
     """An adapter of a pipeline that makes a whole clip in one call; see harness.run.adapter.Adapter.
 
     The transformer is called with the prompt, then without it, in every step; the autoencoder decodes a latent after
-    the other. `transformer` and `autoencoder` are the pipeline's. Every site is a probe: the call runs in a thread of
+    the other. `transformer` is the pipeline's. Every site is a probe: the call runs in a thread of
     its own, and what is shown is shown outside of it.
     """
 
-    def __init__(self, transformer: nn.Module, autoencoder: nn.Module, geometry: WanGeometry) -> None:
-        self._transformer, self._autoencoder, self._geometry = transformer, autoencoder, geometry
+    def __init__(self, transformer: nn.Module, geometry: WanGeometry) -> None:
+        self._transformer, self._geometry = transformer, geometry
         self._layers = range(geometry.transformer.num_layers)
         self._rows = {row.name: row for row in site_table(len(self._layers)).rows}
         self._probes = {name: nn.Identity() for name in self._rows}
@@ -98,13 +98,17 @@ class ClipByClip(ABC):
     def show_noise(self, noise: Tensor) -> Tensor:
         """The start noise as the pipeline takes it, which begins the first step."""
         self._begin_step()
-        return self.show("input.noise", noise)
+        shown: Tensor = self.show("input.noise", noise)
+        return shown
 
     def scheduler(self, kind: type, *, own: bool) -> type:
         """A scheduler of this kind whose steps are shown, on the recorded schedule unless it is to have its `own`."""
         adapter = self
 
         class Shown(kind):  # type: ignore[misc]
+            timesteps: Tensor
+            sigmas: Tensor
+
             def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
                 super().set_timesteps(*args, **kwargs)
                 assert adapter._given is not None, "a schedule is set outside of a session"

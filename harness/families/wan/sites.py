@@ -97,7 +97,7 @@ def _block(block: str, entering: str) -> Iterator[SiteRow]:
     # What the last projection reads: queries and keys are rotated, then attended with.
     yield _activation(f"{own}.attended", "self-attention", f"{own}.norm_q", f"{own}.norm_k", f"{own}.v")
     yield _activation(own, "projections", f"{own}.attended")
-    stream = (entering, own, mod)
+    stream: tuple[str, ...] = (entering, own, mod)
     yield _activation(f"{block}.norm3", "norm", *stream)
     yield _activation(f"{cross}.q", "cross-attention", f"{block}.norm3")
     yield from (_activation(f"{cross}.{name}", "cross-attention", "text_embedding") for name in "kv")
