@@ -135,10 +135,10 @@ def floor(session: nox.Session) -> None:
 
 @in_shared
 def official(session: nox.Session) -> None:
-    """Run the official package and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
+    """Run official packages and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
 
-    The variable holds the folders that contain `world_engine` and `fastvideo`, separated as in PYTHONPATH. What is not
-    there is skipped, with the reason.
+    The variable holds the folders that contain `world_engine`, `wan` and `fastvideo`, separated as in PYTHONPATH. What
+    is not there is skipped, with the reason.
     """
     install(session, "test", "official")
     path = os.environ.get("WAYPOINT_OFFICIAL_PATH", "")

@@ -109,7 +109,8 @@ class VerdictTable:
         self._bounds = judgement.bounds
         self._accepted = accepted_sites(judgement.accepted_inputs, family)
         self._allowed_missing = judgement.allowed_missing
-        self._differing_input: SiteResult | None = None
+        # The first of every input site.
+        self._differing: dict[str, SiteResult] = {}
         self._entered = Seen()
         # By unit, of the latest of its latents so far: its place in the execution, its key, and its error.
         self._latents: dict[int, tuple[int, Key, float]] = {}
@@ -205,8 +206,8 @@ class VerdictTable:
             self._fail(failure.order + before, partial(_moved, failure, lines, before))
         if part.worst is not None:
             self._exceed(part.worst.distance, partial(_moved, part.worst, lines, before))
-        if part._differing_input is not None:
-            self._differ(part._differing_input.order + before, partial(_moved, part._differing_input, lines, before))
+        for differing in part._differing.values():
+            self._differ(differing.order + before, differing.key, partial(_moved, differing, lines, before))
         return numbers
 
     def close(
@@ -214,9 +215,11 @@ class VerdictTable:
     ) -> Comparison:
         """The comparison of the runs called `reference` and `candidate`; no score is given where an input differed."""
         self._judge_pairs()
-        if (differing := self._differing_input) is not None:
-            names, reason = (reference, candidate), _difference(differing)
-            return incomparable(*names, reason, bounds=self._bounds, evidence=evidence, first=differing)
+        if differing := sorted(self._differing.values(), key=lambda result: result.order):
+            reason = "; ".join(map(_difference, differing))
+            return incomparable(
+                reference, candidate, reason, bounds=self._bounds, evidence=evidence, first=differing[0]
+            )
         self._lacking(expected)
         comparison = Comparison(
             schema=COMPARISON_SCHEMA,
@@ -346,7 +349,7 @@ class VerdictTable:
             if dtypes is not None:
                 self._retype(int(order[index]), key.site, dtypes)
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.INCOMPARABLE]).tolist():
-            self._differ(int(order[index]), partial(result, index))
+            self._differ(int(order[index]), self.places.key(int(codes[index])), partial(result, index))
         for index in np.flatnonzero(verdicts == _VERDICT[Verdict.MISSING]).tolist():
             key = self.places.key(int(codes[index]))
             self._missing(int(order[index]), key, 1, str(error_of(index).note), seen_elsewhere=True)
@@ -448,10 +451,11 @@ class VerdictTable:
             insort(self.failures, result(), key=lambda failure: failure.order)
             del self.failures[MOST_FAILURES:]
 
-    def _differ(self, order: int, result: Callable[[], SiteResult]) -> None:
-        """Keep an input that differs, if it is the first in execution order."""
-        if self._differing_input is None or order < self._differing_input.order:
-            self._differing_input = result()
+    def _differ(self, order: int, key: Key, result: Callable[[], SiteResult]) -> None:
+        """Keep an input that differs, if it is the first of its site in execution order."""
+        known = self._differing.get(key.site)
+        if known is None or order < known.order:
+            self._differing[key.site] = result()
 
     def _prove_nothing(self, order: int, key: Key, number: int) -> None:
         """Count observations without a finite value on either side, the first of them `key`."""

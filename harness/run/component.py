@@ -27,7 +27,7 @@ METHODS = ("describe", "sites", "component")
 RunCall = Callable[[int, Pass, Mapping[str, Tensor]], object]
 
 
-class Call(NamedTuple):
+class ComponentCall(NamedTuple):
     """One call of a component. `inputs` by the names of their sites, as the reference consumed or made them."""
 
     unit: int
@@ -44,7 +44,7 @@ class RecordedCalls:
 
     component: str
     sites: frozenset[str]
-    calls: list[Call]
+    calls: list[ComponentCall]
     given: Mapping[Key, Tensor]
 
     @property
@@ -91,7 +91,7 @@ def recorded_calls(component: str, reference: Adapter, checkpoint: "Checkpoint",
                 value = shown.get(Key(unit, at.phase, at.step, row.name, branch))
                 latest |= {} if value is None else {site_name(row.name, branch): value}
         if any(row.name in own for row, _ in table.shown(at.phase, at.step, at.branches)):
-            calls.append(Call(unit, at, inputs))
+            calls.append(ComponentCall(unit, at, inputs))
     if not calls:
         raise UserError(
             f"{component}: the session never calls it",

@@ -14,8 +14,8 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
+from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.harness.run.process_settings import compiler_stance
-from waypoint_parity.reference.modular_diffusers.paused_call import PausedCall
 from waypoint_parity.reference.modular_diffusers.pipeline import PATCHED, TRUST, identity, load_pipeline
 from waypoint_parity.reference.modular_diffusers.watch import Watch
 

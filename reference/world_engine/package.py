@@ -1,11 +1,10 @@
 """Finding the official package: whether it is installed, and whether it is one of the revisions that were tested."""
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ import torch._dynamo.config
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import FIRST, SECOND
 from waypoint_parity.harness.run.process_settings import preserved_settings
+from waypoint_parity.reference.sources import sources_digest
 
 UNTESTED = "untested-revision"
 TESTED_REVISION = "208c909824d906bf441122b7c40b9b4e1050d7c3"
@@ -164,18 +164,6 @@ def _imported(release: Release, sources: str) -> Package:
             compiler={name: value for name, value in after.items() if value != before[name]},
             sources=sources,
         )
-
-
-def sources_digest(folder: Path, files: Collection[str] = ()) -> str:
-    """SHA-256 over names and contents of `files` below `folder`, line endings aside; of all Python files by default.
-
-    A file that is absent counts as empty.
-    """
-    digest = hashlib.sha256()
-    for path in [folder / name for name in files] or sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update((path.read_bytes() if path.is_file() else b"").replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()
 
 
 def _check_taehv(*, untested: bool) -> None:

@@ -9,7 +9,8 @@ What a model rounds on purpose stays rounded: a weight, an input or a constant t
 chooses or jumps (topk, sort, argmax, round, floor) takes the choice that the implementation made. Draws are not drawn.
 
 Lanes beside the exact one are disturbed: each result goes, at random, to one of its two neighbours in the dtype that
-the operation returned; results that are exact stay. Their spread is what rounding does to a value.
+the operation returned; results that are exact stay. Their spread is what rounding does to a value. What a session
+computes in fp64 counts as fp32 there: a port that has no fp64 is as precise as it may be.
 """
 
 import enum
@@ -151,6 +152,8 @@ class Shadow(TorchDispatchMode):
         self._numbers = _Numbers(self)
         self._number: complex | None = None
         self._opened: list[ExitStack] = []
+        # While a model is built, tables are made in fp64 whose error grows with the length of a session.
+        self._built = False
         # Bytes of shadows since those of tensors that are gone were let go.
         self._since = 0
 
@@ -220,6 +223,17 @@ class Shadow(TorchDispatchMode):
         if not self._constants_as_computed and (not _is_narrow(x.dtype) or not self._constants_rounded):
             self._keep(x, kept, [exact] * self.lanes)
 
+    def gathered(self, x: Tensor, data: Any) -> None:
+        """Take `x` for what it was made of: lists of numbers and of tensors of one element."""
+        scalars = _tensors(data)
+        lost = next((reason for reason in map(self.lost, scalars) if reason), None)
+
+        def made(lane: int) -> Tensor:
+            numbers = _plain(data, lambda y: self.of(y, lane).item())
+            return torch.tensor(numbers, dtype=_WIDE[x.dtype], device=x.device)
+
+        self._keep(x, self._remember(x, _Origin.COMPUTED, lost), [made(lane) for lane in range(self.lanes)])
+
     def read(self, name: str, x: Tensor) -> None:
         """Note that numbers were read of `x`: behind them there is no shadow, if `x` has one."""
         if self not in _get_current_dispatch_mode_stack() or x.dtype not in _WIDE:
@@ -239,6 +253,7 @@ class Shadow(TorchDispatchMode):
 
     def settle(self) -> None:
         """Let go of shadows that are the values themselves, of copied or joined weights: the model is built."""
+        self._built = True
         with _disable_current_modes(), torch.inference_mode():
             for kept in self._kept.values():
                 if kept.lanes is not None and not kept.ref.expired():
@@ -318,7 +333,7 @@ class Shadow(TorchDispatchMode):
         fixed = (factory or name in _CASTS) and self._is_on_purpose(origins)
         lanes: dict[int, list[Tensor]] = {id(x): [] for x in new}
         for lane in range(self.lanes):
-            own = bool(lane) and name in _OWN_KERNEL
+            own = bool(lane) and name in _OWN_KERNEL and all(_real(x.dtype) is self._rounds_to(x.dtype) for x in new)
             ran, reason = self._run(func, name, args, kwargs, out, lane, own=own, factory=factory, whole=whole)
             lost = lost or reason
             for x, y in zip(_tensors(out), _tensors(ran), strict=True):
@@ -356,7 +371,11 @@ class Shadow(TorchDispatchMode):
         y = y.to(_WIDE[dtype])
         if fixed and _is_narrow(dtype):
             return y.to(dtype).to(y.dtype)
-        return either_neighbour(y, dtype, self._salts[lane]) if lane else y
+        return either_neighbour(y, self._rounds_to(dtype), self._salts[lane]) if lane else y
+
+    def _rounds_to(self, dtype: torch.dtype) -> torch.dtype:
+        """What a disturbed lane rounds the results of an operation to. No port has to compute in fp64."""
+        return torch.float32 if self._built and _real(dtype) is torch.float64 else _real(dtype)
 
     def _write(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Tensor], given: list[Tensor]) -> None:
         """Do to the shadows of `written` what the operation has done to them."""
@@ -557,11 +576,21 @@ class _Numbers(TorchFunctionMode):
             if _is_numbers(data):
                 with _disable_current_modes():
                     self._shadow.constant(out, torch.tensor(data, dtype=_WIDE[out.dtype], device=out.device))
+            elif isinstance(data, (list, tuple)) and _is_numbers(_plain(data, lambda x: 0.0 if x.dim() == 0 else x)):
+                with _disable_current_modes(), torch.inference_mode():
+                    self._shadow.gathered(out, data)
         return out
 
 
 def _is_numbers(data: Any) -> bool:
     return all(map(_is_numbers, data)) if isinstance(data, (list, tuple)) else type(data) in (int, float, bool, complex)
+
+
+def _plain(data: Any, number: Callable[[Tensor], Any]) -> Any:
+    """Lists of numbers and tensors, with a number in the place of each tensor."""
+    if isinstance(data, (list, tuple)):
+        return [_plain(value, number) for value in data]
+    return number(data) if isinstance(data, Tensor) else data
 
 
 def _laid_out(y: Tensor, x: Tensor, size: int) -> Tensor:

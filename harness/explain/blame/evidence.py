@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from waypoint_parity.harness.explain.blame.findings import Finding
-from waypoint_parity.harness.explain.blame.local import Seen
-from waypoint_parity.harness.explain.blame.relations import Held, Pair, relations
+from waypoint_parity.harness.explain.blame.local import LocalValues
+from waypoint_parity.harness.explain.blame.relations import Held, Values, relations
 from waypoint_parity.harness.explain.blame.result import LocalError, Proof
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.sites import SiteTable, kind_of
@@ -36,10 +36,10 @@ class Evidence:
         self._last: dict[str, tuple[Key, Tensor]] = {}
         self._of_step: dict[tuple[object, ...], tuple[Key, Tensor]] = {}
         # By part and site.
-        self.pairs: dict[tuple[str, str], list[Pair]] = defaultdict(list)
+        self.pairs: dict[tuple[str, str], list[Values]] = defaultdict(list)
         self._bytes = 0
 
-    def look(self, seen: Seen) -> None:
+    def look(self, seen: LocalValues) -> None:
         """Take one observation of the run."""
         key = seen.key
         if key.site in self._sites:
@@ -58,13 +58,13 @@ class Evidence:
             found[part] += [_proof(site, held) for held in relations(pairs)]
         return {part: _once(proofs) for part, proofs in found.items()}
 
-    def _keep(self, seen: Seen) -> None:
+    def _keep(self, seen: LocalValues) -> None:
         part, error = self._wanted[seen.key]
         read = {name: self._latest[name].double() for name in self._reads[seen.key.site] if name in self._latest}
         earlier = {name: value.double() for name, value in self._earlier(seen.key).items()}
         shown, right = seen.actual.double(), seen.expected.double()
         self._bytes += 8 * sum(x.numel() for x in (shown, right, *read.values(), *earlier.values()))
-        self.pairs[part, seen.key.site].append(Pair(seen.key, shown, right, error.bound, read, earlier))
+        self.pairs[part, seen.key.site].append(Values(seen.key, shown, right, error.bound, read, earlier))
 
     def _earlier(self, key: Key) -> dict[str, Tensor]:
         """Right values that the site had before, each once."""

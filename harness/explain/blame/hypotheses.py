@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError
-from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen
-from waypoint_parity.harness.explain.blame.relations import SLACK, Pair, distance
+from waypoint_parity.harness.explain.blame.local import LocalErrors, LocalValues
+from waypoint_parity.harness.explain.blame.relations import SLACK, Values, distance
 from waypoint_parity.harness.explain.blame.result import Proof
 from waypoint_parity.harness.run.adapter import Hypothesis
 from waypoint_parity.harness.run.keys import Key
@@ -24,20 +24,20 @@ MOST_TRIED = 12
 
 
 @dataclass(frozen=True)
-class Wrong:
+class PartAtFault:
     """What is wrong by itself in one part: the values of some observations.
 
     `keys` are wrong in the candidate, of whatever part, or not shown; `bound` is the noise of any key.
     """
 
     part: str
-    pairs: Sequence[Pair]
+    pairs: Sequence[Values]
     keys: frozenset[Key]
     bound: Callable[[Key], float]
 
 
 # Runs the reference with a change, fed as the candidate was, over all units or the first ones.
-Run = Callable[[Hypothesis, Callable[[Seen], None], int | None], LocalErrors]
+Run = Callable[[Hypothesis, Callable[[LocalValues], None], int | None], LocalErrors]
 
 
 def hypothesis_called(name: str) -> Hypothesis:
@@ -58,7 +58,7 @@ def hypothesis_called(name: str) -> Hypothesis:
 
 
 def tried(
-    wrong: Wrong, hypotheses: Sequence[Hypothesis], kinds: Sequence[str], run: Run, is_over: Callable[[], bool]
+    wrong: PartAtFault, hypotheses: Sequence[Hypothesis], kinds: Sequence[str], run: Run, is_over: Callable[[], bool]
 ) -> tuple[list[Proof], list[str]]:
     """(what is proven of a part, kinds of fault that are not it), of the hypotheses that are about it.
 
@@ -92,18 +92,18 @@ def tried(
     return proofs, [kind for kind in failed if kind not in proven]
 
 
-def _after(wrong: Wrong, hypothesis: Hypothesis, run: Run) -> float | None:
+def _after(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> float | None:
     """The largest error that the hypothesis leaves; None where it is refuted. The first units are a sieve."""
     units = [pair.key.unit for pair in wrong.pairs]
     sieved = min(units) == max(units) or _left(wrong, hypothesis, run, min(units) + 1) is not None
     return _left(wrong, hypothesis, run, None) if sieved else None
 
 
-def _left(wrong: Wrong, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
-    expected: Mapping[Key, Pair] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
+def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
+    expected: Mapping[Key, Values] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
     made: dict[Key, Tensor] = {}
 
-    def look(seen: Seen) -> None:
+    def look(seen: LocalValues) -> None:
         if seen.key in expected:
             made[seen.key] = seen.actual.double().clone()
 

@@ -39,7 +39,7 @@ class LocalErrors:
     alone: list[tuple[At, str]] = field(default_factory=list)
 
 
-class Seen(NamedTuple):
+class LocalValues(NamedTuple):
     """One observation of a local run: `given` went on on both sides. The implementation may reuse its tensors."""
 
     key: Key
@@ -54,12 +54,12 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Options:
     """What a local run is to do: see `local_errors`; and which positions of an observation count."""
 
     reverse: bool
     feeding: Callable[[Key], bool]
-    looking: Callable[[Seen], None]
+    looking: Callable[[LocalValues], None]
     counts: Callable[[Key], Tensor | None]
 
 
@@ -71,7 +71,7 @@ def local_errors(
     *,
     reverse: bool = False,
     feeding: Callable[[Key], bool] = lambda key: True,
-    looking: Callable[[Seen], None] = lambda seen: None,
+    looking: Callable[[LocalValues], None] = lambda seen: None,
 ) -> LocalErrors:
     """The local error of every observation of a session.
 
@@ -83,7 +83,7 @@ def local_errors(
     both = {name: site for name, site in leading.sites().items() if name in fed}
     found = LocalErrors()
     counts = counting(scenario, checkpoint)
-    asked = _Asked(reverse=reverse, feeding=feeding, looking=looking, counts=counts)
+    asked = _Options(reverse=reverse, feeding=feeding, looking=looking, counts=counts)
     _Run(leading, following, both, fed, found, asked).drive(checkpoint, scenario)
     return found
 
@@ -104,7 +104,7 @@ class _Run:
         shown: Mapping[str, Site],
         fed: Mapping[str, Site],
         found: LocalErrors,
-        asked: _Asked,
+        asked: _Options,
     ) -> None:
         self._asked = asked
         self._adapters = leading, following
@@ -139,7 +139,7 @@ class _Run:
             pair = (given, value) if self._asked.reverse else (value, given)
             actual, expected = (counted(tensor, which) for tensor in pair)
             self._found.errors[key] = tensor_error(actual, expected)
-            self._asked.looking(Seen(key, actual, expected, given))
+            self._asked.looking(LocalValues(key, actual, expected, given))
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
         elif self._asked.reverse:
             self._lacks(key)

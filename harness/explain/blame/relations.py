@@ -48,7 +48,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class Values:
     """One observation: what the candidate showed, and what is right for the same inputs; fp64, of one shape.
 
     `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `earlier`: right
@@ -88,10 +88,10 @@ class _Relation:
 
     statement: str
     cost: int
-    makes: Callable[[Pair], Tensor | None]
+    makes: Callable[[Values], Tensor | None]
 
 
-def relations(pairs: Sequence[Pair]) -> list[Held]:
+def relations(pairs: Sequence[Values]) -> list[Held]:
     """Every relation that holds in all of the pairs; of those that do, the ones with the fewest fitted numbers.
 
     Where an axis has wrong slices and right ones, what holds of the wrong ones.
@@ -109,7 +109,7 @@ def relations(pairs: Sequence[Pair]) -> list[Held]:
     )
 
 
-def _in_part(pairs: Sequence[Pair]) -> list[Held]:
+def _in_part(pairs: Sequence[Values]) -> list[Held]:
     """What holds of the wrong slices of an axis whose other slices are right."""
     shape = list(pairs[0].right.shape)
     for axis in range(len(shape)):
@@ -121,7 +121,7 @@ def _in_part(pairs: Sequence[Pair]) -> list[Held]:
     return []
 
 
-def _confined(pairs: Sequence[Pair], axis: int) -> list[Held]:
+def _confined(pairs: Sequence[Values], axis: int) -> list[Held]:
     """That some slices of an axis alone are wrong, whatever is wrong with them."""
     wrong = wrong_slices(pairs, axis)
     if wrong is None:
@@ -136,7 +136,7 @@ def _confined(pairs: Sequence[Pair], axis: int) -> list[Held]:
     ]
 
 
-def wrong_slices(pairs: Sequence[Pair], axis: int) -> list[int] | None:
+def wrong_slices(pairs: Sequence[Values], axis: int) -> list[int] | None:
     """The slices of an axis that are wrong in any pair, where they are at most half of them and the others right."""
     size = pairs[0].right.shape[axis]
     if size < 2 or any(pair.right.shape[axis] != size for pair in pairs):
@@ -152,7 +152,7 @@ def wrong_slices(pairs: Sequence[Pair], axis: int) -> list[int] | None:
     return sorted(wrong) if 0 < len(wrong) <= size // 2 else None
 
 
-def _within(pair: Pair, axis: int, places: Sequence[int]) -> Pair:
+def _within(pair: Values, axis: int, places: Sequence[int]) -> Values:
     def part(x: Tensor) -> Tensor:
         if x.shape != pair.right.shape:
             return x
@@ -162,13 +162,13 @@ def _within(pair: Pair, axis: int, places: Sequence[int]) -> Pair:
     return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, earlier=earlier)
 
 
-def _is_usable(pair: Pair) -> bool:
+def _is_usable(pair: Values) -> bool:
     if pair.shown.shape != pair.right.shape or not 1 < pair.right.numel() <= _MOST_ELEMENTS:
         return False
     return bool(pair.shown.isfinite().all() and pair.right.isfinite().all())
 
 
-def _holding(pairs: Sequence[Pair], most: float = math.inf) -> list[Held]:
+def _holding(pairs: Sequence[Values], most: float = math.inf) -> list[Held]:
     """The cheapest of the relations that hold in all pairs, of those with at `most` so many fitted numbers."""
     # Fitted where the most is wrong.
     first = max(pairs, key=lambda pair: pair.error)
@@ -189,7 +189,7 @@ def _holding(pairs: Sequence[Pair], most: float = math.inf) -> list[Held]:
     return held[min(held)] if held else []
 
 
-def _left(relation: _Relation, pair: Pair) -> float | None:
+def _left(relation: _Relation, pair: Values) -> float | None:
     """The error that is left with a relation; None where it does not hold."""
     made = relation.makes(pair)
     if made is None or made.shape != pair.shown.shape:
@@ -206,7 +206,7 @@ def distance(x: Tensor, right: Tensor, relative_to: Tensor | None = None) -> flo
     return off / size if size else (math.inf if off else 0.0)
 
 
-def _candidates(first: Pair) -> Iterator[_Relation]:
+def _candidates(first: Values) -> Iterator[_Relation]:
     """What may hold, as fitted to one pair; the cheapest kinds first."""
     if bool((first.shown == first.shown.flatten()[0]).all()):
         value = float(first.shown.flatten()[0])
@@ -215,7 +215,7 @@ def _candidates(first: Pair) -> Iterator[_Relation]:
         yield from makers(first)
 
 
-def _of_other_passes(first: Pair) -> Iterator[_Relation]:
+def _of_other_passes(first: Values) -> Iterator[_Relation]:
     for name, earlier in first.earlier.items():
         yield _Relation(f"it is the value of {name}", 0, partial(_mixed, name, 0.0, 1.0))
         weights = _fitted(first.shown, [first.right, earlier]) if earlier.shape == first.right.shape else None
@@ -225,27 +225,27 @@ def _of_other_passes(first: Pair) -> Iterator[_Relation]:
             yield _Relation(statement, 2, partial(_mixed, name, own, other))
 
 
-def _mixed(name: str, own: float, other: float, pair: Pair) -> Tensor | None:
+def _mixed(name: str, own: float, other: float, pair: Values) -> Tensor | None:
     earlier = pair.earlier.get(name)
     return None if earlier is None or earlier.shape != pair.right.shape else own * pair.right + other * earlier
 
 
-def _of_functions(first: Pair) -> Iterator[_Relation]:
+def _of_functions(first: Values) -> Iterator[_Relation]:
     for name in _FUNCTIONS if first.right.dim() else ():
         yield _Relation(f"{name} is applied once more", 0, partial(_applied, name))
         yield _Relation(f"{name} is missing", 0, partial(_lacking, name))
 
 
-def _applied(name: str, pair: Pair) -> Tensor:
+def _applied(name: str, pair: Values) -> Tensor:
     return _FUNCTIONS[name](pair.right)
 
 
-def _lacking(name: str, pair: Pair) -> Tensor | None:
+def _lacking(name: str, pair: Values) -> Tensor | None:
     """What is shown, where it is right once the function is applied."""
     return pair.shown if distance(_FUNCTIONS[name](pair.shown), pair.right) <= SLACK * pair.bound else None
 
 
-def _of_axes(first: Pair) -> Iterator[_Relation]:
+def _of_axes(first: Values) -> Iterator[_Relation]:
     shape = list(first.right.shape)
     for one, other in combinations(range(len(shape)), 2):
         if min(shape[one], shape[other]) > 1:
@@ -258,11 +258,11 @@ def _of_axes(first: Pair) -> Iterator[_Relation]:
                 yield _Relation(statement, 0, partial(_shifted, axis, shift))
 
 
-def _transposed(one: int, other: int, pair: Pair) -> Tensor:
+def _transposed(one: int, other: int, pair: Values) -> Tensor:
     return pair.right.transpose(one, other).reshape(pair.right.shape)
 
 
-def _shifted(axis: int, shift: int, pair: Pair) -> Tensor:
+def _shifted(axis: int, shift: int, pair: Values) -> Tensor:
     """The right value moved; what comes in at the edge is taken as it is shown."""
     moved = pair.right.roll(shift, axis)
     start = 0 if shift > 0 else pair.right.shape[axis] + shift
@@ -271,7 +271,7 @@ def _shifted(axis: int, shift: int, pair: Pair) -> Tensor:
     return moved
 
 
-def _of_reads(first: Pair) -> Iterator[_Relation]:
+def _of_reads(first: Values) -> Iterator[_Relation]:
     """A term that is missing, or added once more."""
     difference = first.shown - first.right
     for site, term in first.read.items():
@@ -288,7 +288,7 @@ def _of_reads(first: Pair) -> Iterator[_Relation]:
         yield _Relation(statement, 0 if whole else 1, partial(_with_term, site, times))
 
 
-def _with_term(site: str, times: float, pair: Pair) -> Tensor | None:
+def _with_term(site: str, times: float, pair: Values) -> Tensor | None:
     term = pair.read.get(site)
     return None if term is None or not _spreads(term, pair.right) else pair.right + times * term
 
@@ -301,7 +301,7 @@ def _spreads(term: Tensor, over: Tensor) -> bool:
         return False
 
 
-def _of_numbers(first: Pair) -> Iterator[_Relation]:
+def _of_numbers(first: Values) -> Iterator[_Relation]:
     """Scaled, moved, clamped: one or two numbers for all elements."""
     right, shown = first.right, first.shown
     for factor in _fitted(shown, [right]) or ():
@@ -321,11 +321,11 @@ def _of_numbers(first: Pair) -> Iterator[_Relation]:
         yield _Relation(statement, 2, lambda pair: pair.right.clamp(least, most))
 
 
-def _linear(factor: float, offset: float, pair: Pair) -> Tensor:
+def _linear(factor: float, offset: float, pair: Values) -> Tensor:
     return factor * pair.right + offset
 
 
-def _of_orders(first: Pair) -> Iterator[_Relation]:
+def _of_orders(first: Values) -> Iterator[_Relation]:
     """The slices of an axis in another order, perhaps with other signs: those that have a name, then any."""
     shape = list(first.right.shape)
     for axis, size in enumerate(shape):
@@ -344,7 +344,7 @@ def _of_orders(first: Pair) -> Iterator[_Relation]:
             yield _Relation(statement, 2, partial(_ordered, axis, order, signs))
 
 
-def _nearest(pair: Pair, axis: int) -> tuple[Tensor, Tensor]:
+def _nearest(pair: Values, axis: int) -> tuple[Tensor, Tensor]:
     """Of every slice shown, the right one that it is most like, and whether with its sign."""
     shown, right = (x.movedim(axis, 0).reshape(x.shape[axis], -1) for x in (pair.shown, pair.right))
     products = shown @ right.T / right.norm(dim=1).clamp_min(torch.finfo(right.dtype).tiny)
@@ -352,7 +352,7 @@ def _nearest(pair: Pair, axis: int) -> tuple[Tensor, Tensor]:
     return order, products.gather(1, order[:, None]).flatten().sign()
 
 
-def _ordered(axis: int, order: Tensor, signs: Tensor, pair: Pair) -> Tensor | None:
+def _ordered(axis: int, order: Tensor, signs: Tensor, pair: Values) -> Tensor | None:
     if pair.right.shape[axis] != len(order):
         return None
     shape = [1] * pair.right.dim()
@@ -374,7 +374,7 @@ def _named_orders(size: int) -> dict[str, Tensor]:
     return named
 
 
-def _of_rows(first: Pair) -> Iterator[_Relation]:
+def _of_rows(first: Values) -> Iterator[_Relation]:
     """The same numbers added to, or multiplied with, an axis in every pass: a lost or doubled bias or weight."""
     shape = list(first.right.shape)
     for axis, size in enumerate(shape):
@@ -392,7 +392,7 @@ def _of_rows(first: Pair) -> Iterator[_Relation]:
             yield _Relation(statement, size, partial(_spread_over, factors, torch.mul))
 
 
-def _spread_over(numbers: Tensor, by: Callable[[Tensor, Tensor], Tensor], pair: Pair) -> Tensor | None:
+def _spread_over(numbers: Tensor, by: Callable[[Tensor, Tensor], Tensor], pair: Values) -> Tensor | None:
     return by(pair.right, numbers) if _spreads(numbers, pair.right) else None
 
 
@@ -406,7 +406,7 @@ def _fitted(target: Tensor, terms: Sequence[Tensor]) -> list[float] | None:
     return [float(weight) for weight in weights]
 
 
-def _narrowed(pairs: Sequence[Pair]) -> list[Held]:
+def _narrowed(pairs: Sequence[Values]) -> list[Held]:
     """That every value shown is a number of a dtype of fewer bits, and the right ones are not."""
     for name, dtype in _NARROW.items():
         if any(_is_of(pair.right, dtype) or not _is_of(pair.shown, dtype) for pair in pairs):

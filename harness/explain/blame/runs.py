@@ -19,8 +19,8 @@ from waypoint_parity.harness.explain.blame.exchanges import Exchange, exchanged
 from waypoint_parity.harness.explain.blame.explanations import likeliest
 from waypoint_parity.harness.explain.blame.findings import Finding, findings
 from waypoint_parity.harness.explain.blame.gain import gain
-from waypoint_parity.harness.explain.blame.hypotheses import Wrong, tried
-from waypoint_parity.harness.explain.blame.local import LocalErrors, Seen, local_errors, must_be_reversed
+from waypoint_parity.harness.explain.blame.hypotheses import PartAtFault, tried
+from waypoint_parity.harness.explain.blame.local import LocalErrors, LocalValues, local_errors, must_be_reversed
 from waypoint_parity.harness.explain.blame.noise import Noise, measure_noise
 from waypoint_parity.harness.explain.blame.pictures import PictureDifference, difference
 from waypoint_parity.harness.explain.blame.result import Proof, Signature, SiteErrors
@@ -160,7 +160,7 @@ def evidence_run(
     for finding in [] if exchanges else found:
         pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
         if pairs:
-            wrong = Wrong(finding.part, pairs, keys, bound)
+            wrong = PartAtFault(finding.part, pairs, keys, bound)
             try_it = partial(_hypothetical, case)
             kinds = [kind.kind for kind in likeliest(finding.part, _signature(finding, case), case.family)]
             more, refuted[finding.part] = tried(wrong, case.hypotheses, kinds, try_it, is_over)
@@ -174,7 +174,7 @@ def _signature(finding: Finding, case: Case) -> Signature:
 
 
 def _hypothetical(
-    case: Case, hypothesis: Hypothesis, looking: Callable[[Seen], None], units: int | None
+    case: Case, hypothesis: Hypothesis, looking: Callable[[LocalValues], None], units: int | None
 ) -> LocalErrors:
     """The reference with a change, fed as the candidate was; `looking` is shown as `actual` what it makes of that."""
     changed, scenario = case.fresh(), case.scenario
@@ -192,7 +192,7 @@ def _bound(key: Key, local: LocalErrors, noise: Noise, case: Case) -> float:
 
 
 def _local(
-    case: Case, exchanges: Sequence[Exchange], looking: Callable[[Seen], None] = lambda seen: None
+    case: Case, exchanges: Sequence[Exchange], looking: Callable[[LocalValues], None] = lambda seen: None
 ) -> LocalErrors:
     candidate, reverse = case.candidate.adapter, must_be_reversed(case.candidate.adapter.sites())
     with ExitStack() as mended:

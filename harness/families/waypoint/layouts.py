@@ -5,19 +5,17 @@ package's own has config.yaml + model.safetensors, the autoencoder beside it or 
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
-from torch import Tensor
 
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.checkpoint.hub import PINNED
-from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Index, Shape, Weights
+from waypoint_parity.harness.checkpoint.stored import read_mapping, save_weights, sharded
+from waypoint_parity.harness.checkpoint.weights import WEIGHTS_NAME, Shape, Weights
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.families.waypoint.config import (
     AutoencoderConfig,
@@ -27,7 +25,6 @@ from waypoint_parity.harness.families.waypoint.config import (
     taehv_sizes,
 )
 from waypoint_parity.harness.families.waypoint.spelling import canonical
-from waypoint_parity.harness.files import mistaken_for
 from waypoint_parity.harness.run.family import Opened
 
 _CLASSES = {TransformerConfig: "WorldModel", AutoencoderConfig: "WorldEngineVAE", TaehvConfig: "ChunkedStreamingTAEHV"}
@@ -74,9 +71,9 @@ def opened(folder: Path, find: Callable[[str], Path]) -> Opened:
 
 
 def _open_diffusers(folder: Path) -> Opened:
-    config = _transformer(_mapping(folder / "transformer" / "config.json"), "transformer/config.json")
-    files = {name: _sharded(folder / name / WEIGHTS_NAME) for name in ("transformer", "vae")}
-    values, source = _mapping(folder / "vae" / "config.json"), "vae/config.json"
+    config = _transformer(read_mapping(folder / "transformer" / "config.json"), "transformer/config.json")
+    files = {name: sharded(folder / name / WEIGHTS_NAME) for name in ("transformer", "vae")}
+    values, source = read_mapping(folder / "vae" / "config.json"), "vae/config.json"
     if config.is_waypoint_15:
         autoencoder: AutoencoderConfig | TaehvConfig = _taehv(values, config, files["vae"].shapes(), source)
     else:
@@ -132,40 +129,11 @@ def _taehv(
     return TaehvConfig.read({"latent_channels": config.channels, **values, **read_off}, source=source)
 
 
-def _sharded(whole: Path) -> Weights:
-    """The one weights file, or the shards that an index beside it names. Raises UserError where both are there."""
-    index = whole.with_name(f"{whole.name}.index.json")
-    if not index.is_file():
-        return Weights({whole: ""})
-    if whole.exists():
-        raise UserError(
-            f"{whole.parent}: holds the weights twice",
-            found=f"{whole.name}, and {index.name} with its shards",
-            expected="one of the two",
-            do="move away the one that is not meant",
-        )
-    homes = _mapping(index).get("weight_map")
-    names = set(homes.values()) if isinstance(homes, dict) and all(map(_inside, homes.values())) else set()
-    if not isinstance(homes, dict) or not names:
-        raise UserError(
-            f"{index}: does not tell which file holds which key",
-            found=f"weight_map: {homes!r}"[:200],
-            expected="weight_map, from key to the name of a file beside the index",
-            do="fetch or save the index again",
-        )
-    return Weights({whole.with_name(name): "" for name in sorted(names)}, Index(index, homes))
-
-
-def _inside(name: object) -> bool:
-    """Whether it names a file beside the index, and nothing elsewhere."""
-    return isinstance(name, str) and name not in ("", "..") and "\0" not in name and Path(name).name == name
-
-
 def _open_package(folder: Path, find: Callable[[str], Path]) -> Opened:
     """The official package's layout. Its autoencoder lies beside the model, or in the folder that `ae_uri` names."""
-    values = _mapping(folder / "config.yaml")
+    values = read_mapping(folder / "config.yaml")
     uri, config = str(values.get("ae_uri") or ""), _transformer(values, "config.yaml")
-    transformer = _sharded(folder / _PACKAGE_NAME)
+    transformer = sharded(folder / _PACKAGE_NAME)
     if config.is_waypoint_15:
         weights = Weights({_autoencoder(folder, uri, find, _TAEHV_WEIGHTS): ""})
         return _opened(config, _taehv({}, config, weights.shapes(), "config.yaml"), transformer, weights)
@@ -229,7 +197,7 @@ def _package_autoencoder(folder: Path) -> AutoencoderConfig:
 
 def _coder(path: Path) -> dict[str, Any]:
     """What a training config says of the model."""
-    model = _mapping(path).get("model")
+    model = read_mapping(path).get("model")
     if not isinstance(model, dict):
         raise UserError(
             f"{path}: does not describe a model",
@@ -238,40 +206,6 @@ def _coder(path: Path) -> dict[str, Any]:
             do="take the file that was saved with these weights",
         )
     return model
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a JSON or YAML file holds. Raises UserError for none, and for a key that it has twice."""
-    try:
-        if path.suffix == ".json":
-            values = json.loads(path.read_bytes(), object_pairs_hook=_once)
-        else:
-            values = yaml.load(path.read_text("utf-8"), Loader=_OnceLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        found, do = mistaken_for(path) or (str(error), "repair the file")
-        raise UserError(f"{path}: cannot be read", found=found, expected="a JSON or YAML mapping", do=do) from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(
-            f"{path}: is not a mapping",
-            found=type(values).__name__ if not isinstance(values, dict) else "keys that are no text",
-            expected="keys and values",
-            do="repair the file",
-        )
-    return values
-
-
-def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Raises ValueError for a key that a mapping has twice: which value counts, readers decide differently."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]} is there twice")
-    return values
-
-
-class _OnceLoader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _once([(self.construct_object(key, deep=True), None) for key, _ in node.value])
-        return super().construct_mapping(node, deep)
 
 
 def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
@@ -283,7 +217,7 @@ def write_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
         told = {key: value for key, value in config.to_json().items() if key not in _READ_OFF}
         values = {"_class_name": _CLASSES[type(config)]} | told
         (home / "config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-        _save(dict(checkpoint.files[name].as_stored().stream()), home / WEIGHTS_NAME)
+        save_weights(dict(checkpoint.files[name].as_stored().stream()), home / WEIGHTS_NAME)
 
 
 def write_package(checkpoint: Checkpoint, folder: Path) -> None:
@@ -292,7 +226,7 @@ def write_package(checkpoint: Checkpoint, folder: Path) -> None:
     The package itself resolves `ae_uri` against the working directory: run it in the folder, or override the key.
     """
     _write_yaml(checkpoint.geometry.transformer.to_json() | {"ae_uri": "."}, folder / "config.yaml")
-    _save(dict(checkpoint.files["transformer"].as_stored().stream()), folder / "model.safetensors")
+    save_weights(dict(checkpoint.files["transformer"].as_stored().stream()), folder / "model.safetensors")
     tensors = dict(checkpoint.files["vae"].stream())
     if checkpoint.geometry.transformer.is_waypoint_15:
         torch.save(tensors, folder / _TAEHV_WEIGHTS[0])
@@ -301,7 +235,7 @@ def write_package(checkpoint: Checkpoint, folder: Path) -> None:
         _write_yaml({"model": _coder_config(checkpoint.geometry.autoencoder, coder)}, folder / f"{coder}_conf.yml")
         prefix = f"{coder}."
         half = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        _save(half, folder / f"{coder}.safetensors")
+        save_weights(half, folder / f"{coder}.safetensors")
 
 
 def _coder_config(config: AutoencoderConfig, coder: str) -> dict[str, Any]:
@@ -314,8 +248,3 @@ def _coder_config(config: AutoencoderConfig, coder: str) -> dict[str, Any]:
 def _write_yaml(values: Mapping[str, Any], path: Path) -> None:
     plain = json.loads(json.dumps(values))  # YAML has no tuples
     path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # Loaders of the diffusers family refuse a file that does not name the framework.
-    save_file(tensors, path, {"format": "pt"})

@@ -215,7 +215,8 @@ def test_an_input_that_differs_at_all_makes_the_runs_incomparable(error: Error) 
     table.pair(4, key("latent"), SAME)
     comparison = close(table)
     assert comparison.verdict is Verdict.INCOMPARABLE
-    assert comparison.reason == "input.noise differs at unit 0, denoise step 0"
+    noise, sigma = "input.noise differs at unit 0, denoise step 0", "input.sigma differs at unit 1, denoise step 0"
+    assert comparison.reason == f"{noise}; {sigma}"
     assert (comparison.counts, comparison.failures, comparison.worst, comparison.sites) == ({}, [], None, [])
     assert not comparison
 

@@ -266,6 +266,19 @@ def test_numbers_in_the_code_are_known_to_fp64() -> None:
     assert away(shadow.of(table), torch.linspace(0, 1, 7, dtype=torch.float64) * 0.1) < EXACT
 
 
+def test_a_tensor_made_of_tensors_of_one_element_is_followed() -> None:
+    given, shadow = drawn(3), Shadow(lanes=1)
+    shadow.give([given])
+    with shadow, torch.inference_mode():
+        ratio = given[0] / 3
+        made = torch.tensor([[ratio, 0.1], [1, given[1]]]) * 0.1
+    exact = given.double()
+    wanted = torch.stack([exact[0] / 3, exact.new_tensor(0.1), exact.new_tensor(1.0), exact[1]]).view(2, 2) * 0.1
+    assert away(shadow.of(made), wanted) < EXACT
+    assert 0 < away(shadow.of(made, 1), wanted) < 1e-6
+    assert shadow.lost(made) is None
+
+
 def test_an_epsilon_that_depends_on_the_dtype_stays() -> None:
     given, shadow = drawn(2, 8) * 1e-4, Shadow()
     shadow.give([given])

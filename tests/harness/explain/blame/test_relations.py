@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from waypoint_parity.harness.explain.blame.relations import Held, Pair, relations
+from waypoint_parity.harness.explain.blame.relations import Held, Values, relations
 from waypoint_parity.harness.run.keys import Key
 
 NOISE, BOUND = 1e-7, 1e-6
@@ -19,14 +19,14 @@ def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def pairs(changed: Changed, number: int = 3, shape: tuple[int, ...] = (1, 6, 8)) -> list[Pair]:
+def pairs(changed: Changed, number: int = 3, shape: tuple[int, ...] = (1, 6, 8)) -> list[Values]:
     """Observations of a site whose values are `changed`, each with noise of its own."""
     found = []
     for step in range(number):
         right = drawn(step, *shape)
         shown = changed(right)
         shown = shown * (1 + NOISE * drawn(100 + step, *shown.shape))
-        found.append(Pair(Key(0, "denoise", step, "site"), shown, right, BOUND, {}, {}))
+        found.append(Values(Key(0, "denoise", step, "site"), shown, right, BOUND, {}, {}))
     return found
 
 

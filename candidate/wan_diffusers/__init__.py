@@ -1,0 +1,1 @@
+"""Wan 2.1 as diffusers generates: `WanPipeline`, unmodified."""
