@@ -329,7 +329,7 @@ class _Measuring:
             gain,
             tuple(gain for _, gain in disturbed),
             # More is allowed only where a port may cost it on purpose.
-            least=FLOOR_OF_FP64 if made.dtype is torch.float64 and self._least == FLOOR else self._least,
+            least=FLOOR_OF_FP64 if made.dtype is shown.dtype is torch.float64 and self._least == FLOOR else self._least,
             lost=self._shadow.lost(made),
         )
 

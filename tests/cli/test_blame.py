@@ -101,3 +101,20 @@ def test_a_budget_leaves_out_what_it_does_not_allow(given: tuple[object, ...], t
 def test_what_cannot_be_exchanged_is_refused(given: tuple[object, ...], tmp_path: Path) -> None:
     message = refused("blame", *given, "--out", tmp_path / "out", "--exchange", "block 9")
     assert message["what"] == "block 9: nothing that can be exchanged is called so"
+
+
+def test_a_dump_of_some_units_is_searched_in_those(tiny_folder: Path, scenario_file: Path, tmp_path: Path) -> None:
+    inputs = ("--checkpoint", tiny_folder, "--scenario", scenario_file)
+    taken = ("--tensors", "--frames")
+    assert run("dump", ROTATION_LEFT_OUT, *inputs, "--out", tmp_path / "first", *taken, 0).code == 0
+    outcome = run(
+        "blame", "--candidate", f"dump:{tmp_path / 'first'}", *inputs, "--no-gains", "--out", tmp_path / "out"
+    )
+    assert outcome.code == 1, outcome
+    found = read_blame(tmp_path / "out" / "blame.json")
+    assert [cause.part for cause in found.causes] == ["rotation"]
+    assert any(proof.by == "hypothesis" for proof in found.causes[0].proofs)
+    assert any(each.startswith("units from 1 on") for each in found.unmeasured)
+    assert run("dump", "eager", *inputs, "--out", tmp_path / "second", *taken, 1).code == 0
+    parts = refused("blame", "--candidate", f"dump:{tmp_path / 'second'}", *inputs, "--out", tmp_path / "none")
+    assert "first unit" in parts["found"]

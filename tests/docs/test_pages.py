@@ -76,6 +76,7 @@ INPUTS = "--checkpoint CHECKPOINT --scenario SCENARIO"
 WALK = "--checkpoint fixtures/golden/base --scenario fixtures/scenarios/walk.safetensors"
 BEFORE = {
     "README.md": [f"waypoint-parity dump candidate {INPUTS} --out DUMP"],
+    "cause.md": [f"waypoint-parity dump candidate {INPUTS} --out DUMP --tensors"],
     "engine.md": [f"waypoint-parity dump candidate {WALK} --out DUMP"],
     "format.md": [f"waypoint-parity dump candidate {INPUTS} --out my_dump"],
     "sweep.md": [f"waypoint-parity parity {INPUTS} --as-recorded --no-exact"],

@@ -349,7 +349,7 @@ class TestOtherUnits:
             scenario: object,
             units: Any,
             lanes: int,
-            least: float,
+            *rest: object,
         ) -> PrecisionRun:
             """Unit 0 alone has a gain."""
             asked.append(sorted(units))
