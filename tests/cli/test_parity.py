@@ -221,8 +221,8 @@ def told(tmp_path: Path) -> str:
     [
         ([], []),
         (["--compiled", "candidate"], ["candidate"]),
-        (["--compiled", "reference"], ["reference"]),
-        (["--compiled"], ["reference", "candidate"]),
+        pytest.param(["--compiled", "reference"], ["reference"], marks=pytest.mark.slow),
+        pytest.param(["--compiled"], ["reference", "candidate"], marks=pytest.mark.slow),
         (["--compiled", "both"], ["reference", "candidate"]),
     ],
 )
@@ -246,6 +246,7 @@ def test_a_candidate_is_compiled_also_where_the_reference_cannot_be(inputs: tupl
     assert run("parity", *sides, *inputs, *SHORT, "--compiled").code == 2
 
 
+@pytest.mark.slow
 def test_another_side_compiled_is_another_cell(inputs: tuple[object, ...], told: str, tmp_path: Path) -> None:
     for asked in ("reference", "candidate", "both"):
         outcome = run("parity", "--reference", told, "--candidate", told, *inputs, *SHORT, "--compiled", asked)

@@ -415,9 +415,14 @@ class TestAPortWithoutTorch:
         ("mistake", "first", "ends"),
         [
             ("RotatesPairsApart", f"{BLOCK}.0.attn.q_rope", ("_rope",)),
-            ("ResizesAsJax", "decoder.blocks.0", (*(f"s.{stage}" for stage in range(9)), "decoder.conv_out")),
+            pytest.param(
+                "ResizesAsJax",
+                "decoder.blocks.0",
+                (*(f"s.{stage}" for stage in range(9)), "decoder.conv_out"),
+                marks=pytest.mark.slow,
+            ),
             # Its ring is empty where a past should be in sight.
-            ("Forgets", "kv_cache.layers.0.visible", (".visible",)),
+            pytest.param("Forgets", "kv_cache.layers.0.visible", (".visible",), marks=pytest.mark.slow),
         ],
     )
     def test_a_mistake_is_named_by_its_own_sites(
