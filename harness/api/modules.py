@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -48,7 +49,6 @@ from waypoint_parity.harness.run.worker import apart, exact_arithmetic
 WEIGHTS = "weights"
 _PHASE = "forward"
 _MOST_NAMED = 8
-_CONSTANTS = "constants are taken as they are computed: one side computes some that the other one holds"
 _DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -131,7 +131,7 @@ def module_parity(
     weights = _Weights.of(*sides)
     if weights.unequal and WEIGHTS not in _checked_accepted(accept_inputs):
         return weights.comparison([side.name for side in sides], judgement.bounds)
-    session = _ModuleRuns(family, calls, sides, [each.leaves(matched) for each in seen])
+    session = _ModuleRuns(family, calls, sides, [each.leaves(matched) for each in seen], _tables_alone(*sides))
     comparison = session.compared(judgement) if exact else session.compared_by_tolerance(judgement)
     comparison = contradicted(comparison, _other_texts(seen, matched))
     notes = [*weights.notes(), *_left_out(sides, seen, matched)]
@@ -152,6 +152,8 @@ def _calls(inputs: Any) -> list[Call]:
 def _call(given: Any) -> Call:
     if isinstance(given, Call):
         return given
+    if isinstance(given, np.ndarray):
+        return Call(torch.from_numpy(given))
     if isinstance(given, Tensor):
         return Call(given)
     if isinstance(given, tuple):
@@ -396,6 +398,15 @@ def _other_texts(seen: Sequence[_Scouted], matched: Collection[str]) -> list[str
     return [f"{site} returns other texts: {candidate.get(site)}, not {reference.get(site)}" for site in unlike]
 
 
+def _tables_alone(reference: _Side, candidate: _Side) -> list[set[str]]:
+    """The floating buffers of each side that the other one has none of, by the reference's names."""
+    held = [_named_tensors(side.module, side.renamed, "buffers") for side in (reference, candidate)]
+    return [
+        {name for name, buffer in mine.items() if name not in other and buffer.is_floating_point()}
+        for mine, other in zip(held, reversed(held), strict=True)
+    ]
+
+
 # --- weights
 
 
@@ -412,7 +423,7 @@ class _Weights:
     @classmethod
     def of(cls, reference: _Side, candidate: _Side) -> "_Weights":
         """Compare what has the same name on both sides."""
-        right, found = (_named_tensors(side, "parameters") for side in (reference, candidate))
+        right, found = (_named_tensors(side.module, side.renamed, "parameters") for side in (reference, candidate))
         unequal, shapes = [], []
         for order, (name, expected) in enumerate(right.items()):
             if (actual := found.get(name)) is None:
@@ -421,7 +432,7 @@ class _Weights:
                 shapes.append(f"{name} {list(actual.shape)}, not {list(expected.shape)}")
             elif (result := _unequal(order, name, actual, expected)) is not None:
                 unequal.append(result)
-        kept = [_named_tensors(side, "buffers") for side in (reference, candidate)]
+        kept = [_named_tensors(side.module, side.renamed, "buffers") for side in (reference, candidate)]
         buffers = [
             name for name in kept[0] if name in kept[1] and _unequal(0, name, kept[1][name], kept[0][name]) is not None
         ]
@@ -457,11 +468,11 @@ class _Weights:
         return notes
 
 
-def _named_tensors(side: _Side, kind: str) -> dict[str, Tensor]:
-    """The parameters or buffers of a side, by the reference's names; those left out by a rule are not among them."""
+def _named_tensors(whole: nn.Module, renamed: Callable[[str], str], kind: str) -> dict[str, Tensor]:
+    """The parameters or buffers of a module, by the reference's names; those left out by a rule are not among them."""
     found = {}
-    for name, module in side.module.named_modules():
-        site = side.renamed(name) if name else ""
+    for name, module in whole.named_modules():
+        site = renamed(name) if name else ""
         if name and not site:
             continue
         for own, tensor in getattr(module, f"named_{kind}")(recurse=False):
@@ -535,8 +546,11 @@ class _Driven:
 
     CALLED: ClassVar[str] = "module"
 
-    def __init__(self, side: _Side, leaves: Mapping[str, str], shadow: Shadow | None) -> None:
-        """`leaves`: the site of every tensor, and that of its module."""
+    def __init__(
+        self, side: _Side, leaves: Mapping[str, str], shadow: Shadow | None, tables: Collection[str] = ()
+    ) -> None:
+        """`leaves`: the site of every tensor, and that of its module. `tables`: buffers that are not known exactly."""
+        self._tables = tables
         self._side, self._shadow, self._leaves = side, shadow, leaves
         self._module = side.fresh()
         self._named = named_modules(self._module, side.renamed)
@@ -556,6 +570,9 @@ class _Driven:
         """A pass for each call."""
         if self._shadow is not None:
             self._shadow.give(_held(self._module))
+            for name, buffer in _named_tensors(self._module, self._side.renamed, "buffers").items():
+                if name in self._tables:
+                    self._shadow.lose(buffer, f"the buffer {name} is held by one side alone")
         for unit, call in enumerate(self._side.calls):
             with apart():
                 args, kwargs = _filled(call, self._side)
@@ -591,6 +608,8 @@ class _ModuleRuns:
     calls: Sequence[Call]
     sides: Sequence[_Side]
     leaves: Sequence[Mapping[str, str]]
+    # Floating buffers of each side that the other one has none of.
+    tables: Sequence[Collection[str]]
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -605,24 +624,14 @@ class _ModuleRuns:
     def compared(self, judgement: Judgement) -> Comparison:
         """Judged by mathematics and precision; where neither is known, by the tolerance.
 
-        A table may be a buffer on one side, whose exact values nobody knows, and be computed on the other. So what
-        differs is asked again with constants as they are computed.
+        A table may be a buffer on one side and be computed on the other: nobody knows the exact values of the buffer.
         """
-        comparison = self._compared(judgement)
-        found = comparison.mathematics
-        if comparison or found is None or found.same:
-            return comparison
-        again = self._compared(judgement, constants_as_computed=True)
-        return msgspec.structs.replace(again, notes=[*again.notes, _CONSTANTS]) if again else comparison
-
-    def _compared(self, judgement: Judgement, *, constants_as_computed: bool = False) -> Comparison:
         disturbed, plain = self._shadowed(LANES), self._side(1, None)
         units = range(len(self.calls))
         local = fed_run(disturbed, plain.adapter, self.checkpoint, self.scenario, units, LANES, least=judgement.least)
 
         def compared(grows: Mapping[Any, float] | None) -> Comparison:
-            shadows = [Shadow(constants_as_computed=constants_as_computed) for _ in self.sides]
-            reference, candidate = (self._side(index, shadow) for index, shadow in enumerate(shadows))
+            reference, candidate = (self._side(index, Shadow(), self.tables[index]) for index in (0, 1))
             return lockstep(reference, candidate, self.checkpoint, self.scenario, judgement, local=local, grows=grows)
 
         # A port that is less precise on purpose has errors that rounding does not grow to.
@@ -637,9 +646,9 @@ class _ModuleRuns:
         reference, candidate = (self._side(index, None) for index in (0, 1))
         return lockstep(reference, candidate, self.checkpoint, self.scenario, judgement)
 
-    def _side(self, index: int, shadow: Shadow | None) -> Side:
+    def _side(self, index: int, shadow: Shadow | None, tables: Collection[str] = ()) -> Side:
         side = self.sides[index]
-        return Side(side.name, _Driven(side, self.leaves[index], shadow), shadow=shadow)
+        return Side(side.name, _Driven(side, self.leaves[index], shadow, tables), shadow=shadow)
 
     def _shadowed(self, lanes: int) -> Shadowed:
         shadow = Shadow(lanes=lanes)

@@ -30,7 +30,7 @@ MATHEMATICS, PRECISION = "mathematics", "precision"
 INFINITE = sys.float_info.max
 # A first divergence of at most so many times its bound is small, and another is far larger where it is so many times
 # further beyond its own.
-_SMALL, _FAR_LARGER = 5.0, 1000.0
+_SMALL, _FAR_LARGER = 1e4, 1000.0
 
 
 class Verdict(enum.StrEnum):

@@ -125,15 +125,13 @@ class Shadow(TorchDispatchMode):
         seed: int = 0,
         given: Callable[[Tensor], bool] = lambda tensor: False,
         constants_rounded: bool = True,
-        constants_as_computed: bool = False,
         stand_ins: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         """`lanes`: how many disturbed ones beside the exact one, with roundings drawn from `seed`.
 
         `given` tells a weight or an input from other tensors that were not computed here. Constants keep what less
-        than fp32 rounds off unless they are not `constants_rounded`. If `constants_as_computed`, they are taken for
-        exact as they are, like those that were made before. `stand_ins`, by the name of an operation, compute in tensor
-        algebra what a kernel does that knows no fp64.
+        than fp32 rounds off unless they are not `constants_rounded`. `stand_ins`, by the name of an operation, compute
+        in tensor algebra what a kernel does that knows no fp64.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         # With the exact one. A session may have fewer than the model was built with.
@@ -144,7 +142,6 @@ class Shadow(TorchDispatchMode):
         self.follows = True
         self._given = given
         self._constants_rounded = constants_rounded
-        self._constants_as_computed = constants_as_computed
         self._forms = {**FORMS, **(stand_ins or {})}
         # Odd numbers, by which the lanes differ.
         self._salts = [2 * salt + 1 for salt in random.Random(seed).choices(range(1 << 62), k=_MOST_LANES)]
@@ -217,10 +214,14 @@ class Shadow(TorchDispatchMode):
         for x in tensors:
             self._remember(x, _Origin.GIVEN)
 
+    def lose(self, x: Tensor, reason: str) -> None:
+        """Take `x` for an input whose exact values are not known."""
+        self._remember(x, _Origin.GIVEN, reason)
+
     def constant(self, x: Tensor, exact: Tensor) -> None:
         """Take `x` for a constant whose fp64 value is `exact`; less than fp32 is a rounding on purpose."""
         kept = self._remember(x, _Origin.CONSTANT)
-        if not self._constants_as_computed and (not _is_narrow(x.dtype) or not self._constants_rounded):
+        if not _is_narrow(x.dtype) or not self._constants_rounded:
             self._keep(x, kept, [exact] * self.lanes)
 
     def gathered(self, x: Tensor, data: Any) -> None:
@@ -323,10 +324,6 @@ class Shadow(TorchDispatchMode):
         made = name.endswith("_like") or name.startswith("new_")
         sources = [] if made else [x for x in given if x.dtype in _WIDE]
         lost, origins = self._behind(name, sources)
-        if self._constants_as_computed and origins <= {_Origin.CONSTANT}:
-            for x in new:
-                self._remember(x, _Origin.CONSTANT, lost)
-            return
         factory = made or not given
         whole = name != "where" and not any(x.dtype in _WIDE for x in given)
         # A constant, an input or a weight in less than fp32 is one on purpose.
