@@ -27,6 +27,8 @@ COMMAND = [str(Path(sys.executable).with_name("waypoint-parity"))]
 PARTS = re.compile(
     r"error: (?P<what>.+)\n  found:    (?P<found>.+)\n  expected: (?P<expected>.+)\n  do:       (?P<do>.+)\n"
 )
+# Seconds of a command: several times what the longest takes where nothing else runs.
+LIMIT = 300
 FORKS = multiprocessing.get_context("forkserver")
 # pytest too: a fork imports the main module of its parent.
 FORKS.set_forkserver_preload(["pytest", "tests.cli.preloaded"])
@@ -44,7 +46,7 @@ class Outcome:
 def script(*arguments: object, **settings: Any) -> Outcome:
     """The console script, from its start to its end; `settings` go to subprocess."""
     command = [*COMMAND, *map(str, arguments)]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, **settings)
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, **settings)
     return Outcome(found.returncode, found.stdout, found.stderr)
 
 
@@ -68,7 +70,7 @@ def run(*arguments: object, **settings: Any) -> Outcome:
         return script(*arguments, **settings)
     with TemporaryDirectory() as folder:
         process = start(Path(folder), *arguments)
-        process.join(timeout=120)
+        process.join(timeout=LIMIT)
         process.kill()
         return Outcome(process.exitcode, (Path(folder) / "out").read_text(), (Path(folder) / "err").read_text())
 
