@@ -97,7 +97,7 @@ def find(implementation: str, methods: Sequence[str] = METHODS) -> type[Adapter]
     else:
         points = registered()
         if implementation not in points:
-            raise _unknown(implementation, f"no registered name (there are {listed(sorted(points))})")
+            raise _unknown(implementation, f"no registered name (there are {listed(sorted(points), most=len(points))})")
         module, class_name = _from_name(points[implementation].module), points[implementation].attr
     found = getattr(module, class_name, None)
     wanted, argument = getattr(found, "ARGUMENT", None), argued[1] if argued is not None else ""

@@ -381,7 +381,7 @@ def test_what_was_not_measured_is_said_and_the_report_goes_on(diverged: Path, tm
     page = write_report(run).read_text("utf-8")
     assert "cannot be read as an investigation" in page
     assert "reference is not there" in page
-    assert "waypoint-parity blame --reference eager" in page
+    assert "waypoint-parity blame --cell" in page
     assert "the first ones: local layer 1" in page
     assert float(values(page, "first-divergence")["rel_l2"]) > 0
 
