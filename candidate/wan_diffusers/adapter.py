@@ -76,7 +76,7 @@ class WanDiffusersAdapter(ClipByClip):
         """Nothing: it sets nothing of the process."""
         return warnings.catch_warnings(action="ignore")
 
-    def call(self, scenario: Scenario, unit: int) -> None:
+    def call(self, scenario: Scenario, unit: int) -> Tensor:
         """One call of the pipeline."""
         count, height, width = pictures(scenario)
         pipeline = self._pipeline
@@ -86,7 +86,7 @@ class WanDiffusersAdapter(ClipByClip):
             num_train_timesteps=1000,
             flow_shift=scenario.numbers["shift"],
         )
-        pipeline(
+        made = pipeline(
             height=height,
             width=width,
             num_frames=count,
@@ -97,6 +97,9 @@ class WanDiffusersAdapter(ClipByClip):
             negative_prompt_embeds=self._placed(padded(scenario["negative_emb"], self._geometry)),
             output_type="pt",
         )
+        # [1,n,3,H,W] from 0 to 1.
+        video: Tensor = made.frames.transpose(1, 2) * 2 - 1
+        return video
 
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._numerics.device)

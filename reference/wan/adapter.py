@@ -82,13 +82,13 @@ class WanOfficialAdapter(ClipByClip):
         """Its autocast warns where there is no GPU."""
         return warnings.catch_warnings(action="ignore")
 
-    def call(self, scenario: Scenario, unit: int) -> None:
+    def call(self, scenario: Scenario, unit: int) -> Tensor:
         """One call of `generate`."""
         count, height, width = pictures(scenario)
         self._draws.noise = lambda: self.show_noise(self._cast(scenario["noise"][unit][None]))[0]
         embeddings = {_PROMPT: scenario["prompt_emb"], _NEGATIVE: scenario["negative_emb"]}
         self._pipeline.text_encoder = _Text({name: self._cast(tensor) for name, tensor in embeddings.items()})
-        self._pipeline.generate(
+        video: Tensor = self._pipeline.generate(
             _PROMPT,
             size=(width, height),
             frame_num=count,
@@ -99,6 +99,7 @@ class WanOfficialAdapter(ClipByClip):
             seed=0,
             offload_model=False,
         )
+        return video[None]
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._numerics.device)

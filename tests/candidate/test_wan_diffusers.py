@@ -78,7 +78,7 @@ def test_every_site_of_every_pass_is_shown(
     with Taps(adapter.sites(), lambda seen: keys.append(seen.key), replaces=False) as taps:
         run(adapter, scenario, checkpoint, taps)
     assert len(keys) == len(set(keys))
-    assert set(keys) == set(expected_keys(scenario, checkpoint, optional=("guided",)))
+    assert set(keys) == set(expected_keys(scenario, checkpoint, optional=("guided", "video")))
 
 
 def test_its_own_schedule_is_another_one(checkpoint: Checkpoint, scenario: Scenario) -> None:

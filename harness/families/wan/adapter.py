@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from waypoint_parity.harness.families.wan.config import WanGeometry
-from waypoint_parity.harness.families.wan.sites import BRANCHES, DECODE, DENOISE, site_table
+from waypoint_parity.harness.families.wan.sites import BRANCHES, DECODE, DENOISE, VIDEO, site_table
 from waypoint_parity.harness.run.adapter import Pass, Site
 from waypoint_parity.harness.run.keys import is_input
 from waypoint_parity.harness.run.paused_call import PausedCall
@@ -25,7 +25,7 @@ OWN_SCHEDULE = "own-schedule"
 Layout = Callable[[Any, tuple[Any, ...]], Tensor]
 Restore = Callable[[Any, Any], Any]
 # Sites that no module of a pipeline returns, but for the velocity.
-_BETWEEN = ("velocity", "guided", "latent", "unscaled", "picture")
+_BETWEEN = ("velocity", "guided", "latent", "unscaled", "picture", "video")
 # What the official code calls the modules of sites whose names are shorter.
 _MODULES = {"time_projection": "time_projection.1", "head": "head.head", "decoder.head": "decoder.head.2"}
 
@@ -54,8 +54,8 @@ class ClipByClip(ABC):
         """The module of a component that has an official name."""
 
     @abstractmethod
-    def call(self, scenario: Scenario, unit: int) -> None:
-        """Make a clip: one call of the pipeline."""
+    def call(self, scenario: Scenario, unit: int) -> Tensor:
+        """Make a clip: one call of the pipeline. Returns the video [1,3,n,H,W] from -1 to 1 that the call returns."""
 
     @abstractmethod
     def surroundings(self) -> AbstractContextManager[object]:
@@ -83,8 +83,14 @@ class ClipByClip(ABC):
             for unit in range(scenario.units):
                 self._step, self._branch, self._latent = -1, 0, 0
                 self._begun, self._sigmas = False, []
-                self._running = PausedCall(partial(self.call, scenario, unit), self.surroundings)
+                self._running = PausedCall(partial(self._make, scenario, unit), self.surroundings)
                 yield from ((unit, at) for at in self._running.passes())
+
+    def _make(self, scenario: Scenario, unit: int) -> None:
+        # What a pipeline does behind the decoder, no hook sees.
+        video = self.call(scenario, unit)
+        self._announce(Pass(VIDEO))
+        self.show("video", video)
 
     def show(self, site: str, value: Any) -> Any:
         """Show `value` at the probe of `site`; go on with what this returns."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.families.wan.config import PICTURES, PIXELS, WanGeometry
-from waypoint_parity.harness.families.wan.sites import BRANCHES, DECODE, DENOISE
+from waypoint_parity.harness.families.wan.sites import BRANCHES, DECODE, DENOISE, VIDEO
 from waypoint_parity.harness.run.adapter import Pass
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -95,12 +95,13 @@ def check(scenario: Scenario, geometry: WanGeometry) -> None:
 
 
 def session(scenario: Scenario) -> Iterator[tuple[int, Pass]]:
-    """(clip, pass) of every pass: each step with both branches, then a latent after the other is decoded."""
+    """(clip, pass) of every pass: each step with both branches, a latent after the other decoded, and the video."""
     sigmas = scenario["sigmas"].tolist()
     for unit in range(scenario.units):
         for step, sigma in enumerate(sigmas[:-1]):
             yield unit, Pass(DENOISE, step, sigma, BRANCHES)
         yield from ((unit, Pass(DECODE, latent)) for latent in range(scenario["noise"].shape[2]))
+        yield unit, Pass(VIDEO)
 
 
 def of_clips(scenario: Scenario, clips: Sequence[int]) -> Scenario:

@@ -31,7 +31,7 @@ PARTS = (
 )
 COND, UNCOND = "cond", "uncond"
 BRANCHES = (COND, UNCOND)
-DENOISE, DECODE = "denoise", "decode"
+DENOISE, DECODE, VIDEO = "denoise", "decode", "video"
 # Between the first and the last layer of the decoder, in order.
 DECODER_LAYERS = (*(f"middle.{number}" for number in range(3)), *(f"upsamples.{number}" for number in range(15)))
 _DENOISE, _DECODE = (DENOISE,), (DECODE,)
@@ -86,6 +86,8 @@ def _rows(layers: int) -> Iterator[SiteRow]:
         yield SiteRow(name=site, phases=_DECODE, part="decoder", reads=(entering,))
         entering = site
     yield SiteRow(name="picture", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=(entering,))
+    # What a pipeline returns in the end: only a whole one shows it.
+    yield SiteRow(name="video", phases=(VIDEO,), part="picture", reads=(entering,), optional=True)
 
 
 def _block(block: str, entering: str) -> Iterator[SiteRow]:

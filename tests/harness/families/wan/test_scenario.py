@@ -46,7 +46,8 @@ def test_a_session_has_both_branches_of_every_step_and_decodes_every_latent(scen
     passes = [(unit, at.phase, at.step, at.branches) for unit, at in FAMILY.session(scenario, GEOMETRY)]
     assert passes[:4] == [(0, "denoise", step, ("cond", "uncond")) for step in range(4)]
     assert passes[4:7] == [(0, "decode", latent, ("",)) for latent in range(3)]
-    assert [unit for unit, *_ in passes] == [0] * 7 + [1] * 7
+    assert passes[7] == (0, "video", 0, ("",))
+    assert [unit for unit, *_ in passes] == [0] * 8 + [1] * 8
 
 
 @pytest.mark.parametrize(
