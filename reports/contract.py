@@ -127,10 +127,8 @@ def _levels(records: list[Record]) -> str:
     if not units:
         return _UNTOLD
     shared = set.intersection(*({record.phase for record in passes} for passes in units))
-    levels = [
-        [f"{record.phase} {record.mean:.6g}" for record in passes if record.phase in shared and record.mean is not None]
-        for passes in units
-    ]
+    told = [[(record.phase, _level(record)) for record in passes if record.phase in shared] for passes in units]
+    levels = [[f"{phase} {level:.6g}" for phase, level in passes if level is not None] for passes in told]
     others = "" if all(each == levels[0] for each in levels) else "; others later on"
     return f"{', '.join(levels[0])}{others}"
 
@@ -145,3 +143,8 @@ def _alike(caches: list[dict[str, Any]]) -> Iterator[str]:
     for said, numbers in blocks.items():
         name, _, rest = said.partition(": ")
         yield f"{name} {' '.join(numbers)}: {rest}" if "*" in name else said
+
+
+def _level(record: Record) -> float | None:
+    """The level of a step: the first element, where a site shows with it the level that the step goes to."""
+    return record.sample[0] if record.sample else record.mean

@@ -121,3 +121,26 @@ def test_its_exact_shadow_sees_everything(checkpoint: Checkpoint, scenario: Scen
     shadowed.expect(short)
     assert is_followed(shadowed, short)
     assert (dict(shadowed.shadow.below), dict(shadowed.shadow.foreign)) == ({}, {})
+
+
+def test_what_the_pipeline_does_behind_the_decoder_is_seen(
+    adapter: WanDiffusersAdapter, scenario: Scenario, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def video() -> Tensor:
+        found: list[Tensor] = []
+
+        def keep(seen: Observation) -> None:
+            if seen.key.site == "video":
+                found.append(seen.tensor.clone())
+
+        with Taps(adapter.sites(), keep, replaces=False) as taps:
+            run(adapter, scenario, checkpoint, taps)
+        (made,) = found
+        return made
+
+    right = video()
+    assert right.shape == (1, 3, 9, 32, 48)
+    processor = adapter._pipeline.video_processor
+    made = processor.postprocess_video
+    monkeypatch.setattr(processor, "postprocess_video", lambda *given, **more: made(*given, **more).flip(1))
+    assert tensor_error(video(), right).rel_l2 > 1e-2

@@ -37,7 +37,9 @@ def gain(reference: Adapter, spare: Adapter, checkpoint: Checkpoint, scenario: S
         keep_pace(sessions, order_of(scenario, checkpoint), _never)
     if change.size is None:
         return None
-    return tensor_error(changed.value, exact.value).rel_l2 / change.size
+    found = tensor_error(changed.value, exact.value).rel_l2 / change.size
+    # Of some inputs any noise leaves no picture at all.
+    return found if math.isfinite(found) else None
 
 
 def _shown_at(decoding: Decoding | None, reference: Adapter) -> str | None:
