@@ -204,15 +204,20 @@ def test_a_run_that_ends_midway_leaves_no_document_of_an_earlier_one(
     "engine",
     [
         engines.OtherPhase,
-        engines.NoPass,
-        engines.OddStep,
         engines.NoGenerator,
-        engines.NoStart,
         engines.EmptySession,
-        engines.NotDescribed,
-        engines.BareModules,
         engines.Functions,
-        engines.NoSites,
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                engines.NoPass,
+                engines.OddStep,
+                engines.NoStart,
+                engines.NotDescribed,
+                engines.BareModules,
+                engines.NoSites,
+            )
+        ),
     ],
 )
 def test_a_mistake_in_an_adapter_is_refused(
