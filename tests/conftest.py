@@ -1,9 +1,10 @@
-"""What all tests share: where the golden packs lie, a checkpoint of each kind, and one thread for everything."""
+"""What all tests share: the golden packs, a checkpoint of each kind, a browser, and one thread for everything."""
 
 import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,9 +16,15 @@ from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 # Where the tests of whole models compute, as torch spells it: `WAYPOINT_TEST_DEVICE=cuda pytest tests/parity`.
 DEVICE = torch.device(os.environ.get("WAYPOINT_TEST_DEVICE", "cpu"))
 WORLD = Path(__file__).parents[1] / "fixtures" / "world" / "checkpoint"
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +51,17 @@ def assert_same_draw(found: Tensor, recorded: Tensor) -> None:
     most, among 11 million.
     """
     torch.testing.assert_close(found, recorded, rtol=0, atol=4e-6)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,44 +3,39 @@
 import base64
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.testing._comparison import default_tolerances
 
-from waypoint_parity.harness.api.values import named_tensors
+from waypoint_parity.harness.api.values import PHASE, named_tensors
+from waypoint_parity.harness.compare.tensor_error import CLOSE, EXACTLY
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.files import read_document, replacing, writing
 from waypoint_parity.harness.record.records import to_json
+from waypoint_parity.harness.record.statistics import project
 from waypoint_parity.harness.run.digest import fast_digest, flat_bytes
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.worker import environment
 
 SCHEMA = "waypoint-parity/accepted-values/1"
-# A tensor of at most so many elements is kept whole; of a larger one so many, with its statistics and projections.
+# A tensor of at most so many elements is kept whole; of a larger one so many, with its statistics and sketch.
 MOST_ELEMENTS = 4096
-# Sums with random signs. An element that is off by its tolerance moves each by that, and all together by its root mean
-# square times the root of their number: more than six times that happens by chance once in 10^9.
-PROJECTIONS, _SIGMAS = 8, 6.0
-_HASH = 0x9E3779B97F4A7C15
-_PHASE = "values"
+# The distance of two sketches is that of the tensors to 9 % (one standard deviation): six of them and no more.
+_SKETCHED = 1 + 6 * 0.09
 
 
 class AcceptedTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a tensor: one of every `every` elements as bytes, a digest; statistics and sums of the finite."""
+    """What is kept of a tensor: some of its elements as bytes, a digest; statistics and sketch of the finite."""
 
     dtype: str
     shape: list[int]
     digest: str
-    every: int
     elements: str
-    projections: list[float]
+    sketch: str
     rms: float
     absmean: float
     nan: int
@@ -90,7 +85,9 @@ def first_unlike(value: Any, path: Path, *, rtol: float | None, atol: float | No
         path, AcceptedValues, SCHEMA, called="accepted values", do="accept them again: pytest --parity-accept"
     )
     found = {_name(key): tensor for key, tensor in named_tensors(value).items()}
-    problem = next(filter(None, map(_problem, *_pairs(found, accepted.values, rtol, atol))), None)
+    names = {**accepted.values, **found}
+    problems = (_problem(name, found.get(name), accepted.values.get(name), rtol, atol) for name in names)
+    problem = next(filter(None, problems), None)
     if problem is None:
         return None
     rule = "its defaults for the dtype" if rtol is None else f"rtol {rtol:g}, atol {atol:g}"
@@ -103,14 +100,6 @@ def first_unlike(value: Any, path: Path, *, rtol: float | None, atol: float | No
         f"  computed with:    {here}\n"
         f"  accepted values:  {path}; pytest --parity-accept replaces them"
     )
-
-
-def _pairs(
-    found: Mapping[str, Tensor], accepted: Mapping[str, AcceptedTensor], rtol: float | None, atol: float | None
-) -> tuple[list[Any], ...]:
-    names = list({**accepted, **found})
-    count = len(names)
-    return names, [found.get(n) for n in names], [accepted.get(n) for n in names], [rtol] * count, [atol] * count
 
 
 def _problem(
@@ -128,8 +117,9 @@ def _problem(
     here = _accepted(name, actual)
     if (here.nan, here.infinite) != (accepted.nan, accepted.infinite):
         return f"{name}: {here.nan} NaN and {here.infinite} infinite, accepted {accepted.nan} and {accepted.infinite}"
-    which = "" if accepted.every == 1 else f" (one of every {accepted.every} elements)"
-    if wrong := _unlike(here.kept(), accepted.kept(), rtol, atol):
+    kept = accepted.kept()
+    which = "" if len(kept) == actual.numel() else f" ({len(kept)} of {actual.numel()} elements)"
+    if wrong := _unlike(here.kept(), kept, rtol, atol):
         return f"{name}{which}: {wrong}"
     for statistic in ("rms", "absmean"):
         ours, theirs = (
@@ -137,22 +127,23 @@ def _problem(
         )
         if wrong := _unlike(ours, theirs, rtol, atol):
             return f"{name} ({statistic}): {wrong}"
-    return _projected_unlike(name, here, accepted, rtol, atol)
+    return _sketch_unlike(name, here, accepted, rtol, atol)
 
 
-def _projected_unlike(
+def _sketch_unlike(
     name: str, here: AcceptedTensor, accepted: AcceptedTensor, rtol: float | None, atol: float | None
 ) -> str | None:
     """Whether elements that were not kept are others, or lie elsewhere."""
     if rtol is None or atol is None:
-        rtol, atol = default_tolerances(getattr(torch, accepted.dtype))
-    count = math.prod(accepted.shape)
-    bound = _SIGMAS * math.sqrt(count) * (atol + rtol * accepted.rms) + 1e-12 * count * accepted.absmean
-    apart = [abs(ours - theirs) for ours, theirs in zip(here.projections, accepted.projections, strict=True)]
-    if max(apart) <= bound:
+        rtol, atol = CLOSE.get(getattr(torch, accepted.dtype), EXACTLY)
+    size = math.prod(accepted.shape)
+    # Sums in fp64 leave 1e-12 of what they add.
+    bound = math.sqrt(size) * (_SKETCHED * (atol + rtol * accepted.rms) + 1e-12 * accepted.rms)
+    ours, theirs = (np.frombuffer(base64.b64decode(each.sketch), "<f8") for each in (here, accepted))
+    apart = float(np.linalg.norm(ours - theirs)) if ours.shape == theirs.shape else math.inf
+    if apart <= bound:
         return None
-    said = f"sums of all with random signs are {max(apart):.3g} apart, bound {bound:.3g}"
-    return f"{name} (elements that were not kept): {said}"
+    return f"{name} (elements that were not kept): projections are {apart:.3g} apart, bound {bound:.3g}"
 
 
 def _floating(dtype: torch.dtype) -> torch.dtype:
@@ -175,14 +166,12 @@ def _accepted(name: str, tensor: Tensor) -> AcceptedTensor:
     finite = wide[wide.isfinite()]
     if not len(finite):
         raise _nothing(name, f"{tensor.dtype} {list(tensor.shape)} without a finite element")
-    every = math.ceil(len(flat) / MOST_ELEMENTS)
     return AcceptedTensor(
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=list(tensor.shape),
         digest=fast_digest(tensor),
-        every=every,
-        elements=base64.b64encode(flat_bytes(flat[_places(len(flat), every)]).numpy().tobytes()).decode(),
-        projections=_projections(wide.nan_to_num(0.0, 0.0, 0.0).numpy()),
+        elements=base64.b64encode(flat_bytes(flat[_places(len(flat))]).numpy().tobytes()).decode(),
+        sketch=base64.b64encode(project(wide.nan_to_num(0.0, 0.0, 0.0))).decode(),
         rms=float(finite.square().mean().sqrt()),
         absmean=float(finite.abs().mean()),
         nan=int(wide.isnan().sum()),
@@ -190,24 +179,9 @@ def _accepted(name: str, tensor: Tensor) -> AcceptedTensor:
     )
 
 
-def _hashed(numbers: npt.NDArray[np.uint64], salt: int) -> npt.NDArray[np.uint64]:
-    """As good as random, and the same everywhere: random generators may change between releases."""
-    mixed = (numbers + np.uint64(salt + 1)) * np.uint64(_HASH)
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ (mixed >> np.uint64(32))
-
-
-def _places(size: int, every: int) -> Tensor:
-    """One place at random in each run of `every`: in step with the axes of a tensor, all might be of one channel."""
-    starts = np.arange(0, size, every, dtype=np.uint64)
-    places = starts + _hashed(starts, 0) % np.uint64(every)
-    return torch.from_numpy(np.minimum(places, size - 1).astype(np.int64))
-
-
-def _projections(flat: npt.NDArray[np.float64]) -> list[float]:
-    numbers = np.arange(len(flat), dtype=np.uint64)
-    return [float(np.where(_hashed(numbers, salt) >> np.uint64(63), flat, -flat).sum()) for salt in range(PROJECTIONS)]
+def _places(size: int) -> Tensor:
+    """The places of what is kept of a flat tensor: all, or so many evenly spread, the first and the last among them."""
+    return torch.linspace(0, size - 1, min(size, MOST_ELEMENTS), dtype=torch.float64).round().long()
 
 
 def _nothing(name: str, found: str) -> UserError:
@@ -221,7 +195,7 @@ def _nothing(name: str, found: str) -> UserError:
 
 def _name(key: Key) -> str:
     """The name as it was given."""
-    return key.site if key.phase == _PHASE and not key.unit else str(key)
+    return key.site if key.phase == PHASE and not key.unit else str(key)
 
 
 def baseline_path(test: Path, names: str, name: str) -> Path:

@@ -24,6 +24,7 @@ from waypoint_parity.harness.api.matching import (
     texts_of,
     uncompared,
 )
+from waypoint_parity.harness.api.values import precision_of
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.compare.exact.shadow import Shadow
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
@@ -49,7 +50,6 @@ from waypoint_parity.harness.run.worker import apart, exact_arithmetic
 WEIGHTS = "weights"
 _PHASE = "forward"
 _MOST_NAMED = 8
-_DTYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class Call:
@@ -120,7 +120,7 @@ def module_parity(
         _check_evaluates(side)
     seen = [_scouted(side) for side in sides]
     matched = _matched(sides, seen)
-    dtype = _dtype(seen[0])
+    dtype = precision_of(seen[0].dtypes)
     family = _Modules(dtype, seen[0].always(matched))
     judgement = Judgement(
         fixed_tolerance(cast(Family, family), dtype, activations=tolerance, reason="modules have no noise floor"),
@@ -254,7 +254,7 @@ class _Scouted:
     # By the site of a module, the sites of its tensors, in the order of execution.
     sites: dict[str, dict[str, None]] = field(default_factory=dict)
     shown: list[set[str]] = field(default_factory=list)
-    dtypes: Counter[torch.dtype] = field(default_factory=Counter)
+    dtypes: Counter[str] = field(default_factory=Counter)
     others: dict[str, list[str]] = field(default_factory=dict)
     # Of every call in which a module returned some.
     texts: dict[str, list[list[str]]] = field(default_factory=dict)
@@ -285,7 +285,8 @@ def _scouted(side: _Side) -> _Scouted:
             found = sites_of(site, output)
             seen.sites.setdefault(site, {}).update(dict.fromkeys(found))
             seen.shown[-1].update(found)
-            seen.dtypes.update(leaf.value.dtype for leaf in found.values() if isinstance(leaf.value, Tensor))
+            dtypes = (leaf.value.dtype for leaf in found.values() if isinstance(leaf.value, Tensor))
+            seen.dtypes.update(str(dtype).removeprefix("torch.") for dtype in dtypes)
             if (others := uncompared(output)) and site not in seen.others:
                 seen.others[site] = others
             if texts := texts_of(output):
@@ -299,8 +300,9 @@ def _scouted(side: _Side) -> _Scouted:
     for number, call in enumerate(side.calls):
         seen.shown.append(set())
         with engine_works(side.name, lambda number=number: f"in call {number}, behind {last}"):  # type: ignore[misc]
-            watched(*(filled := _filled(call, side))[0], **filled[1])
-            output = again(*(filled := _filled(call, side))[0], **filled[1])
+            first, second = _filled(call, side), _filled(call, side)
+            watched(*first.args, **first.kwargs)
+            output = again(*second.args, **second.kwargs)
         digests.append(_digest(sites_of(WHOLE, output)))
     if not seen.sites.get(WHOLE):
         raise UserError(
@@ -328,13 +330,13 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()
 
 
-def _filled(call: Call, side: _Side) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call: tensors and whatever else are the module's own."""
+def _filled(call: Call, side: _Side) -> Call:
+    """A call with arguments of its own: tensors and whatever else are the module's own."""
     values, spec = pytree.tree_flatten((call.args, call.kwargs))
     device = _device(side.module)
     own = [each.detach().clone().to(device) if isinstance(each, Tensor) else copy.deepcopy(each) for each in values]
-    filled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_unflatten(own, spec)
-    return filled
+    args, kwargs = pytree.tree_unflatten(own, spec)
+    return Call(*args, **kwargs)
 
 
 def _device(module: nn.Module) -> torch.device | None:
@@ -360,14 +362,6 @@ def _matched(sides: Sequence[_Side], seen: Sequence[_Scouted]) -> set[str]:
 def _outermost(sites: Collection[str]) -> list[str]:
     """The sites that lie in none of the others."""
     return [site for site in sites if not any(site.startswith(f"{other}.") for other in sites)]
-
-
-def _dtype(seen: _Scouted) -> str:
-    """The precision of most values; of two that are equally many the narrower one."""
-    known = {dtype: count for dtype, count in seen.dtypes.items() if dtype in _DTYPES}
-    if not known:
-        return "fp32"
-    return _DTYPES[max(known, key=lambda dtype: (known[dtype], -torch.finfo(dtype).bits))]
 
 
 def _left_out(sides: Sequence[_Side], seen: Sequence[_Scouted], matched: Collection[str]) -> list[str]:
@@ -575,11 +569,13 @@ class _Driven:
                     self._shadow.lose(buffer, f"the buffer {name} is held by one side alone")
         for unit, call in enumerate(self._side.calls):
             with apart():
-                args, kwargs = _filled(call, self._side)
+                filled = _filled(call, self._side)
             if self._shadow is not None:
-                self._shadow.give(each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor))
+                self._shadow.give(
+                    each for each in pytree.tree_leaves((filled.args, filled.kwargs)) if isinstance(each, Tensor)
+                )
             yield unit, Pass(_PHASE)
-            self._module(*args, **kwargs)
+            self._module(*filled.args, **filled.kwargs)
 
 
 def _leaf(site: str, leaf: str, output: Any, inputs: Any) -> Any:

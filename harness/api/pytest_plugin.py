@@ -107,7 +107,7 @@ class Parity:
         """Assert that a tensor, or a mapping of tensors, is what was accepted before.
 
         Accepted values lie in `__parity__` beside the test's file, a small file for each test and `name`: of a tensor
-        of more than 4096 elements one of every n, with statistics and random sums over all of them.
+        of more than 4096 elements so many, with statistics and a random projection of them all.
         `pytest --parity-accept` writes them. What was not accepted fails.
 
         Args:

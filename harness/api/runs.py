@@ -25,7 +25,7 @@ from waypoint_parity.harness.judge.judgement import AS_REFERENCE
 from waypoint_parity.harness.judge.standards import Standards, standards
 from waypoint_parity.harness.progress import silent
 from waypoint_parity.harness.record.selection import Selection
-from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.adapter import DTYPES, Numerics, usable_device
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.sweep.cells import Conditions, plan
 from waypoint_parity.harness.sweep.factors import Factors
@@ -226,16 +226,7 @@ def _opened(
     """What a run needs. Raises UserError for whatever cannot be used."""
     if dtype not in DTYPES:
         raise UserError("dtype: there is none of this name", found=dtype, expected=" or ".join(DTYPES), do="correct it")
-    try:
-        where = torch.device(device)
-        torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device {device} cannot be used",
-            found=str(error).splitlines()[0],
-            expected="a device that this torch build and this machine have",
-            do="give another device, or install a torch build for it",
-        ) from error
+    where = usable_device(device)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     inputs = scenario if isinstance(scenario, Scenario) else read_scenario(Path(scenario))
     opened.check_scenario(inputs)

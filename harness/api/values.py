@@ -12,7 +12,9 @@ from waypoint_parity.harness.judge.comparison import Comparison
 from waypoint_parity.harness.judge.diff import Dump
 from waypoint_parity.harness.run.keys import Key
 
-_PHASE = "values"
+PHASE = "values"
+# From the widest to the narrowest.
+_PRECISIONS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 # Of what has no name of its own.
 _ALONE = "value"
 
@@ -91,7 +93,8 @@ def _compared(
 
     family = family_named("")
     reason = "values alone have no noise floor" if tolerance is None else "tolerance"
-    bounds = fixed_tolerance(family, _precision(expected), activations=tolerance, reason=reason)
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in expected.values())
+    bounds = fixed_tolerance(family, precision_of(dtypes), activations=tolerance, reason=reason)
     table = VerdictTable(Judgement(bounds, (), allow_missing), family)
     # In the order of what is expected; what only the other side has comes last.
     for order, key in enumerate({**expected, **actual}):
@@ -108,13 +111,11 @@ def _missing(is_expected: bool) -> str:
     return "actual has no value of this name" if is_expected else "expected has no value of this name"
 
 
-def _precision(tensors: Mapping[Key, Any]) -> str:
-    """The float type of most tensors; of two that are equally many the narrower one."""
-    names = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
-    order = list(names)
-    known = [name for name in dtypes if name in names]
-    return names[max(known, key=lambda name: (dtypes[name], order.index(name)))] if known else "fp32"
+def precision_of(dtypes: Mapping[str, int]) -> str:
+    """The float type of most tensors, counted by dtype; of two that are equally many the narrower one."""
+    known = [name for name in _PRECISIONS if dtypes.get(name)]
+    # The last of the largest.
+    return _PRECISIONS[max(reversed(known), key=lambda name: dtypes[name])] if known else "fp32"
 
 
 def named_tensors(value: Any) -> dict[Key, Any]:
@@ -124,7 +125,7 @@ def named_tensors(value: Any) -> dict[Key, Any]:
     """
     found: dict[Key, Any] = {}
     for name, leaf in _named(value, ""):
-        key = Key.parse(name) or Key(0, _PHASE, 0, name.replace("@", "_").replace("#", "_").replace("/", "."))
+        key = Key.parse(name) or Key(0, PHASE, 0, name.replace("@", "_").replace("#", "_").replace("/", "."))
         if key in found:
             raise UserError("two values have the same name", found=name, expected="names that differ", do="rename one")
         found[key] = tensor_of(leaf, name)
@@ -152,18 +153,14 @@ def tensor_of(value: Any, name: str) -> Any:
     """A value as a dense tensor of real numbers. Raises UserError where it is none."""
     import torch
 
-    if not isinstance(value, torch.Tensor | np.ndarray | np.generic | bool | int | float | complex):
+    from waypoint_parity.harness.run.taps import NUMBERS, as_real, dense
+
+    if not isinstance(value, torch.Tensor | NUMBERS):
         value = _foreign(value, name)
-    if not isinstance(value, torch.Tensor):
-        array = np.asarray(value)
-        if array.dtype.kind not in "biufc":
-            raise _no_tensor(name, f"an array of {array.dtype}")
-        value = torch.from_numpy(np.array(array, order="C").astype(array.dtype.newbyteorder("=")))
-    if value.is_meta or value.is_nested:
-        raise _no_tensor(name, "a tensor without values" if value.is_meta else "a nested tensor")
-    value = value.detach()
-    dense = value.dequantize() if value.is_quantized else value if value.layout is torch.strided else value.to_dense()
-    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense.resolve_neg()
+    try:
+        return as_real(dense(value).detach())
+    except ValueError as error:
+        raise _no_tensor(name, str(error)) from None
 
 
 def _foreign(value: Any, name: str) -> Any:

@@ -53,9 +53,7 @@ class _NumericsOptions:
 
         Raises UserError for an absent device.
         """
-        import torch
-
-        from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+        from waypoint_parity.harness.run.adapter import DTYPES, Numerics, usable_device
 
         if self.threads is not None:
             _set_threads(self.threads)
@@ -66,16 +64,7 @@ class _NumericsOptions:
                 expected=f"seconds, more than 0 and up to {_MOST_SECONDS:g}",
                 do="correct it, or leave it out",
             )
-        try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"device {self.device} cannot be used",
-                found=str(error).splitlines()[0],
-                expected="a device that this torch build and this machine have",
-                do="give another --device, or install a torch build for it",
-            ) from error
+        device = usable_device(self.device)
         options = ("trust-remote-code",) if self.trust_remote_code else ()
         return Numerics(DTYPES[self.dtype], device, options=options, side_timeout=self.side_timeout)
 

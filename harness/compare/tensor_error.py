@@ -12,6 +12,14 @@ from waypoint_parity.harness.run.taps import Observation
 
 # The squares of these, and a sum of many, are well within fp64.
 _SMALL, _LARGE = 1e-100, 1e100
+# What torch.testing.assert_close takes where nothing is given: (rtol, atol); of any other dtype nothing.
+CLOSE = {
+    torch.float16: (1e-3, 1e-5),
+    torch.bfloat16: (1.6e-2, 1e-5),
+    torch.float32: (1.3e-6, 1e-5),
+    torch.float64: (1e-7, 1e-7),
+}
+EXACTLY = (0.0, 0.0)
 
 
 def tensor_error(actual: Tensor, expected: Tensor) -> Error:

@@ -15,20 +15,18 @@ import torch
 from torch import Tensor
 
 from waypoint_parity.harness.compare.exact.shadowed import Shadowed
-from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.compare.tensor_error import CLOSE, EXACTLY, tensor_error
 from waypoint_parity.harness.errors import UserError, listed
 from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.judge.judgement import Judgement
 from waypoint_parity.harness.judge.precision import OwnError, precision_run
+from waypoint_parity.harness.judge.table import finite
 from waypoint_parity.harness.run.component import ComponentAlone, RecordedCalls
 from waypoint_parity.harness.run.keys import Key, is_input, site_name
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 
 COMPONENT_SCHEMA = "waypoint-parity/component/1"
-# What torch.testing.assert_close takes where nothing is given: (rtol, atol).
-CLOSE = {torch.float16: (1e-3, 1e-5), torch.bfloat16: (1.6e-2, 1e-5), torch.float32: (1.3e-6, 1e-5)}
-EXACTLY = (0.0, 0.0)
 
 
 class SiteOfComponent(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,11 +173,11 @@ def _site(name: str, phase: str, of: Mapping[Key, tuple[OwnError, float]], close
         verdict=Verdict.DIVERGED if excess > 1 else Verdict.IDENTICAL if same else Verdict.WITHIN_NOISE,
         observations=len(of),
         at=str(worst.key),
-        excess=_finite(excess),
-        error=None if worst.equal is not None else _finite(worst.error),
+        excess=finite(excess),
+        error=None if worst.equal is not None else finite(worst.error),
         bound=None if worst.equal is not None else worst.bound,
-        atol=_finite(atol),
-        rtol=_finite(rtol),
+        atol=finite(atol),
+        rtol=finite(rtol),
     )
 
 
@@ -217,7 +215,3 @@ def would_pass(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     # An rtol helps nowhere where nothing is expected.
     ratio = torch.where(over > 0, over / size, 0.0)
     return max(float((apart - rtol * size).max()), 0.0), float(ratio.max())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.processes import SIDE_TIMEOUT
 from waypoint_parity.harness.run.keys import At
 from waypoint_parity.harness.run.scenario import Scenario
@@ -67,6 +68,21 @@ class Numerics:
             "compiled": str(self.compiled).lower(),
             "options": "+".join(self.options),
         }
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name. Raises UserError where this torch build or this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {name} cannot be used",
+            found=str(error).splitlines()[0],
+            expected="a device that this torch build and this machine have",
+            do="give another device, or install a torch build for it",
+        ) from error
+    return device
 
 
 def each_side(numerics: Numerics, compiled: Collection[str]) -> tuple[Numerics, Numerics]:

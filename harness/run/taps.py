@@ -20,6 +20,9 @@ from waypoint_parity.harness.run.keys import At, Key
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.worker import apart
 
+# What is a number or many of them, and no tensor.
+NUMBERS = np.ndarray | np.generic | bool | int | float | complex
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -162,19 +165,10 @@ class Taps:
         return self._plain(name, shown, shown)
 
     def _plain(self, name: str, value: Any, shown: Any) -> Tensor:
-        """A value as a dense tensor of numbers, which is `value` itself where it is one."""
-        if isinstance(value, np.ndarray | np.generic | bool | int | float | complex):
-            array = np.asarray(value)
-            if array.dtype.kind not in "biufc":
-                raise self._unlike(name, f"an array of {array.dtype}", shown)
-            return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
-        if not isinstance(value, Tensor):
-            raise self._unlike(name, "no tensor", shown)
-        if value.is_meta or value.is_nested:
-            raise self._unlike(name, "a tensor without values" if value.is_meta else "a nested tensor", shown)
-        if value.is_quantized:
-            return value.dequantize()
-        return value if value.layout is torch.strided else value.to_dense()
+        try:
+            return dense(value)
+        except ValueError as error:
+            raise self._unlike(name, str(error), shown) from None
 
     def _unlike(self, name: str, found: str, shown: Any) -> UserError:
         where = f"unit {self._unit}, {self._pass.phase} step {self._pass.step}"
@@ -203,7 +197,7 @@ class Taps:
         key = Key(self._unit, self._pass.phase, self._pass.step, name, branch, call)
         if self._selection is not None and not self._selection.takes(key):
             return None
-        seen = Observation(key, self._pass.sigma, _as_real(self._counted(key, tensor)))
+        seen = Observation(key, self._pass.sigma, as_real(self._counted(key, tensor)))
         self.last = key
         # What is done with what a site shows is not the implementation's: no shadow follows it.
         with apart():
@@ -305,7 +299,27 @@ def decoded_pictures(adapter: Adapter, family: Family) -> Iterator[list[npt.NDAr
         yield pictures
 
 
-def _as_real(tensor: Tensor) -> Tensor:
+def dense(value: Any) -> Tensor:
+    """A value as a dense tensor of numbers, which is `value` itself where it is one.
+
+    Raises ValueError, in which stands what was found, where it is none.
+    """
+    if isinstance(value, NUMBERS):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"an array of {array.dtype}")
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+    if not isinstance(value, Tensor):
+        raise ValueError("no tensor")
+    if value.is_meta or value.is_nested:
+        raise ValueError("a tensor without values" if value.is_meta else "a nested tensor")
+    if value.is_quantized:
+        return value.dequantize()
+    return value if value.layout is torch.strided else value.to_dense()
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, in a last axis of their own; any other tensor as it is."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.cli.conftest import refused, run
-from waypoint_parity.harness.judge.component import CLOSE, would_pass
+from waypoint_parity.harness.compare.tensor_error import CLOSE
+from waypoint_parity.harness.judge.component import would_pass
 
 # Of the decoder alone, without a session; the one that the page about engines shows, and what may be wrong with it.
 PORT = """

@@ -1,9 +1,7 @@
-"""What the tests of the documents share: real runs on the tiny checkpoint, one diverging and one not; a browser."""
+"""What the tests of the documents share: real runs on the tiny checkpoint, one diverging and one not."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -19,27 +17,10 @@ from waypoint_parity.harness.sweep.parity import run_parity
 from waypoint_parity.reports.documents import write_documents
 from waypoint_parity.reports.report import write_report
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 _FAULTY = Path(__file__).parents[1] / "parity" / "faulty.py"
 STALE, COARSE, SCALED = (f"{_FAULTY}:{name}" for name in ("StaleSlotVisible", "Coarse", "VelocityScaled"))
 TWO_FAULTS = f"{Path(__file__).parents[2] / 'fixtures' / 'examples' / 'two_faults.py'}:TwoFaults"
 FRAMES = 3
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -155,3 +155,6 @@ def test_of_a_large_tensor_elements_that_were_not_kept_are_noticed(dtype: torch.
     assert unlike(torch.cat([picture[..., :1], picture[..., 1:].flip(0)], -1)) is not None
     if dtype is torch.float32:
         assert unlike(picture * (1 + 1e-7)) is None
+        exchanged = picture.flatten()
+        exchanged[[1, 2]] = exchanged[[2, 1]]
+        assert unlike(exchanged.reshape(picture.shape)) is not None
