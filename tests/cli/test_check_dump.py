@@ -323,6 +323,7 @@ def test_a_seal_that_is_broken_and_a_run_that_did_not_end_are_told(candidate: Pa
 RING = "kv_cache.layers.0"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dump", ["mine", "rings"])
 @pytest.mark.parametrize(
     ("site", "change"),

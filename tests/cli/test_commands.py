@@ -35,6 +35,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_the_help_of_a_command_shows_an_example(command: list[str]) -> None:
     outcome = script(*command, "--help")

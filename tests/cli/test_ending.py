@@ -122,6 +122,7 @@ def test_ctrl_c_to_the_parent_alone_ends_a_sweep_whatever_its_engines_are_at(
         assert ended(process, signal.SIGINT) == 128 + signal.SIGINT
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_a_sweep_ends_while_its_workers_begin(inputs: tuple[object, ...], number: int, processes: int) -> None:
@@ -144,6 +145,7 @@ def test_cells_that_were_finished_stay(inputs: tuple[object, ...], engines: Path
     assert [(folder / "cell.json").stat().st_mtime_ns for folder in finished] == made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("processes", [3, 4])
 def test_a_scorecard_ends(number: int, processes: int) -> None:
@@ -183,6 +185,7 @@ PRINTING = [
 SHELL = " ".join(COMMAND)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("words", "code"), PRINTING)
 @pytest.mark.parametrize("streams", ["2>errors | true", "2>&1 | true", ">&- 2>&-"])
 def test_nobody_reads_what_is_printed(dumps: Path, tmp_path: Path, words: str, code: int, streams: str) -> None:
@@ -199,6 +202,7 @@ def test_nobody_reads_what_is_printed(dumps: Path, tmp_path: Path, words: str, c
     assert code == 2 or errors == ""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("words", "code"), PRINTING)
 def test_a_full_disk_under_what_is_printed_is_told(dumps: Path, tmp_path: Path, words: str, code: int) -> None:
     command = [*COMMAND, *printing(words, dumps).split()]
@@ -209,6 +213,7 @@ def test_a_full_disk_under_what_is_printed_is_told(dumps: Path, tmp_path: Path, 
     assert ended.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("columns", ["1", "2", "3", "0", "-5", "abc", "", "10", "39", "41", "100000"])
 def test_help_ends_at_any_width(columns: str) -> None:
     for command in EVERY_COMMAND if columns == "1" else ["", "parity"]:

@@ -44,6 +44,7 @@ def failed(outcome: Outcome) -> dict[str, str]:
 # --- an engine that ends
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
@@ -64,6 +65,7 @@ def test_an_engine_that_ends_is_told_with_its_words_and_its_place(
     assert "engines.py, line" in parts["found"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", [engines.LeavingWithoutAWord, engines.LeavingInC, engines.Crashing])
 def test_a_process_that_an_engine_ends_without_a_word_is_told(
     dump: Callable[..., tuple[object, ...]], inputs: tuple[object, ...], tmp_path: Path, engine: type
@@ -73,6 +75,7 @@ def test_a_process_that_an_engine_ends_without_a_word_is_told(
     assert script("parity", "--candidate", named(engine), *inputs, *out, *SHORT).code == 70
 
 
+@pytest.mark.slow
 def test_a_process_that_an_engine_ends_when_all_is_done_has_its_verdict(
     inputs: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -84,6 +87,7 @@ def test_a_thread_that_never_ends_keeps_nobody_waiting(dump: Callable[..., tuple
     assert script(*dump(named(engines.NeverEnding))).code == 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(
     "engine",
@@ -137,6 +141,7 @@ def test_blame_tells_of_an_engine_that_ends(inputs: tuple[object, ...], tmp_path
 # --- an engine that keeps something from one session to the next
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("exact", ["--exact", "--no-exact"])
 @pytest.mark.parametrize(
     "engine",

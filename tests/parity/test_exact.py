@@ -234,6 +234,7 @@ def place(request: pytest.FixtureRequest) -> str:
 
 
 class TestMathematics:
+    @pytest.mark.sampled(2)
     def test_exact_values_agree_at_every_site(self, place: str, dtype: str) -> None:
         here = session(place, dtype)
         theirs, ours = expected(place, dtype), here.seen(here.shadowed("candidate"))
@@ -245,6 +246,7 @@ class TestMathematics:
         assert [str(key) for key in both if ours[key].lost or theirs[key].lost] == []
         assert {str(key): far for key, far in distances.items() if far is None or far > EXACT} == {}
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("implementation", ["eager", "candidate"])
     def test_a_shadow_changes_no_bit(self, implementation: str, place: str, dtype: str) -> None:
         here = session(place, dtype)
@@ -315,6 +317,7 @@ def attention_in_bf16(layer: int) -> Change:
 
 
 class TestPrecision:
+    @pytest.mark.sampled(2)
     def test_a_right_candidate_is_far_below_every_bound(self, place: str, dtype: str) -> None:
         found = fed(place, dtype, session(place, dtype).plain())
         worst = max(found.excess, key=lambda key: found.excess[key])

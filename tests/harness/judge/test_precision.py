@@ -211,6 +211,7 @@ class TestAFedRun:
         adapter = changed(tiny, fp32_on_cpu, SITE, lambda x: x * 1.0001)
         assert wrong(fed_run(disturbed, adapter, tiny, short, [0])) == {SITE}
 
+    @pytest.mark.slow
     def test_what_is_not_finite_is_wrong(
         self, disturbed: Shadowed, tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics
     ) -> None:
@@ -232,6 +233,7 @@ class TestAFedRun:
         adapter = changed(tiny, fp32_on_cpu, "velocity", lambda x: 3 * x + 1)
         assert wrong(fed_run(disturbed, adapter, tiny, tiny_scenario, [0, 1])) == {"velocity"}
 
+    @pytest.mark.slow
     def test_sites_that_one_side_lacks_are_not_measured(
         self, disturbed: Shadowed, tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics
     ) -> None:
@@ -240,6 +242,7 @@ class TestAFedRun:
         assert Key(0, "decode", 0, "frame") in {one.key for one in found.measured}
         assert wrong(found) == set()
 
+    @pytest.mark.slow
     def test_another_shape_is_shown_by_the_candidate_alone(
         self, disturbed: Shadowed, tiny: Checkpoint, short: Scenario, fp32_on_cpu: Numerics
     ) -> None:
