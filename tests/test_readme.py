@@ -43,6 +43,7 @@ def test_the_example_is_under_60_lines() -> None:
     assert len(EXAMPLE.read_text("utf-8").splitlines()) < 60
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("allowed", "status"), [(["--allow-missing", "*"], 0), ([], 1)])
 def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
     allowed: list[str], status: int, tmp_path: Path

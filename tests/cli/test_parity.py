@@ -216,6 +216,7 @@ def told(tmp_path: Path) -> str:
     return f"{tmp_path / 'told.py'}:Told"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("asked", "compiled"),
     [
@@ -255,6 +256,7 @@ def test_another_side_compiled_is_another_cell(inputs: tuple[object, ...], told:
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_blame_compiles_the_side_that_it_is_told(inputs: tuple[object, ...], told: str, tmp_path: Path) -> None:
     sides = ("--reference", "eager", "--candidate", told, *inputs[:4], "--out", tmp_path / "blame")
     assert run("blame", *sides, "--compiled", "candidate").code == 0

@@ -48,6 +48,7 @@ def run_parity(candidate: str, scenario: Path, out: Path) -> Caught:
     return Caught(finished.returncode, finished.stdout + finished.stderr, read_comparison(comparison))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("candidate", "frames", "key", "wrong_slot"),
     [

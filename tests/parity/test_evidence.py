@@ -134,6 +134,7 @@ def test_a_projection_scaled_by_a_twentieth_is_named_in_every_run(bf16: Bench) -
         assert comparison.first.key == Key(0, "denoise", 0, SITE)
 
 
+@pytest.mark.slow
 def test_the_smallest_scale_that_is_named_in_every_run(bf16: Bench) -> None:
     found = {scale: sum(bf16.found(scale, seed) for seed in SEEDS) for scale in SCALES}
     always = [scale for scale, runs in found.items() if runs == len(SEEDS)]

@@ -257,6 +257,7 @@ class TestMathematics:
         assert not followed.shadow.below
         assert not followed.shadow.foreign
 
+    @pytest.mark.sampled(1)
     def test_every_kind_of_site_is_named_by_a_tenth_of_a_millionth(self, dtype: str) -> None:
         """On the world, whose session has a seed image: it shows every kind of site."""
         theirs = expected("world", dtype)
@@ -269,6 +270,7 @@ class TestMathematics:
         }
         assert {site: str(key) for site, key in found.items() if key is None or key.site != site} == {}
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("mistake", ROUNDINGS)
     def test_a_rounding_that_the_model_does_not_have_is_named_in_bf16(
         self, mistake: str, monkeypatch: pytest.MonkeyPatch
@@ -280,6 +282,7 @@ class TestMathematics:
         assert found is not None
         assert str(found) == first
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("mistake", ROUNDINGS_15)
     def test_a_rounding_that_waypoint_15_does_not_have_is_named_in_bf16(self, mistake: str) -> None:
         change, first = ROUNDINGS_15[mistake]
@@ -329,6 +332,7 @@ class TestPrecision:
         assert found.excess[worst] < 0.5
         assert gain.excess < 0.5
 
+    @pytest.mark.sampled(1)
     def test_a_hundred_thousandth_is_wrong_where_it_is_made_and_nowhere_else(self, place: str) -> None:
         """All at once: what one changes reaches no other."""
         decoder = ("decoder.4", "decoder.8") if place == "second" else ("decoder.conv_in", "decoder.blocks.1")
@@ -347,6 +351,7 @@ class TestPrecision:
         assert found.keys() == {*sites}
         assert min(found.values()) > 2
 
+    @pytest.mark.sampled(1)
     def test_one_level_of_one_pixel_is_wrong(self, place: str) -> None:
         """What a picture is made of is shown: nothing of its levels is rounding."""
 
@@ -414,6 +419,7 @@ class TestAPortWithoutTorch:
         assert wrong(found) == {}
         assert max(found.excess.values()) < 0.5
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize(
         ("mistake", "first", "ends"),
         [

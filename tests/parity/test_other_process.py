@@ -70,6 +70,7 @@ class TestBlame:
 
         return blamed
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("fault", ["attn-causal-in-frame", "ctrl-order", "vae-order"])
     def test_a_fault_has_the_causes_that_it_has_in_this_process(self, blamed, fault: str) -> None:
         here, there = blamed(f"{FAULTS}:{fault}"), blamed(elsewhere(f"{FAULTS}:{fault}"))

@@ -91,6 +91,7 @@ def test_what_is_no_tensor_is_refused_with_its_site(compare: Compare, engine: ty
     assert "layout=" in caught.value.do
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("engine", COMPARED)
 def test_whatever_has_numbers_is_compared(compare: Compare, engine: type) -> None:
     live, offline = compare(engine, engine)
@@ -98,6 +99,7 @@ def test_whatever_has_numbers_is_compared(compare: Compare, engine: type) -> Non
     assert live.compared == live.expected == offline.compared
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("engine", "twin"), TWINS)
 def test_nothing_of_it_is_dropped(compare: Compare, engine: type, twin: type) -> None:
     for found in compare(engine, twin):

@@ -139,6 +139,7 @@ def wrong_by_itself(comparison: Comparison) -> set[str]:
     return {each.site for each in comparison.failures if (each.local or 0.0) > 1}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=["fp32", "bf16"])
 def test_other_mathematics_is_named_at_its_site_in_any_dtype(dtype: torch.dtype, compared: Any) -> None:
     found = compared(Louder, Numerics(dtype, torch.device("cpu")))

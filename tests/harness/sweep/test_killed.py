@@ -120,6 +120,7 @@ def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(
     assert results(tmp_path / "run") == results(undisturbed.out)
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_workers_were_left_alone_ends_as_an_undisturbed_one(
     undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_sweep_whose_workers_were_left_alone_ends_as_an_undisturbed_one(
     assert results(tmp_path / "run") == results(undisturbed.out)
 
 
+@pytest.mark.slow
 def test_two_sweeps_in_one_folder_leave_each_other_whole(
     undisturbed: Undisturbed, tiny_folder: Path, scenario_file: Path, tmp_path: Path
 ) -> None:

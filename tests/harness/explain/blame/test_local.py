@@ -61,6 +61,7 @@ def wrong(local: LocalErrors) -> set[str]:
     return {key.site for key, error in local.errors.items() if error.rel_l2 > ROUNDING and key.site != "frame"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_right_candidate_rounds_otherwise_at_every_site_of_every_phase_and_no_more(
     measure: Measured, candidate: Callable[..., CandidateAdapter], tiny: Checkpoint, longest: Scenario, reverse: bool
@@ -77,6 +78,7 @@ def test_a_right_candidate_rounds_otherwise_at_every_site_of_every_phase_and_no_
     assert (local.roundoff[latent], local.roundoff[latent._replace(site="input.timestamp")]) == (2**-24, 0.0)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_every_fault_shows_where_it_is_and_nowhere_after_it(
     measure: Measured, candidate: Callable[..., CandidateAdapter], reverse: bool
@@ -122,6 +124,7 @@ def test_a_candidate_is_patched_itself_where_most_of_it_can_be(candidate: Callab
     assert must_be_reversed(sites | most)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_pass_of_one_side_only_is_told_with_its_side(
     measure: Measured, candidate: Callable[..., CandidateAdapter], one_frame: Scenario, reverse: bool

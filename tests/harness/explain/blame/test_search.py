@@ -106,6 +106,7 @@ def test_two_faults_at_once_are_both_named_the_weightier_one_first(of_both: Blam
     assert (of_both.restored, of_both.contradictions) == (True, [])
 
 
+@pytest.mark.slow
 def test_a_fault_that_another_one_hides_is_named_too(case: Cases, search: Searching, tiny_scenario: Scenario) -> None:
     # Block 1 is wrong about the past, which a candidate without a history never sees.
     hidden = case(no_history, candidates.loud_history, scenario=tiny_scenario)
@@ -119,6 +120,7 @@ def test_a_fault_that_another_one_hides_is_named_too(case: Cases, search: Search
     assert {"transformer.blocks.1.attn", "kv_cache.layers.1.visible"} <= wrong(blame)
 
 
+@pytest.mark.slow
 def test_a_subset_of_sites_names_the_block_and_where_in_it_the_fault_may_lie(case: Cases, search: Searching) -> None:
     lenient = Judgement(JUDGEMENT.bounds, allowed_missing=("*",))
     blame = search(case(candidate=named(candidates.Sparse), judgement=lenient))
