@@ -53,7 +53,7 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
     OPTIONS = (UNTESTED,)
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
-        self._numerics = numerics
+        self.checkpoint, self._numerics = checkpoint, numerics
         if numerics.compiled:
             raise UserError(
                 "FastVideo's causal Wan is driven eagerly", found="compiled", expected="eager", do="leave --compiled out"
@@ -61,7 +61,7 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
         super().__init__(checkpoint.geometry)
         with imported(untested=UNTESTED in numerics.options) as port:
             self._port = port
-            self._model = self._build(port, checkpoint)
+            self.model = self._build(port, checkpoint)
             # The estimate follows the recorded schedule, whatever the scheduler has made of its own.
             self.scheduler = port.scheduler.SelfForcingFlowMatchScheduler(shift=5.0)
         rotate = port.causal._apply_rotary_emb
@@ -82,7 +82,7 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
         """The module that has an official name."""
         for ours, theirs in _MODULES:
             if found := re.fullmatch(ours, name):
-                return self._model.get_submodule(found.expand(theirs))
+                return self.model.get_submodule(found.expand(theirs))
         raise KeyError(name)
 
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
@@ -99,7 +99,7 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
                 attached.callback(handle.remove)
             for layer in self._layers:
                 for attention, shown in (("attn1", self.attending), ("attn2", self.attending_text)):
-                    kernel = self._model.blocks[layer].get_submodule(f"{attention}.attn")
+                    kernel = self.model.blocks[layer].get_submodule(f"{attention}.attn")
                     hook = kernel.register_forward_pre_hook(lambda _, args, shown=shown: (args[0], *shown(*args[1:3])))
                     attached.callback(hook.remove)
             for unit in range(scenario.units):
@@ -117,7 +117,8 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
                 first += self.latents
 
     def begin(self, tokens: int) -> None:
-        """New caches, for latents of so many tokens."""
+        """New caches, for latents of so many tokens; and no tables of the rotation that another session has made."""
+        self._port.rotation._ROTARY_POS_EMBED_CACHE.clear()
         config = self._geometry.transformer
         heads = (config.num_heads, config.dim // config.num_heads)
         self.caches = [self._cache_of(self._geometry.slots * tokens, heads) for _ in self._layers]
@@ -148,7 +149,7 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
         """One call of the model for a chunk whose first latent is the session's `first`: the velocity."""
         tokens = x.shape[3] * x.shape[4] // 4
         with self._port.context.set_forward_context(current_timestep=0, attn_metadata=None):
-            velocity: Tensor = self._model(
+            velocity: Tensor = self.model(
                 x,
                 prompt,
                 self.show("input.timestep", timestep.expand(1, self.latents).clone()),

@@ -55,6 +55,7 @@ class PortModules:
     context: Any
     scheduler: Any
     conversion: Any
+    rotation: Any
     version: str
 
 
@@ -106,6 +107,7 @@ def _import(package: Path, version: str) -> PortModules:
             "context": "forward_context",
             "scheduler": "models.schedulers.scheduling_self_forcing_flow_match",
             "conversion": "models.utils",
+            "rotation": "layers.rotary_embedding",
         }
         modules = {name: importlib.import_module(f"{PACKAGE}.{path}") for name, path in names.items()}
         release: Any = importlib.import_module(f"{PACKAGE}.version")
