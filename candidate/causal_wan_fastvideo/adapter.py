@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.candidate.causal_wan_fastvideo.source import UNTESTED, PortModules, imported
+from waypoint_parity.candidate.causal_wan_fastvideo.source import PortModules, imported
+from waypoint_parity.candidate.fastvideo.source import UNTESTED
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.causal_wan.adapter import ChunkByChunk
@@ -56,7 +57,10 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
         self.checkpoint, self._numerics = checkpoint, numerics
         if numerics.compiled:
             raise UserError(
-                "FastVideo's causal Wan is driven eagerly", found="compiled", expected="eager", do="leave --compiled out"
+                "FastVideo's causal Wan is driven eagerly",
+                found="compiled",
+                expected="eager",
+                do="leave --compiled out",
             )
         super().__init__(checkpoint.geometry)
         with imported(untested=UNTESTED in numerics.options) as port:
@@ -82,7 +86,8 @@ class CausalWanFastVideoAdapter(ChunkByChunk):
         """The module that has an official name."""
         for ours, theirs in _MODULES:
             if found := re.fullmatch(ours, name):
-                return self.model.get_submodule(found.expand(theirs))
+                module: nn.Module = self.model.get_submodule(found.expand(theirs))
+                return module
         raise KeyError(name)
 
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:

@@ -1,9 +1,9 @@
-"""FastVideo's sources, as its causal Wan needs them: where they lie, whether they are the tested ones, an import of them.
+"""FastVideo's sources, as its causal Wan needs them: whether they are the tested ones, and an import of them.
 
 The package's `__init__` starts its whole stack (video generator, ray, torchvision, GPU discovery). So `imported()` puts
 these in its place, for as long as it is open:
 
-- `fastvideo`, `fastvideo.platforms`: empty packages with the real paths. The only platform is the port's own CPU platform.
+- `fastvideo`, `fastvideo.platforms`: empty packages with the real paths. The only platform is the port's own for a CPU.
   That names no kernel for attention; here it names the port's own for scaled_dot_product_attention, on every device.
 - `fastvideo.utils`: the four names that these modules import from it, with the same meaning.
 - The environment variable FASTVIDEO_CONFIGURE_LOGGING=0. Without it the import redirects the root logger to standard
@@ -47,7 +47,7 @@ _ATTENTION = f"{PACKAGE}.attention.backends.sdpa.SDPABackend"
 
 @dataclass(frozen=True)
 class PortModules:
-    """The port's modules, imported; `version` names the tested revision, or another one by the digest of its sources."""
+    """The port's modules. `version` names the tested revision, or another one by the digest of its sources."""
 
     causal: Any
     wan: Any

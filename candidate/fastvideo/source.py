@@ -126,7 +126,7 @@ def _import(package: Path) -> PortModules:
 
 
 def stand_in(name: str, path: Path | None, **contents: object) -> ModuleType:
-    """A module in the place of one of the package: empty but for `contents`, or a package whose modules lie in `path`."""
+    """A module in the place of one of the package: `contents`, or a package whose modules lie in `path`."""
     module = ModuleType(name)
     vars(module).update(contents)
     if path is not None:

@@ -20,7 +20,7 @@ from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.reference.causal_wan.package import UNTESTED, Package, imported
-from waypoint_parity.reference.wan.adapter import attention
+from waypoint_parity.reference.wan.adapter import FP32_PHASES, attention, fp32_sinusoid
 
 # Tokens of a latent at the only size that the published code is for. It attends to at most so many for each slot.
 _TOKENS = 1560
@@ -36,7 +36,9 @@ class SelfForcingAdapter(ChunkByChunk):
     rounds to bf16. Its decoder is not run. `describe` names all of it.
     """
 
-    OPTIONS = (UNTESTED,)
+    OPTIONS = (FP32_PHASES, UNTESTED)
+    # Another formulation, which must not matter: no port has to have fp64.
+    HARMLESS = (FP32_PHASES,)
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         self._numerics = numerics
@@ -56,6 +58,8 @@ class SelfForcingAdapter(ChunkByChunk):
         package.causal.causal_rope_apply = lambda *args, **kwargs: self.rotated(rotate(*args, **kwargs))
         package.causal.attention = lambda q, k, v: attention(q, *self.attending(k, v))
         package.model.flash_attention = lambda q, k, v, **_: attention(q, *self.attending_text(k, v))
+        if FP32_PHASES in numerics.options:
+            package.causal.sinusoidal_embedding_1d = fp32_sinusoid
         self._draws = _Torch()
         # It prints every timestep.
         vars(package.pipeline).update(torch=self._draws, print=lambda *_: None)
@@ -68,6 +72,7 @@ class SelfForcingAdapter(ChunkByChunk):
             "version": self._version,
             "attention": "scaled_dot_product_attention in the place of flash_attention",
             "schedule": "as recorded",
+            "phases": "float32" if FP32_PHASES in self._numerics.options else "float64",
             "given": "weights, embeddings, noise of every step, and new caches of the model's size for every session",
             "decoder": "not run: latents are what comes out",
         }
@@ -102,7 +107,7 @@ class SelfForcingAdapter(ChunkByChunk):
         return self._running.outside(lambda: self._probes[site](value))
 
     def _make(self, noise: Tensor) -> None:
-        """The call: all chunks. It is given [1,F,C,h,w], and draws [N,C,h,w] for every step of a chunk but the first."""
+        """The call: all chunks. It is given [1,F,C,h,w], and draws [N,C,h,w] for each step but a chunk's first."""
         noise = noise.to(self._numerics.device)
         self._draws.noise = lambda: self._begin_step(noise[self._unit, self._step + 1][None])[0].transpose(0, 1)
         first = noise[:, 0].transpose(1, 2).flatten(0, 1)
@@ -134,7 +139,7 @@ class SelfForcingAdapter(ChunkByChunk):
         yield wrapper.register_forward_hook(self._after)
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A step begins with its draw, but the first, which begins with the noise itself; behind the last it is clean."""
+        """A step begins with its draw, but the first, which is given it. Behind the last step comes the clean pass."""
         name = "noisy_image_or_video"
         entering = kwargs[name].transpose(1, 2)
         if self._step + 1 == self._steps and not self._begun:

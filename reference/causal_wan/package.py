@@ -4,7 +4,7 @@ It is no package: its folders `wan`, `pipeline` and `utils` lie where they are f
 have folders of these names. So `imported()` puts these in their place, for as long as it is open:
 
 - `wan`, `wan.modules`, `pipeline`, `utils`: empty packages with the real paths; their `__init__`s do not run.
-- `wan.modules.tokenizers`, `wan.modules.t5`, `wan.modules.vae`: modules with the names that are imported and not called.
+- `wan.modules.tokenizers`, `wan.modules.t5`, `wan.modules.vae`: modules with the names that are never called.
 - `demo_utils.memory`: the same, because it asks for a GPU when it is imported.
 """
 

@@ -106,8 +106,10 @@ class ChunkByChunk(ABC):
             if site == "patch_embedding":
                 return self.show(site, output.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(output.shape)
             # Some tell the tokens of each latent apart behind the last norm.
-            return self.show(site, output.flatten(1, -2)).reshape(output.shape) if site == "head" else self.show(
-                site, output
+            return (
+                self.show(site, output.flatten(1, -2)).reshape(output.shape)
+                if site == "head"
+                else self.show(site, output)
             )
 
         return hook

@@ -234,7 +234,9 @@ def _table(
 ) -> CacheTable:
     slots = [f"slot {slot}" for slot in range(described["slots"])]
     rows, marks, before = [], set[tuple[int, str]](), [NOTHING] * len(slots)
-    wrong = {(At(fault.unit, fault.phase, fault.step), fault.slot) for fault in faults if block_of(fault.cache) in layers}
+    wrong = {
+        (At(fault.unit, fault.phase, fault.step), fault.slot) for fault in faults if block_of(fault.cache) in layers
+    }
     for number, (at, held) in enumerate(passes):
         now = [*held, *[NOTHING] * (len(slots) - len(held))][: len(slots)]
         cells = [f"*{_short(new)}" if new != old else _short(new) for old, new in zip(before, now, strict=True)]

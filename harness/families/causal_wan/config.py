@@ -35,12 +35,13 @@ class CausalWanGeometry:
 
 def read_config(values: Mapping[str, Any], text_dim: int, source: str) -> CausalWanGeometry:
     """config.json as the class saves it; the width of the text is read off the weights. Raises UserError."""
-    window, sink = (values.get(name) for name in _KEYS)
-    sized = isinstance(window, int) and isinstance(sink, int) and not {bool} & {type(window), type(sink)}
-    if not sized or (window != EVERYTHING and not 0 <= sink < window <= 2**20) or (window == EVERYTHING and sink):
+    told = [values.get(name) for name in _KEYS]
+    # Neither is a size: -2.
+    window, sink = (number if type(number) is int else -2 for number in told)
+    if not 0 <= sink < (MOST_LATENTS if window == EVERYTHING else window) <= 2**20 or (window == EVERYTHING and sink):
         raise UserError(
             f"{source}: the window of the past is none of a model",
-            found=f"local_attn_size {window!r}, sink_size {sink!r}",
+            found=", ".join(f"{name} {value!r}" for name, value in zip(_KEYS, told, strict=True)),
             expected=f"a number of latents and a smaller sink of it, or {EVERYTHING} and no sink",
             do="take the config.json that was saved with these weights",
         )

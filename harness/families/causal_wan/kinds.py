@@ -96,7 +96,7 @@ KINDS = (
 
 
 def words(first: Key, faults: Collection[Key], geometry: CausalWanGeometry, scenario: "Scenario") -> list[str]:
-    """In which chunk a fault begins, whether that one is the first that evicts, and whether only clean passes have it."""
+    """In which chunk a fault begins, whether by then the window is full, and whether only clean passes have it."""
     latents = scenario["noise"].shape[3]
     evicts = geometry.slots // latents
     found = [_LATER if first.unit else _FIRST]

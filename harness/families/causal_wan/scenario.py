@@ -71,7 +71,9 @@ def check(scenario: Scenario, geometry: CausalWanGeometry) -> None:
         if (room := geometry.slots - geometry.sink_size) < noise.shape[3]:
             wrong.append(f"chunks of {noise.shape[3]} latents, and room for {room} in the window")
         if geometry.local_attn_size == EVERYTHING and noise.shape[0] * noise.shape[3] > MOST_LATENTS:
-            wrong.append(f"{noise.shape[0] * noise.shape[3]} latents, and a model that keeps all of at most {MOST_LATENTS}")
+            wrong.append(
+                f"{noise.shape[0] * noise.shape[3]} latents, and a model that keeps all of at most {MOST_LATENTS}"
+            )
     if prompt.dim() != 2 or prompt.shape[1] != config.text_dim or not 0 < prompt.shape[0] <= config.text_len:
         wrong.append(f"prompt_emb {list(prompt.shape)}, not [up to {config.text_len}, {config.text_dim}]")
     if scenario["sigmas"].shape != (steps,):

@@ -30,7 +30,7 @@ PARTS = (
     Part("velocity", "head", "transformer"),
     Part("sampler", "sampler", "sampler"),
 )
-# Every step makes an estimate of the clean latents; then they go through the model once more, for their keys and values.
+# Every step makes an estimate of the clean latents; then they go through the model once more, to be remembered.
 DENOISE, CLEAN = "denoise", "clean"
 _DENOISE, _CLEAN, _BOTH = (DENOISE,), (CLEAN,), (DENOISE, CLEAN)
 
@@ -44,9 +44,7 @@ def _rows(layers: int) -> Iterator[SiteRow]:
     # Each step has noise of its own: the first begins with it, the others mix it into the estimate of the step before.
     yield _input("noise", "input.noise", _DENOISE)
     yield _input("sigma", "input.schedule", _DENOISE, "sigma", "schedule")
-    yield SiteRow(
-        name="entering", phases=_DENOISE, part="renoising", reads=("input.noise", "input.sigma", "latent")
-    )
+    yield SiteRow(name="entering", phases=_DENOISE, part="renoising", reads=("input.noise", "input.sigma", "latent"))
     yield SiteRow(
         name="entering",
         phases=_CLEAN,
@@ -89,9 +87,7 @@ def _block(layer: int, entering: str) -> Iterator[SiteRow]:
     yield from (_activation(f"{own}.norm_{name}", "query and key norm", f"{own}.{name}") for name in "qk")
     yield from (_activation(f"{own}.{name}_rope", "rotation", f"{own}.norm_{name}") for name in "qk")
     # Keys and values that the pass attends to, latent by latent, once the oldest ones have made room for its own.
-    yield _activation(
-        f"{own}.window", "cache", f"{own}.k_rope", f"{own}.v", f"{cache}.kv", f"{cache}.ends"
-    )
+    yield _activation(f"{own}.window", "cache", f"{own}.k_rope", f"{own}.v", f"{cache}.kv", f"{cache}.ends")
     yield _activation(f"{own}.attended", "self-attention", f"{own}.q_rope", f"{own}.window")
     # Where the cache ends, of all latents and of those that it holds; the next pass writes by these numbers.
     yield SiteRow(name=f"{cache}.ends", phases=_BOTH, part="cache", kind=Kind.MASK)
