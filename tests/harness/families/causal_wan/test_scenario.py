@@ -1,4 +1,4 @@
-"""Scenarios of causal Wan: the schedule, what fits a checkpoint, the passes, what can be varied; and the golden pack."""
+"""Scenarios of causal Wan: schedule, what fits a checkpoint, passes, what can be varied; and the golden pack."""
 
 import json
 from pathlib import Path
