@@ -25,7 +25,7 @@ EMPTY, NOTHING, UNKNOWN = "empty", "nothing", "unknown content"
 MOST_FAULTS = 20
 
 
-class Sign(NamedTuple):
+class WindowSign(NamedTuple):
     """What one observation tells: a word for every slot, or for every latent whose keys were rotated."""
 
     key: Key
@@ -72,9 +72,9 @@ class WindowCaches:
         """Whether a site shows a window, or keys that a window may hold."""
         return site.endswith((KEYS, WINDOW)) or _is_cache(site)
 
-    def sign(self, key: Key, dtype: str | None, digest: str | None, marks: list[str] | None) -> Sign | None:
+    def sign(self, key: Key, dtype: str | None, digest: str | None, marks: list[str] | None) -> WindowSign | None:
         """What an observation tells of the windows."""
-        return None if marks is None else Sign(key, marks)
+        return None if marks is None else WindowSign(key, marks)
 
     def lines(self, folder: Path, layer: int | None) -> list[str]:
         """Which latent every slot of a window holds, pass after pass."""
@@ -95,7 +95,7 @@ class WindowCaches:
         return list(_tables(folder, None, faults))
 
 
-class _Seen(NamedTuple):
+class _Held(NamedTuple):
     """What the slots of a layer held in one observation of them."""
 
     key: Key
@@ -113,7 +113,7 @@ class WindowSide:
         self._chunk: int | None = None
         self._first, self._latents = 0, 0
 
-    def observe(self, sign: Sign) -> _Seen | None:
+    def observe(self, sign: WindowSign) -> _Held | None:
         """Take the next observation; what it shows of a window, if anything."""
         layer = block_of(sign.key.site)
         if layer is None:
@@ -121,9 +121,9 @@ class WindowSide:
         if sign.key.site.endswith(KEYS):
             self._learn(layer, sign)
             return None
-        return _Seen(sign.key, [self._name(layer, mark) for mark in sign.marks])
+        return _Held(sign.key, [self._name(layer, mark) for mark in sign.marks])
 
-    def _learn(self, layer: int, sign: Sign) -> None:
+    def _learn(self, layer: int, sign: WindowSign) -> None:
         """Keys were rotated: those of the latents of a chunk, which are numbered through."""
         if sign.key.unit != self._chunk:
             self._first, self._latents = self._first + self._latents, len(sign.marks)
@@ -157,7 +157,7 @@ class WindowComparison:
         """The first faults, in the reference's execution order."""
         return [fault for _, _, fault in self._found]
 
-    def reference(self, order: int, sign: Sign) -> None:
+    def reference(self, order: int, sign: WindowSign) -> None:
         """The reference's next observation; `order` is its place in the execution."""
         if (seen := self._reference.observe(sign)) is not None:
             if (other := self._candidates.pop(seen.key, None)) is not None:
@@ -165,7 +165,7 @@ class WindowComparison:
             else:
                 self._references[seen.key] = order, seen.held
 
-    def candidate(self, sign: Sign) -> None:
+    def candidate(self, sign: WindowSign) -> None:
         """The candidate's next observation."""
         if (seen := self._candidate.observe(sign)) is not None:
             if (other := self._references.pop(seen.key, None)) is not None:
@@ -209,7 +209,7 @@ def _tables(folder: Path, layer: int | None, faults: Collection[SlotFault] = ())
     for record in records_mentioning(folder, (KEYS, WINDOW)):
         if record.slots is None or not record.site.endswith((KEYS, WINDOW)):
             continue
-        found = side.observe(Sign(record.key, list(record.slots)))
+        found = side.observe(WindowSign(record.key, list(record.slots)))
         if found is not None and layer in (None, number := block_of(record.site) or 0):
             seen[number][found.key.at] = found.held
     alike: defaultdict[tuple[tuple[At, tuple[str, ...]], ...], list[int]] = defaultdict(list)
