@@ -1,14 +1,26 @@
 """The rolling window, told slot by slot: what two sides hold, where they part, what a dump says of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from waypoint_parity.fixtures.tiny_causal_wan import write_causal_wan
+from waypoint_parity.harness.checkpoint.checkpoint import open_checkpoint
+from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.causal_wan.caches import EMPTY, WindowCaches, WindowComparison
+from waypoint_parity.harness.families.causal_wan.family import FAMILY
+from waypoint_parity.harness.judge.diff import open_dump, slot_faults
+from waypoint_parity.harness.record.selection import Selection
+from waypoint_parity.harness.record.writer import DumpWriter, describe_run
+from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.family import MarksTold
 from waypoint_parity.harness.run.keys import Key
+from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.taps import recording
 
 CACHES = WindowCaches()
 KEYS, WINDOW, KV = "blocks.1.self_attn.k_rope", "blocks.1.self_attn.window", "kv_cache.layers.1.kv"
@@ -92,3 +104,78 @@ def test_words_that_cannot_be_of_a_window_are_refused(marks: list[str], is_right
 
 def test_words_of_another_site_are_refused() -> None:
     assert CACHES.wrong_marks(MarksTold("blocks.1", ["a"], [1], {}, None), None, []) is not None
+
+
+class Rolling:
+    """Shows keys and windows of one layer, and computes nothing else: four slots, of which `sink` stay."""
+
+    sink = 1
+
+    def __init__(self, *_: object) -> None:
+        self._probes = {name: nn.Identity() for name in (KEYS, WINDOW)}
+
+    def describe(self) -> dict[str, str]:
+        return {"version": "0"}
+
+    def sites(self) -> Mapping[str, Site]:
+        return {name: Site(probe) for name, probe in self._probes.items()}
+
+    def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
+        held: list[Tensor] = []
+        for unit in range(scenario.units):
+            for step, at in enumerate((Pass("denoise"), Pass("clean"))):
+                yield unit, at
+                new = self._probes[KEYS](keys_of(unit, step))
+                if step:
+                    held[-1] = new
+                else:
+                    held = [*held[: self.sink], *held[self.sink + 1 :], new] if len(held) == 4 else [*held, new]
+                self._probes[WINDOW](window_of(held))
+
+
+class WithoutSink(Rolling):
+    sink = 0
+
+
+@pytest.fixture(scope="module")
+def dumps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("windows")
+    checkpoint = open_checkpoint(write_causal_wan(folder / "tiny"))
+    scenario = checkpoint.family.make(checkpoint.geometry, name="rolling", seed=1, units=6)
+    numerics, chosen = Numerics(torch.float32, torch.device("cpu")), Selection(sites=(KEYS, WINDOW))
+    for kind in (Rolling, WithoutSink):
+        adapter = kind()
+        manifest = describe_run(kind.__name__, adapter, numerics, checkpoint, scenario, selection=chosen)
+        with (
+            DumpWriter(folder / kind.__name__, manifest) as writer,
+            recording(adapter.sites(), writer, chosen) as recorder,
+        ):
+            run(adapter, scenario, checkpoint, recorder)
+    return {kind.__name__: folder / kind.__name__ for kind in (Rolling, WithoutSink)}
+
+
+def test_a_dump_tells_what_every_slot_held(dumps: dict[str, Path]) -> None:
+    (table,) = CACHES.tables(dumps["Rolling"])
+    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    assert table.columns == ["chunk", "pass", "slot 0", "slot 1", "slot 2", "slot 3", "evicted"]
+    assert rows["0", "denoise 0"] == ["*0@0", ".", ".", ".", ""]
+    assert rows["4", "denoise 0"] == ["0", "*2", "*3", "*4@0", "1"]
+    assert rows["5", "clean 0"] == ["0", "3", "4", "*5", ""]
+    lines = CACHES.lines(dumps["Rolling"], 1)
+    assert len(lines) == 1 + 1 + len(rows) + 2
+
+
+def test_two_dumps_are_told_apart_by_their_slots(dumps: dict[str, Path]) -> None:
+    faults = slot_faults(open_dump(dumps["Rolling"]), open_dump(dumps["WithoutSink"]), FAMILY)
+    assert (faults[0].unit, faults[0].slot) == (4, 0)
+    assert "holds latent 1, expected latent 0" in faults[0].message
+    (table,) = CACHES.tables(dumps["WithoutSink"], faults)
+    marked = {(table.rows[number][0], name) for number, name in table.marks}
+    assert ("4", "slot 0") in marked
+    assert not any(chunk < "4" for chunk, _ in marked)
+
+
+@pytest.mark.parametrize("layer", [0, 7])
+def test_a_layer_that_was_not_recorded_is_refused(dumps: dict[str, Path], layer: int) -> None:
+    with pytest.raises(UserError):
+        CACHES.lines(dumps["Rolling"], layer)
