@@ -72,9 +72,9 @@ class WindowCaches:
         """Whether a site shows a window, or keys that a window may hold."""
         return site.endswith((KEYS, WINDOW)) or _is_cache(site)
 
-    def sign(self, key: Key, dtype: str | None, digest: str | None, marks: list[str] | None) -> WindowSign | None:
-        """What an observation tells of the windows."""
-        return None if marks is None else WindowSign(key, marks)
+    def sign(self, key: Key, dtype: str | None, digest: str | None, marks: list[str] | None) -> WindowSign:
+        """What an observation tells of the windows: nothing, where it has no words for the slots."""
+        return WindowSign(key, marks or [])
 
     def lines(self, folder: Path, layer: int | None) -> list[str]:
         """Which latent every slot of a window holds, pass after pass."""
@@ -116,7 +116,7 @@ class WindowSide:
     def observe(self, sign: WindowSign) -> _Held | None:
         """Take the next observation; what it shows of a window, if anything."""
         layer = block_of(sign.key.site)
-        if layer is None:
+        if layer is None or not sign.marks:
             return None
         if sign.key.site.endswith(KEYS):
             self._learn(layer, sign)

@@ -102,6 +102,12 @@ def test_words_that_cannot_be_of_a_window_are_refused(marks: list[str], is_right
     assert (CACHES.wrong_marks(told, tensor, []) is None) == is_right
 
 
+def test_observations_without_words_tell_nothing() -> None:
+    silent = [CACHES.sign(Key(0, "denoise", 0, site), "torch.float32", "digest", None) for site in (KEYS, WINDOW)]
+    right = session(1)
+    assert compared([*silent, *right], [*silent, *session(0)]).faults == compared(right, session(0)).faults
+
+
 def test_words_of_another_site_are_refused() -> None:
     assert CACHES.wrong_marks(MarksTold("blocks.1", ["a"], [1], {}, None), None, []) is not None
 
