@@ -137,8 +137,8 @@ def floor(session: nox.Session) -> None:
 def official(session: nox.Session) -> None:
     """Run official packages and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
 
-    The variable holds the folders that contain `world_engine`, `wan` and `fastvideo`, separated as in PYTHONPATH. What
-    is not there is skipped, with the reason.
+    The variable holds the folders that contain `world_engine`, `wan` (of Wan2.1, then of Self-Forcing) and `fastvideo`,
+    separated as in PYTHONPATH. What is not there is skipped, with the reason.
     """
     install(session, "test", "official")
     path = os.environ.get("WAYPOINT_OFFICIAL_PATH", "")

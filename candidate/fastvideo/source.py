@@ -19,7 +19,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,10 @@ def folder() -> Path:
     return Path(spec.origin).parent
 
 
-def sources_digest(package: Path) -> str:
+def sources_digest(package: Path, files: Sequence[str] = _COMPUTING) -> str:
     """SHA-256 over the files of `package` that compute, line endings aside; an absent one counts as empty."""
     digest = hashlib.sha256()
-    for file in (package / name for name in _COMPUTING):
+    for file in (package / name for name in files):
         digest.update(file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() else b"")
     return digest.hexdigest()
 
@@ -88,12 +88,19 @@ def imported(package: Path) -> Iterator[PortModules]:
     Afterwards `sys.modules` and the settings of the process are as they were: a process that uses FastVideo itself
     imports its own. Raises UserError where the package does not have a name used here.
     """
+    with in_its_place():
+        yield _import(package)
+
+
+@contextmanager
+def in_its_place() -> Iterator[None]:
+    """No module of the package is there, but those that are imported while the context is open."""
     aside = {name: sys.modules.pop(name) for name in _modules()}
     # The port imports torch's compiler, and some modules of the compiler warn when they are imported.
     with preserved_settings(), warnings.catch_warnings(action="ignore"):
         os.environ["FASTVIDEO_CONFIGURE_LOGGING"] = "0"
         try:
-            yield _import(package)
+            yield
         finally:
             for name in _modules():
                 del sys.modules[name]
@@ -102,9 +109,9 @@ def imported(package: Path) -> Iterator[PortModules]:
 
 def _import(package: Path) -> PortModules:
     try:
-        _stand_in(PACKAGE, package)
-        _stand_in(f"{PACKAGE}.utils", None, StoreBoolean=object)
-        platforms = _stand_in(f"{PACKAGE}.platforms", package / "platforms")
+        stand_in(PACKAGE, package)
+        stand_in(f"{PACKAGE}.utils", None, StoreBoolean=object)
+        platforms = stand_in(f"{PACKAGE}.platforms", package / "platforms")
         interface: Any = importlib.import_module(f"{PACKAGE}.platforms.interface")
         cpu: Any = importlib.import_module(f"{PACKAGE}.platforms.cpu")
         vars(platforms).update(AttentionBackendEnum=interface.AttentionBackendEnum, current_platform=cpu.CpuPlatform())
@@ -118,7 +125,8 @@ def _import(package: Path) -> PortModules:
         raise _unusable(f"{package}: {error}") from error
 
 
-def _stand_in(name: str, path: Path | None, **contents: object) -> ModuleType:
+def stand_in(name: str, path: Path | None, **contents: object) -> ModuleType:
+    """A module in the place of one of the package: `contents`, or a package whose modules lie in `path`."""
     module = ModuleType(name)
     vars(module).update(contents)
     if path is not None:

@@ -1,17 +1,14 @@
 """The official Wan 2.1 against diffusers' pipeline: parity, and nine faults seen at their own places."""
 
-import importlib.util
-
 import pytest
 
+from tests.reference.test_wan_official import IS_THERE
 from waypoint_parity.fixtures.faults.wan import FAULTS, STAGE, SUITE
 from waypoint_parity.harness.explain.scorecard.bench import Bench
 from waypoint_parity.harness.explain.scorecard.fault import Fault
 from waypoint_parity.harness.judge.comparison import Verdict
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("wan") is None, reason="needs Wan2.1 in WAYPOINT_OFFICIAL_PATH"
-)
+pytestmark = pytest.mark.skipif(not IS_THERE, reason="needs Wan2.1 in WAYPOINT_OFFICIAL_PATH")
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,16 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.wan.scenario import schedule
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
+from waypoint_parity.reference.sources import sources_digest
 from waypoint_parity.reference.wan import package
 from waypoint_parity.reference.wan.adapter import WanOfficialAdapter, attention, fp32_sinusoid
 
-there = pytest.mark.skipif(importlib.util.find_spec("wan") is None, reason="needs a clone of Wan2.1 on PYTHONPATH")
+# Other projects have a package of this name.
+FOUND = importlib.util.find_spec("wan")
+IS_THERE = FOUND is not None and (
+    sources_digest(Path(FOUND.origin or "").parent, package._COMPUTING) == package.TESTED_SOURCES
+)
+there = pytest.mark.skipif(not IS_THERE, reason="needs a clone of Wan2.1 on PYTHONPATH")
 
 
 @pytest.fixture(scope="module")

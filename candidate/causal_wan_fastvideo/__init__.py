@@ -1,0 +1,1 @@
+"""Causal Wan as FastVideo ports it: `CausalWanTransformer3DModel`, driven step by step."""

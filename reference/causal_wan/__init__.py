@@ -1,0 +1,1 @@
+"""Causal Wan as Self-Forcing generates: `CausalInferencePipeline.inference`, unmodified."""
