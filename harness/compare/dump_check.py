@@ -358,7 +358,7 @@ class _Records:
         # The last step that a record is of, where the schedule does not have it.
         self._beyond = -1
         fields = {} if family is None else family.fields
-        self._schedule_sites = {field.site for field in fields.values() if field.schedule}
+        self._level_sites = {field.site for field in fields.values() if field.level}
         self._tensors = self._opened()
         # By site, phase and step, which repeat unit after unit.
         self._unlike_family: dict[tuple[str, str, int], Wrong | None] = {}
@@ -503,7 +503,7 @@ class _Records:
         near = max(_LEVELS_NEAR.get(name, _LEVEL_NEAR) for name in types) * abs(right)
         if record.sigma is not None and abs(record.sigma - right) > near:
             yield Wrong("record", "sigma", f"{record.sigma:g}", f"{right:g}, `sigmas` of the manifest has it", do)
-        if record.site in self._schedule_sites and record.min is not None and record.max is not None:
+        if record.site in self._level_sites and record.min is not None and record.max is not None:
             off = [value for value in (record.min, record.max) if abs(value - right) > near]
             if off:
                 expected = f"{right:g}, `sigmas` of the manifest has it"

@@ -48,8 +48,9 @@ class Field:
     """A tensor that a scenario records: its dtype as torch spells it, and its axes.
 
     Axes that are called "unit" have one entry for each unit. `site` shows it as it was consumed; else `input.` and its
-    name. `drawn`: start noise, which may be off by a rounding. `schedule`: the noise levels. `told` makes texts for a
-    report of the tensors of a scenario, this one among them: one for each unit, or one for all.
+    name. `drawn`: start noise, which may be off by a rounding. `schedule`: it tells the noise levels. `level`: its
+    site shows the level of its own step. `told` makes texts for a report of the tensors of a scenario, this one among
+    them: one for each unit, or one for all.
     """
 
     dtype: str
@@ -58,6 +59,7 @@ class Field:
     site: str | None = None
     drawn: bool = False
     schedule: bool = False
+    level: bool = False
     told: "Callable[[Mapping[str, npt.NDArray[Any]]], list[str]] | None" = None
 
     @property

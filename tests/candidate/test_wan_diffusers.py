@@ -1,6 +1,7 @@
 """diffusers' WanPipeline against what the official code computed (fixtures/golden/wan)."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("diffusers")
 
+from tests.cli.conftest import run as command
 from waypoint_parity.candidate.wan_diffusers.adapter import WanDiffusersAdapter
 from waypoint_parity.fixtures.golden_wan import GOLDEN, shown
 from waypoint_parity.fixtures.tiny_wan import write_wan
@@ -144,3 +146,10 @@ def test_what_the_pipeline_does_behind_the_decoder_is_seen(
     made = processor.postprocess_video
     monkeypatch.setattr(processor, "postprocess_video", lambda *given, **more: made(*given, **more).flip(1))
     assert tensor_error(video(), right).rel_l2 > 1e-2
+
+
+def test_its_dump_has_no_mistake(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    given = ("--checkpoint", checkpoint.folder, "--scenario", GOLDEN / "scenario.safetensors")
+    assert command("dump", "wan-diffusers", *given, "--out", tmp_path / "dump").code == 0
+    checked = command("check-dump", tmp_path / "dump", *given)
+    assert checked.code == 0, checked.out

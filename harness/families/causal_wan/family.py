@@ -35,9 +35,8 @@ class CausalWan(Plain):
     layout = "config.json of a CausalWanModel, and its weights"
     fields: Mapping[str, Field] = {
         "noise": Field(dtype="float32", axes=("unit", "S", "C", "N", "h", "w"), drawn=True),
-        # A thousand times the levels, which are what a schedule is told by.
-        "timesteps": Field(dtype="float32", axes=("S",), site="input.timestep"),
-        "sigmas": Field(dtype="float32", axes=("S",), site="input.sigma", schedule=True),
+        "timesteps": Field(dtype="float32", axes=("S",), site="input.timestep", schedule=True),
+        "sigmas": Field(dtype="float32", axes=("S",), site="input.sigma", schedule=True, level=True),
         "prompt_emb": Field(dtype="float32", axes=("tokens", "E")),
     }
     # As of Wan 2.1, whose transformer it is.

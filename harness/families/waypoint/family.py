@@ -51,7 +51,7 @@ class Waypoint(Plain):
         "prompt_emb": Field(dtype="float32", axes=("B", "P", "E"), required=False, told=told.prompt),
         "prompt_pad_mask": Field(dtype="bool", axes=("B", "P"), required=False),
         "image": Field(dtype="uint8", axes=("pictures", "H", "W", "3"), required=False),
-        "sigmas": Field(dtype="float32", axes=("S+1",), required=False, site="input.sigma", schedule=True),
+        "sigmas": Field(dtype="float32", axes=("S+1",), required=False, site="input.sigma", schedule=True, level=True),
     }
     # fp32: the implementations here, and the official one, differ by at most 3e-6 at any site of a session of 14
     # frames; bf16: two right formulations of one model by up to 1.3e-2 at a site, and more as a session goes on.
