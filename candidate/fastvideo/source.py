@@ -19,7 +19,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,10 @@ def folder() -> Path:
     return Path(spec.origin).parent
 
 
-def sources_digest(package: Path) -> str:
+def sources_digest(package: Path, computing: Iterable[str] = _COMPUTING) -> str:
     """SHA-256 over the files of `package` that compute, line endings aside; an absent one counts as empty."""
     digest = hashlib.sha256()
-    for file in (package / name for name in _COMPUTING):
+    for file in (package / name for name in computing):
         digest.update(file.read_bytes().replace(b"\r\n", b"\n") if file.is_file() else b"")
     return digest.hexdigest()
 
