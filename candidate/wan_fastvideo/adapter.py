@@ -38,9 +38,9 @@ _PAIRS = re.compile(r"blocks\.\d+\.(self_attn|(self|cross)_attn\.[qkv])")
 class WanFastVideoAdapter(ClipByClip):
     """Drives `WanPipeline.forward`, all its stages, as it stands; see harness.run.adapter.Adapter.
 
-    It is given models that hold the checkpoint's weights, latents and embeddings, as its users may give the latter.
-    Its scheduler is on the recorded schedule, or with `own-schedule` on the one that it makes of the shift and the number
-    of steps. `candidate/wan_fastvideo/source.py` has everything that stands in for something else.
+    It is given models that hold the checkpoint's weights, and latents and embeddings, as its users may give them. Its
+    scheduler is on the recorded schedule, or with `own-schedule` on the one that it makes of the shift and the number of
+    steps. `candidate/wan_fastvideo/source.py` has everything that stands in for something else.
     """
 
     OPTIONS = (OWN_SCHEDULE, UNTESTED)
@@ -174,7 +174,7 @@ def _arguments(port: Port, checkpoint: Checkpoint) -> Any:
 
 
 def _models(port: Port, config: Any, checkpoint: Checkpoint, numerics: Numerics) -> dict[str, nn.Module]:
-    """Transformer and autoencoder. FastVideo's own mapping of names is used, and it loads no encoder for text-to-video."""
+    """Transformer and autoencoder, by FastVideo's own mapping of names. It has no encoder for text-to-video."""
     transformer = port.transformer.WanTransformer3DModel(config.dit_config, {})
     names = [(re.compile(old), new) for old, new in transformer.param_names_mapping.items()]
     weights = {}

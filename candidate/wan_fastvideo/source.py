@@ -1,11 +1,11 @@
 """FastVideo's Wan: where it lies, whether it is the tested one, and everything that stands in for something else.
 
-Its pipeline is written for a GPU, in bf16, started by its own engine. So `imported()` puts these in the place of others:
+Its pipeline is written for a GPU and bf16, and started by its own engine. So `imported()` puts these in place:
 
 - `fastvideo`: an empty package with the real path. Its `__init__` starts the whole engine.
 - `fastvideo.platforms`: FastVideo's own CPU platform on every device, because the real one looks for GPUs. It names
   FastVideo's own SDPA backend for attention; the CPU platform as it is names none. Its device is that of the run.
-- `torch.bfloat16` in the denoising stage is `torch.float32`: the stage casts every latent to it, whatever the precision.
+- `torch.bfloat16` in the denoising stage is `torch.float32`: the stage casts every latent to it in any precision.
 - A process group of one, which ends when the models are built.
 - `torchvision` and `remote_pdb`, where they are not installed: empty modules, imported by name and never called.
 - The progress bar of the denoising stage is switched off.
@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch._C import _distributed_c10d as _distributed
 
 from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, sources_digest
 from waypoint_parity.harness.errors import UserError
@@ -37,7 +38,7 @@ from waypoint_parity.harness.run.process_settings import preserved_settings
 TESTED_REVISION = "2f3d4074064e4d86f99dc784ebbaa296e6f5925f"
 # Without dependencies: FastVideo pins another torch, and packages that only a GPU has.
 INSTALL = (
-    f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{TESTED_REVISION}" and '
+    f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{TESTED_REVISION}"; '
     "pip install diffusers transformers accelerate einops scipy pyyaml imageio cloudpickle filelock"
 )
 # The files whose code computes, in the order in which they are digested.
@@ -60,7 +61,13 @@ _COMPUTING = (
 )
 TESTED_SOURCES = "7699fc7dea6f65e4b765692b4afeceaa42dcc8471abba4aa42b1e338a54cf235"
 # Imported by name, of what is never called here.
-_ABSENT = ("torchvision", "torchvision.utils", "torchvision.transforms", "torchvision.transforms.functional", "remote_pdb")
+_ABSENT = (
+    "torchvision",
+    "torchvision.utils",
+    "torchvision.transforms",
+    "torchvision.transforms.functional",
+    "remote_pdb",
+)
 _SDPA = f"{PACKAGE}.attention.backends.sdpa.SDPABackend"
 
 
@@ -150,7 +157,7 @@ def _import(package: Path, device: torch.device, modules: dict[str, ModuleType],
         vars(platforms).update(contents, current_platform=kind())
         parallel: Any = importlib.import_module(f"{PACKAGE}.distributed.parallel_state")
         parallel.get_local_torch_device = lambda: device
-        importlib.import_module(f"{PACKAGE}.distributed").get_local_torch_device = parallel.get_local_torch_device
+        vars(importlib.import_module(f"{PACKAGE}.distributed"))["get_local_torch_device"] = lambda: device
         # In this order: FastVideo's modules import each other in a circle.
         port = Port(
             transformer=importlib.import_module(f"{PACKAGE}.models.dits.wanvideo"),
@@ -181,7 +188,7 @@ def _group_of_one(name: str) -> Iterator[None]:
     """FastVideo's parallel groups, each of this process alone. A layer asks only how large its group is."""
     ours = not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        distributed.init_process_group("gloo", store=_distributed.HashStore(), rank=0, world_size=1)
     try:
         sys.modules[name].maybe_init_distributed_environment_and_model_parallel(1, 1)
         yield
