@@ -39,8 +39,8 @@ class WanFastVideoAdapter(ClipByClip):
     """Drives `WanPipeline.forward`, all its stages, as it stands; see harness.run.adapter.Adapter.
 
     It is given models that hold the checkpoint's weights, and latents and embeddings, as its users may give them. Its
-    scheduler is on the recorded schedule, or with `own-schedule` on the one that it makes of the shift and the number of
-    steps. `candidate/wan_fastvideo/source.py` has everything that stands in for something else.
+    scheduler is on the recorded schedule, or with `own-schedule` on the one that it makes of the shift and the number
+    of steps. `candidate/wan_fastvideo/source.py` has everything that stands in for something else.
     """
 
     OPTIONS = (OWN_SCHEDULE, UNTESTED)

@@ -95,6 +95,11 @@ def folder() -> Path:
     return Path(spec.origin).parent
 
 
+def sources() -> str:
+    """The digest of the files that compute. Raises UserError where there is no package."""
+    return sources_digest(folder(), _COMPUTING)
+
+
 @contextmanager
 def imported(device: torch.device, *, untested: bool = False) -> Iterator[Port]:
     """The port, while the context is open. Build its models inside; afterwards it runs within `placed`.
@@ -103,7 +108,7 @@ def imported(device: torch.device, *, untested: bool = False) -> Iterator[Port]:
     is not the tested revision.
     """
     package = folder()
-    digest = sources_digest(package, _COMPUTING)
+    digest = sources()
     if digest != TESTED_SOURCES and not untested:
         raise UserError(
             "FastVideo is installed, but not the revision whose Wan was tested",

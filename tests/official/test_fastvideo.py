@@ -39,7 +39,8 @@ from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import recording
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("fastvideo") is None, reason=f"FastVideo is not importable; {source.PIP_LINE}"
+    importlib.util.find_spec("fastvideo") is None or source.sources_digest(source.folder()) != source.TESTED_SOURCES,
+    reason=f"FastVideo is not importable at the revision with Waypoint; {source.PIP_LINE}",
 )
 
 FASTVIDEO = "waypoint_parity.candidate.fastvideo.adapter:FastVideoAdapter"

@@ -19,12 +19,14 @@ from waypoint_parity.harness.judge.comparison import Verdict
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.reference.wan import package
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("wan") is None, reason="needs Wan2.1 in WAYPOINT_OFFICIAL_PATH"
+    importlib.util.find_spec("wan") is None, reason=f"Wan2.1 is not importable; {package.INSTALL}"
 )
 needs_fastvideo = pytest.mark.skipif(
-    importlib.util.find_spec("fastvideo") is None, reason=f"FastVideo is not importable; {source.INSTALL}"
+    importlib.util.find_spec("fastvideo") is None or source.sources() != source.TESTED_SOURCES,
+    reason=f"FastVideo is not importable at the revision whose Wan was tested; {source.INSTALL}",
 )
 
 
