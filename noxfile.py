@@ -134,13 +134,13 @@ def floor(session: nox.Session) -> None:
 
 
 @in_shared
-def official(session: nox.Session) -> None:
-    """Run official packages and FastVideo from WAYPOINT_OFFICIAL_PATH against ours; arguments go to pytest.
+def families(session: nox.Session) -> None:
+    """Run other people's code of every family, from WAYPOINT_OFFICIAL_PATH: packages and ports; arguments go to pytest.
 
     The variable holds the folders that contain `world_engine`, `wan` (of Wan2.1, then of Self-Forcing) and `fastvideo`,
-    separated as in PYTHONPATH. What is not there is skipped, with the reason.
+    separated as in PYTHONPATH. What is not there is skipped, with the reason and what to install.
     """
-    install(session, "test", "official")
+    install(session, "test", "families")
     path = os.environ.get("WAYPOINT_OFFICIAL_PATH", "")
     run(session, "pytest", "tests/official", "-rs", *session.posargs, PYTHONPATH=path)
 

@@ -60,7 +60,7 @@ def test_the_example_passes_with_what_it_maps_and_not_without_saying_so(
 
 @pytest.mark.parametrize(
     "name",
-    ["parity", "tests", "lint", "typing", "bench", "official", "floor", "scorecard", "clean_runs", "train_world"],
+    ["parity", "tests", "lint", "typing", "bench", "families", "floor", "scorecard", "clean_runs", "train_world"],
 )
 def test_every_session_is_there(name: str) -> None:
     assert f"\ndef {name}(session: nox.Session)" in (ROOT / "noxfile.py").read_text("utf-8")

@@ -141,7 +141,8 @@ def _import() -> Any:
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(
             "diffusers with Wan is not installed",
-            found=str(error).partition("\n")[0],
+            # Its last line is the cause where a module of diffusers could not be imported.
+            found=" ".join(str(error).split()),
             expected=f"diffusers {TESTED_VERSION}, the tested version",
             do=PIP_LINE,
         ) from error

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.process_settings import preserved_settings
@@ -83,10 +84,31 @@ def imported(*, untested: bool = False) -> Iterator[Package]:
             expected=f"revision {TESTED_REVISION} (sources with sha256 {TESTED_SOURCES})",
             do=f"{INSTALL}; or name the implementation wan-official+{UNTESTED} to run it all the same",
         )
+    with _packages(place):
+        yield _import(place, sources)
+
+
+def text_encoder() -> Any:
+    """The module with the official `T5Encoder`, of any revision; see docs/wan.md for what to compare it with.
+
+    A default argument in it asks which GPU is in use. Where there is none, the answer is 0, and nobody uses it.
+    """
+    with _packages(folder()), patch("torch.cuda.current_device", int):
+        try:
+            return importlib.import_module(f"{PACKAGE}.modules.t5")
+        except ImportError as error:
+            raise _unusable(str(error)) from error
+
+
+@contextmanager
+def _packages(place: Path) -> Iterator[None]:
+    """With empty packages for the real ones; afterwards modules and settings are as they were."""
     aside = {name: sys.modules.pop(name) for name in _modules()}
     with preserved_settings(), warnings.catch_warnings(action="ignore"):
         try:
-            yield _import(place, sources)
+            for part in ("", "modules", "utils", "distributed"):
+                _stand_in(f"{PACKAGE}.{part}".removesuffix("."), place / part)
+            yield
         finally:
             for name in _modules():
                 del sys.modules[name]
@@ -94,8 +116,6 @@ def imported(*, untested: bool = False) -> Iterator[Package]:
 
 
 def _import(place: Path, sources: str) -> Package:
-    for part in ("", "modules", "utils", "distributed"):
-        _stand_in(f"{PACKAGE}.{part}".removesuffix("."), place / part)
     _stand_in(f"{PACKAGE}.modules.t5", None, T5EncoderModel=None)
     try:
         return Package(

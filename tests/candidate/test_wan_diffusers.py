@@ -1,6 +1,7 @@
 """diffusers' WanPipeline against what the official code computed (fixtures/golden/wan)."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from waypoint_parity.fixtures.tiny_wan import write_wan
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.compare.exact.shadowed import is_followed, load_shadowed
 from waypoint_parity.harness.compare.tensor_error import tensor_error
+from waypoint_parity.harness.run import registry
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import expected_keys, run
@@ -65,6 +67,21 @@ def test_every_site_agrees(seen: dict[str, Tensor], golden: dict[str, Tensor]) -
     assert {name: error for name, error in errors.items() if not error <= bounds[name]} == {}
     # It is no copy of what was recorded.
     assert max(errors.values()) > 1e-6
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own_it_shows_the_same(
+    seen: dict[str, Tensor], scenario: Scenario, checkpoint: Checkpoint
+) -> None:
+    """As values and layouts, and what is put in their place goes on: a release of diffusers runs like this."""
+    command = f"command: {sys.executable} -m waypoint_parity worker wan-diffusers"
+    remote = registry.load(command, checkpoint, Numerics(torch.float32, CPU))
+    found = shown(remote, scenario, checkpoint)
+    with Taps(remote.sites(), lambda seen: seen.tensor.clone() if seen.key.site == "velocity" else None) as taps:
+        run(remote, scenario, checkpoint, taps)
+    assert taps.refused == set()
+    assert found.keys() == seen.keys()
+    assert [name for name in seen if not torch.equal(found[name], seen[name])] == []
 
 
 def test_pictures_are_within_one_level(seen: dict[str, Tensor], golden: dict[str, Tensor]) -> None:

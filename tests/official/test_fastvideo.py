@@ -42,7 +42,7 @@ from waypoint_parity.harness.run.taps import recording
 FOUND = importlib.util.find_spec("fastvideo")
 pytestmark = pytest.mark.skipif(
     FOUND is None or source.sources_digest(Path(FOUND.origin or "").parent) != source.TESTED_SOURCES,
-    reason=f"FastVideo is not importable, or of another revision; {source.PIP_LINE}",
+    reason=f"FastVideo is not importable at the revision with Waypoint; {source.PIP_LINE}",
 )
 
 FASTVIDEO = "waypoint_parity.candidate.fastvideo.adapter:FastVideoAdapter"

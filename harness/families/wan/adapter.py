@@ -90,9 +90,10 @@ class ClipByClip(ABC):
         # What a pipeline does behind the decoder, no hook sees.
         video = self.call(scenario, unit)
         self._announce(Pass(VIDEO))
-        self.show("video", video)
+        self.probe("video", video)
 
-    def show(self, site: str, value: Any) -> Any:
+    # Not `show`: a worker gives every engine a method of that name, which knows no layouts.
+    def probe(self, site: str, value: Any) -> Any:
         """Show `value` at the probe of `site`; go on with what this returns."""
         assert self._running is not None, "nothing is shown outside of a session"
         return self._running.outside(lambda: self._probes[site](value))
@@ -104,7 +105,7 @@ class ClipByClip(ABC):
     def show_noise(self, noise: Tensor) -> Tensor:
         """The start noise as the pipeline takes it, which begins the first step."""
         self._begin_step()
-        shown: Tensor = self.show("input.noise", noise)
+        shown: Tensor = self.probe("input.noise", noise)
         return shown
 
     def scheduler(self, kind: type, *, own: bool) -> type:
@@ -129,10 +130,10 @@ class ClipByClip(ABC):
                 step, adapter._branch = adapter._step, 0
                 # What a step goes from and to. Tensors of their own: what is shown is no view of the schedule.
                 levels = self.sigmas[step : step + 2].clone()
-                if (shown := adapter.show("input.sigma", levels)) is not levels:
+                if (shown := adapter.probe("input.sigma", levels)) is not levels:
                     self.sigmas[step : step + 2] = shown
-                made = super().step(adapter.show("guided", model_output), timestep, sample, *args, **kwargs)
-                return (adapter.show("latent", made[0]), *made[1:])
+                made = super().step(adapter.probe("guided", model_output), timestep, sample, *args, **kwargs)
+                return (adapter.probe("latent", made[0]), *made[1:])
 
         Shown.__name__ = kind.__name__
         return Shown
@@ -165,11 +166,11 @@ class ClipByClip(ABC):
 
     def _shown(self, site: str) -> Callable[[nn.Module, Any, Any], Any]:
         """A hook that shows what a module returns."""
-        return lambda module, args, output: self.show(site, output)
+        return lambda module, args, output: self.probe(site, output)
 
     def _shown_first(self, site: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         """A hook that shows the first argument of a module."""
-        return lambda module, args: (self.show(site, args[0]), *args[1:])
+        return lambda module, args: (self.probe(site, args[0]), *args[1:])
 
     def _before_branch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The first call of a step has the prompt, the second one has not."""
@@ -178,11 +179,11 @@ class ClipByClip(ABC):
         self._begun = False
         self._announce(self._at(BRANCHES[self._branch]))
         self._branch = (self._branch + 1) % len(BRANCHES)
-        return args, self.with_timestep(kwargs, lambda timestep: self.show("input.timestep", timestep))
+        return args, self.with_timestep(kwargs, lambda timestep: self.probe("input.timestep", timestep))
 
     def _before_decoding(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self._announce(Pass(DECODE))
-        return (self.show("unscaled", args[0]), *args[1:])
+        return (self.probe("unscaled", args[0]), *args[1:])
 
     def _before_latent(self, module: nn.Module, args: Any) -> None:
         if self._latent:
@@ -190,7 +191,7 @@ class ClipByClip(ABC):
         self._latent += 1
 
     def _after_latent(self, module: nn.Module, args: Any, decoded: Tensor) -> None:
-        self.show("picture", as_pictures(decoded))
+        self.probe("picture", as_pictures(decoded))
 
 
 def as_pictures(decoded: Tensor) -> Tensor:

@@ -63,6 +63,22 @@ AUTOENCODER = (
     *((f"{block}.{ours}", f"{other}.{theirs}") for block, other in _BLOCKS for ours, theirs in _RESIDUAL),
     *_BLOCKS,
 )
+# The text encoder of transformers (UMT5EncoderModel) by the official names, as `module_parity(rename=...)` takes them.
+UMT5 = {
+    r"^encoder\.embed_tokens": "token_embedding",
+    r"^encoder\.block\.(\d+)": r"blocks.\1",
+    r"layer\.0\.layer_norm": "norm1",
+    r"layer\.1\.layer_norm": "norm2",
+    r"layer\.0\.SelfAttention\.relative_attention_bias": "pos_embedding.embedding",
+    r"layer\.0\.SelfAttention": "attn",
+    r"layer\.1\.DenseReluDense\.wi_0": "ffn.gate.0",
+    r"layer\.1\.DenseReluDense\.wi_1": "ffn.fc1",
+    r"layer\.1\.DenseReluDense\.wo": "ffn.fc2",
+    r"layer\.1\.DenseReluDense": "ffn",
+    r"^encoder\.final_layer_norm": "norm",
+    # Does nothing in evaluation, and the official feed-forward calls one twice: no partner of it.
+    r"\.dropout$": ".dropped",
+}
 TABLES: Mapping[str, tuple[tuple[str, str], ...]] = {"transformer": TRANSFORMER, "vae": AUTOENCODER}
 
 
