@@ -321,6 +321,9 @@ class HyWorldPlayAdapter:
 
     def _show_some(self, site: str, output: Any) -> Any:
         """Show what a module returns, or the part of it that belongs to the pass. A block returns keys besides."""
+        if self._together and site == "proj_out":
+            # The memory's pass ends before it, and only the rest of this call reads it.
+            return output
         if isinstance(output, tuple):
             return (self._show_some(site, output[0]), *output[1:])
         if site == "patch_embedding":

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,6 +139,8 @@ def _stand_in(name: str, path: Path | None = None, **contents: object) -> None:
     module = ModuleType(name)
     vars(module).update(contents)
     module.__path__ = [] if path is None else [str(path)]
+    # diffusers looks for packages by it.
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
     sys.modules[name] = module
 
 
