@@ -172,9 +172,7 @@ class HyWorldPlayDiffusersAdapter:
     @contextmanager
     def _shown_last(self) -> Iterator[None]:
         """Show what the last layer makes: of the memory nobody reads it."""
-        handle = self.transformer.proj_out.register_forward_hook(
-            lambda module, given, made: self._show_last(made)
-        )
+        handle = self.transformer.proj_out.register_forward_hook(lambda module, given, made: self._show_last(made))
         yield
         handle.remove()
 

@@ -76,7 +76,9 @@ def transformer_config(values: Mapping[str, Any], source: str) -> Transformer:
     wrong += [f"attention_head_dim {read.attention_head_dim}"] if read.attention_head_dim % 4 else []
     wrong += [f"freq_dim {read.freq_dim}"] if read.freq_dim % 2 else []
     if wrong:
-        raise _refused(source, ", ".join(wrong), "positive sizes, heads of a width that 4 divides, and the vendor's form")
+        raise _refused(
+            source, ", ".join(wrong), "positive sizes, heads of a width that 4 divides, and the vendor's form"
+        )
     return read
 
 

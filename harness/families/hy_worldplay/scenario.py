@@ -89,10 +89,14 @@ def check(scenario: Scenario, geometry: HyGeometry) -> None:
         "intrinsics": (units, CHUNK, 3, 3),
         "action": (units, CHUNK),
     }
-    if CHUNK * units > WINDOW:
-        shapes["points"] = (*scenario.get("points", torch.empty(0)).shape[:1], 3) if "points" in scenario.tensors else ()
-    held = {name: tuple(scenario.tensors[name].shape) if name in scenario.tensors else None for name in shapes}
-    wrong = [f"{name} {held[name]}, not {shape}" for name, shape in shapes.items() if held[name] != shape]
+    wrong = [
+        f"{name} {list(scenario[name].shape)}, not {list(shape)}"
+        for name, shape in shapes.items()
+        if scenario[name].shape != shape
+    ]
+    points = scenario.get("points")
+    if CHUNK * units > WINDOW and (points is None or points.dim() != 2 or points.shape[1] != 3):
+        wrong.append("no points [P, 3], by which so long a session chooses its memory")
     prompt, steps = tuple(scenario["prompt_emb"].shape), scenario["timesteps"]
     if len(prompt) != 2 or prompt[1] != config.text_dim or not 0 < prompt[0] <= TEXT_LENGTH:
         wrong.append(f"prompt_emb {prompt}, not (up to {TEXT_LENGTH}, {config.text_dim})")
