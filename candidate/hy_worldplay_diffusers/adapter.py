@@ -24,7 +24,7 @@ _EMBEDDERS = ("time_embedder", "time_proj", "text_embedder")
 _WITHOUT = ("action_embedder", "attended_camera")
 # Values that no module returns.
 _TOLD = (
-    *("chunk.latents", "memory.latents", "memory.timestep", "memory.clean"),
+    *("input.latents", "memory.latents", "memory.timestep", "memory.clean"),
     *("input.noise", "input.timestep", "proj_out", "velocity", "latent", "picture"),
 )
 
@@ -92,7 +92,7 @@ class HyWorldPlayDiffusersAdapter:
         yield "unscaled", Site(self.vae.post_quant_conv, lambda made, given: given[0])
         for row in self._rows:
             name, (place, _, last) = row.name, row.name.rpartition(".")
-            if name.split(".")[0] in ("input", "memory", "chunk") or last in _WITHOUT or name in self._probes:
+            if name.split(".")[0] in ("input", "memory") or last in _WITHOUT or name in self._probes:
                 continue
             if name in _EMBEDDERS:
                 yield name, Site(embedder.get_submodule(name), self._embedded)
@@ -115,7 +115,8 @@ class HyWorldPlayDiffusersAdapter:
         """Of tokens [1,T,D] those in the pass; the text's as they are."""
         if values.shape[1] % TOKENS:
             return values
-        return values.unflatten(1, (-1, TOKENS))[:, self._part].flatten(1, 2)
+        tokens: Tensor = values.unflatten(1, (-1, TOKENS))[:, self._part]
+        return tokens.flatten(1, 2)
 
     @torch.no_grad()
     def session(self, scenario: Scenario) -> Iterator[tuple[int, Pass]]:
@@ -134,7 +135,7 @@ class HyWorldPlayDiffusersAdapter:
         for unit in range(scenario.units):
             held = unit * CHUNK
             yield unit, Pass(PLAN)
-            self._show("chunk.latents", told(range(held, held + CHUNK), count))
+            self._show("input.latents", told(range(held, held + CHUNK), count))
             chunk = latents[:, :, held : held + CHUNK]
             for step, timestep in enumerate(scenario["timesteps"].tolist()):
                 given = torch.cat([latents[:, :, :held], chunk], 2)

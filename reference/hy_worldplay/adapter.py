@@ -121,7 +121,7 @@ class HyWorldPlayAdapter:
         self._announce(Pass(PLAN))
         start = min(unit * self.chunk, self._latents)
         own = range(start, min(start + self.chunk, self._latents))
-        latents = self._told(self.show("chunk.latents", told(own, self._latents)))
+        latents = self._told(self.show("input.latents", told(own, self._latents)))
         if not latents:
             return
         size, scenario, pipeline = len(latents), self._scenario, self._pipeline
@@ -179,7 +179,7 @@ class HyWorldPlayAdapter:
         yield vae.post_quant_conv.register_forward_pre_hook(self._before_decoding)
         yield vae.decoder.register_forward_pre_hook(self._before_latent)
         for name in self._names:
-            if name.startswith(("input.", "memory.", "chunk.")) or name in _BETWEEN:
+            if name.startswith(("input.", "memory.")) or name in _BETWEEN:
                 continue
             place, _, last = name.rpartition(".")
             if last.startswith("attended"):

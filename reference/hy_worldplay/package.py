@@ -110,8 +110,12 @@ def _import(place: Path, sources: str) -> Package:
     _stand_in("models.par_vae.tools", distribute_data_to_gpus=None, gather_results=None)
     _stand_in("distributed")
     _stand_in("distributed.communication_op", all_to_all_sp=None, sequence_model_parallel_all_gather=None)
-    ranks = ("get_sp_parallel_rank", "get_sp_parallel_local_rank")
-    _stand_in("distributed.parallel_state", get_sp_world_size=lambda: 1, **dict.fromkeys(ranks, lambda: 0))
+    _stand_in(
+        "distributed.parallel_state",
+        get_sp_world_size=lambda: 1,
+        get_sp_parallel_rank=lambda: 0,
+        get_sp_parallel_local_rank=lambda: 0,
+    )
     _stand_in("sageattention", sageattn=attention)
     try:
         with mock.patch.object(torch, "compile", _as_it_is):

@@ -52,7 +52,8 @@ def _generator(seed: int, what: int) -> torch.Generator:
 def _noise(channels: int, units: int, seed: int) -> Tensor:
     """One draw of the whole session, as the vendor makes it, chunk by chunk: [unit,C,F,h,w]."""
     whole = torch.randn(channels, CHUNK * units, *SIZE, generator=_generator(seed, _NOISE))
-    return whole.unflatten(1, (units, CHUNK)).transpose(0, 1).contiguous()
+    chunks: Tensor = whole.unflatten(1, (units, CHUNK)).transpose(0, 1)
+    return chunks.contiguous()
 
 
 def _walk(latents: int, generator: torch.Generator) -> Tensor:
@@ -70,7 +71,8 @@ def _ball(generator: torch.Generator) -> Tensor:
     """Points evenly within a ball [P,3]."""
     directions = torch.randn(POINTS, 3, generator=generator)
     radii = RADIUS * torch.rand(POINTS, 1, generator=generator) ** (1 / 3)
-    return radii * directions / directions.norm(dim=1, keepdim=True)
+    points: Tensor = radii * directions / directions.norm(dim=1, keepdim=True)
+    return points
 
 
 def problems(tensors: Mapping[str, Tensor]) -> list[str]:

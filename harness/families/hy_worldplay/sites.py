@@ -7,12 +7,12 @@ from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
 
 # In the order of execution.
 PARTS = (
+    Part("chunk length", "input", "input"),
     Part("input.noise", "input", "input"),
     Part("input.prompt", "input", "input"),
     Part("input.schedule", "input", "input"),
     Part("input.camera", "input", "input"),
     Part("input.action", "input", "input"),
-    Part("chunk length", "chunk", "sampler"),
     Part("memory selection", "memory", "cache"),
     Part("memory timestep", "memory", "cache"),
     Part("patch embedding", "head", "transformer"),
@@ -46,7 +46,7 @@ def site_table(layers: int, up_blocks: int) -> SiteTable:
 
 def _rows(layers: int, up_blocks: int) -> Iterator[SiteRow]:
     # Latents by their numbers in the session: 1 where the chunk makes them, or the memory holds them.
-    yield SiteRow(name="chunk.latents", phases=(PLAN,), part="chunk length", kind=Kind.MASK)
+    yield _input("latents", "chunk length", PLAN)
     yield SiteRow(
         name="memory.latents", phases=(MEMORY,), part="memory selection", kind=Kind.MASK, stands_for=(MEMORY,)
     )
