@@ -64,7 +64,7 @@ def test_a_family_that_a_distribution_registers_is_found_after_ours(tiny_folder:
         text=True,
         check=True,
     )
-    assert finished.stdout.splitlines() == ["wan waypoint clips", "Waypoint", "waypoint clips None"]
+    assert finished.stdout.splitlines() == ["hy-worldplay wan waypoint clips", "Waypoint", "waypoint clips None"]
 
 
 @pytest.mark.parametrize("family", [IMPOSTOR, BROKEN, f"{CLIPS}.none"])

@@ -76,7 +76,7 @@ def test_a_file_of_a_packages_name_does_not_take_the_packages_place(file: Path) 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     error = refusal("eagre")
     assert error.what == "eagre: no such implementation"
-    names = "candidate, command, diffusers, dump, eager, fastvideo, wan-diffusers, wan-official, world-engine"
+    names = "candidate, command, diffusers, dump, eager, fastvideo, hy-worldplay, hy-worldplay-diffusers, wan-diffusers"
     assert names in error.found
 
 
