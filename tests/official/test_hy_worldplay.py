@@ -1,26 +1,40 @@
 """The vendor's HY-WorldPlay: its two modes, its trunk and diffusers', its choice of memory, and its port's faults."""
 
 import importlib.util
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from waypoint_parity.candidate.hy_worldplay_diffusers.adapter import HyWorldPlayDiffusersAdapter
-from waypoint_parity.fixtures.faults.hy_worldplay import FAULTS, PUBLIC, STAGE, SUITE
+from waypoint_parity.fixtures.faults.hy_worldplay import (
+    FAULTS,
+    PUBLIC,
+    STAGE,
+    SUITE,
+    long_chunk,
+    no_memory,
+    noisy_memory,
+    scaled_twice,
+    together,
+)
 from waypoint_parity.fixtures.golden_hy_worldplay import checkpoint_in, scenario_of
 from waypoint_parity.fixtures.tiny_hy_worldplay import write_hy_worldplay
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.scorecard.bench import Bench
-from waypoint_parity.harness.explain.scorecard.fault import Fault
+from waypoint_parity.harness.explain.scorecard.fault import Change, Fault
 from waypoint_parity.harness.families.hy_worldplay.scenario import made, with_steps
 from waypoint_parity.harness.judge.comparison import Verdict
-from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.adapter import Adapter, Numerics
 from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import run
-from waypoint_parity.harness.run.taps import Observation, Taps
+from waypoint_parity.harness.run.taps import Observation, Taps, decoded_pictures
 from waypoint_parity.reference.hy_worldplay.adapter import UNCACHED, HyWorldPlayAdapter
 
 pytestmark = pytest.mark.skipif(
@@ -38,7 +52,7 @@ def vendor(checkpoint: Checkpoint, *options: str) -> HyWorldPlayAdapter:
     return HyWorldPlayAdapter(checkpoint, Numerics(torch.float32, CPU, options=options))
 
 
-def seen(adapter: object, scenario: Scenario, checkpoint: Checkpoint, *sites: str) -> dict[Key, torch.Tensor]:
+def seen(adapter: Adapter, scenario: Scenario, checkpoint: Checkpoint, *sites: str) -> dict[Key, torch.Tensor]:
     found: dict[Key, torch.Tensor] = {}
 
     def keep(shown: Observation) -> None:
@@ -99,6 +113,26 @@ def test_all_of_the_public_ports_mistakes_are_named_at_once(bench: Bench) -> Non
         "memory timestep",
         "picture",
     }
+
+
+@pytest.mark.slow
+def test_every_mend_of_the_public_port_brings_its_pictures_nearer(bench: Bench) -> None:
+    case = bench.case(STAGE, [])
+
+    def pictures(faults: Sequence[Change]) -> list[npt.NDArray[np.uint8]]:
+        adapter = vendor(case.checkpoint)
+        together(*faults)(adapter)
+        with decoded_pictures(adapter, case.checkpoint.family) as shown:
+            run(adapter, case.scenario, case.checkpoint)
+        return shown
+
+    right, left, means = pictures([]), [*PUBLIC], []
+    for mended in (None, scaled_twice, long_chunk, no_memory, noisy_memory):
+        left = [fault for fault in left if fault is not mended]
+        pairs = zip(pictures(left), right, strict=True)
+        means.append(np.mean([np.abs(found.astype(int) - wanted).mean() for found, wanted in pairs]))
+    assert all(before > after for before, after in pairwise(means)), means
+    assert means[-1] == 0
 
 
 @pytest.mark.slow
