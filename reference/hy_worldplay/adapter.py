@@ -78,7 +78,7 @@ class HyWorldPlayAdapter:
         self.noise: Callable[[Scenario], Tensor] = whole_noise
         self.select: Callable[[list[int], int], list[int]] = lambda own, unit: own
         self.pictures: Callable[[Tensor], Tensor] = as_pictures
-        self.quiet = False
+        self.quiet = self._together = False
 
     def describe(self) -> dict[str, str]:
         """What else identifies a run of the vendor's code: its mode and numerics among it."""
@@ -105,6 +105,8 @@ class HyWorldPlayAdapter:
             )
         self._scenario, self._latents = scenario, scenario.units * CHUNK
         self._torch.timesteps = scenario["timesteps"]
+        # A session before may have been left in the middle.
+        self.quiet = self._together = False
         with ExitStack() as attached:
             for handle in self._attach():
                 attached.callback(handle.remove)
@@ -256,8 +258,6 @@ class HyWorldPlayAdapter:
         with torch.no_grad():
             module.forward(**self._with_views(shown))
         self._together, self._crop = False, chunk
-
-    _together = False
 
     def _as_remembered(self, given: dict[str, Any], latents: list[int]) -> dict[str, Any]:
         """What the memory's pass is given, with its timesteps and latents shown as consumed."""
