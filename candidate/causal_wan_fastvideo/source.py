@@ -13,7 +13,6 @@ No process group is started: the number of processes that share a sequence is 1.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,9 @@ from typing import Any
 import torch
 
 from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, in_its_place, sources_digest, stand_in
+from waypoint_parity.candidate.wan_fastvideo.source import INSTALL, TESTED_REVISION, folder, unusable
 from waypoint_parity.harness.errors import UserError
 
-TESTED_REVISION = "2f3d4074064e4d86f99dc784ebbaa296e6f5925f"
-PIP_LINE = f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{TESTED_REVISION}"'
 # The files whose code computes.
 _COMPUTING = (
     "attention/backends/sdpa.py",
@@ -66,18 +64,14 @@ def imported(*, untested: bool = False) -> Iterator[PortModules]:
     Afterwards `sys.modules` and the settings of the process are as they were. Raises UserError where it, or something
     that it needs, is not installed, and, unless `untested`, where it is not the tested revision.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    # A folder of that name in the current directory, without a package in it, has no origin.
-    if spec is None or spec.origin is None:
-        raise _unusable(f"no package {PACKAGE}")
-    package = Path(spec.origin).parent
+    package = folder()
     digest = sources_digest(package, _COMPUTING)
     if digest != TESTED_SOURCES and not untested:
         raise UserError(
             "FastVideo is installed, but not the revision whose causal Wan was tested",
             found=f"sources with sha256 {digest}",
             expected=f"revision {TESTED_REVISION} (sources with sha256 {TESTED_SOURCES})",
-            do=f"{PIP_LINE}; or name the implementation causal-wan-fastvideo+{UNTESTED} to run it all the same",
+            do=f"{INSTALL}; or name the implementation causal-wan-fastvideo+{UNTESTED} to run it all the same",
         )
     tested = f"commit {TESTED_REVISION[:9]}"
     with in_its_place():
@@ -113,7 +107,7 @@ def _import(package: Path, version: str) -> PortModules:
         release: Any = importlib.import_module(f"{PACKAGE}.version")
         modules["causal"].__dict__["get_sp_world_size"] = lambda: 1
     except (ImportError, AttributeError) as error:
-        raise _unusable(f"{package}: {error}") from error
+        raise unusable(f"{package}: {error}") from error
     return PortModules(**modules, version=f"FastVideo {release.__version__}, {version}")
 
 
@@ -121,12 +115,3 @@ def _resolved(name: str) -> Any:
     """The object that has a dotted name."""
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _unusable(found: str) -> UserError:
-    return UserError(
-        "FastVideo's causal Wan cannot be used",
-        found=found,
-        expected=f"FastVideo at the tested revision {TESTED_REVISION}",
-        do=PIP_LINE,
-    )

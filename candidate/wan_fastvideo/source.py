@@ -31,7 +31,7 @@ import torch
 from torch import distributed
 from torch._C import _distributed_c10d as _distributed
 
-from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, sources_digest
+from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, sources_digest, stand_in
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.process_settings import preserved_settings
 
@@ -91,7 +91,7 @@ def folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     # A folder of that name in the current directory, without a package in it, has no origin.
     if spec is None or spec.origin is None:
-        raise _unusable(f"no package {PACKAGE}")
+        raise unusable(f"no package {PACKAGE}")
     return Path(spec.origin).parent
 
 
@@ -123,7 +123,7 @@ def imported(device: torch.device, *, untested: bool = False) -> Iterator[Port]:
         try:
             port = _import(package, device, modules, version)
         except (ImportError, AttributeError) as error:
-            raise _unusable(f"{package}: {error}") from error
+            raise unusable(f"{package}: {error}") from error
         with _group_of_one(f"{PACKAGE}.distributed"):
             yield port
 
@@ -152,9 +152,9 @@ def _import(package: Path, device: torch.device, modules: dict[str, ModuleType],
     # Before anything stands in for torchvision: transformers asks whether it is installed.
     for name in ("transformers", "diffusers"):
         importlib.import_module(name)
-    _stand_in(PACKAGE, package)
+    stand_in(PACKAGE, package)
     with _absent():
-        platforms = _stand_in(f"{PACKAGE}.platforms", package / "platforms")
+        platforms = stand_in(f"{PACKAGE}.platforms", package / "platforms")
         interface: Any = importlib.import_module(f"{PACKAGE}.platforms.interface")
         cpu: Any = importlib.import_module(f"{PACKAGE}.platforms.cpu")
         kind = type("CpuPlatform", (cpu.CpuPlatform,), {"get_attn_backend_cls": classmethod(lambda *_, **__: _SDPA)})
@@ -208,7 +208,7 @@ def _absent() -> Iterator[None]:
     added = [name for name in _ABSENT if importlib.util.find_spec(name.partition(".")[0]) is None]
     try:
         for name in added:
-            module = _stand_in(name, Path(), __getattr__=_empty)
+            module = stand_in(name, Path(), __getattr__=_empty)
             module.__spec__ = ModuleSpec(name, None, is_package=True)
             above, _, last = name.rpartition(".")
             if above:
@@ -225,15 +225,8 @@ def _empty(name: str) -> type:
     return type(name, (), {})
 
 
-def _stand_in(name: str, path: Path, **contents: object) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(contents)
-    module.__path__ = [str(path)]
-    sys.modules[name] = module
-    return module
-
-
-def _unusable(found: str) -> UserError:
+def unusable(found: str) -> UserError:
+    """What is said where FastVideo is not there, or not whole."""
     return UserError(
         "FastVideo's Wan cannot be used",
         found=found,

@@ -350,13 +350,14 @@ class Serving:
         self._inputs = set() if inputs is None else inputs
         self._built = self._unfollowed()
         sites = engine.sites()
-        named = sites.items() if isinstance(sites, Mapping) else ((name, None) for name in sites)
-        self.places = {name: Watched.of(site) for name, site in named}
+        if isinstance(sites, Mapping):
+            self.places = {name: Watched.of(site) for name, site in sites.items()}
+        else:
+            self.places = {name: Watched.of(None) for name in sites}
+            engine.show = self.show
         self._show: frozenset[str] = frozenset()
         self._hold: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
-        with contextlib.suppress(AttributeError):  # a class with slots shows its modules
-            engine.show = self.show
 
     def ready(self) -> dict[str, Any]:
         """What the other side is told once the engine is loaded."""

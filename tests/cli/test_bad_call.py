@@ -36,8 +36,8 @@ def test_wrong_arguments_end_with_2_and_point_to_the_help(arguments: list[str]) 
 def test_an_unknown_implementation_is_refused_with_those_there_are(dump: Dump, tmp_path: Path) -> None:
     parts = refused(*dump("eagre"))
     assert parts["what"] == "eagre: no such implementation"
-    names = "candidate, causal-wan-fastvideo, command, diffusers, dump, eager, fastvideo, self-forcing, wan-diffusers, "
-    names += "wan-fastvideo, wan-official, world-engine"
+    names = "candidate, causal-wan-fastvideo, command, diffusers, dump, eager, fastvideo, hy-worldplay, "
+    names += "hy-worldplay-diffusers, self-forcing, wan-diffusers, wan-fastvideo, wan-official, world-engine"
     assert names in parts["found"]
     assert "waypoint-parity info" in parts["do"]
     assert not (tmp_path / "out").exists()

@@ -49,6 +49,7 @@ NOT_RUN = {
     "waypoint-parity parity --candidate 'command: ./engine": "tests/fixtures/test_c_engine.py runs this engine",
     "waypoint-parity parity --candidate 'command: ssh": "needs a second machine",
     "waypoint-parity parity --candidate my_port.py:MyPort --candidate-python": "tests/cli/test_other_python.py",
+    "waypoint-parity parity --reference hy-worldplay": "needs the vendor's code: tests/official/test_hy_worldplay.py",
     "waypoint-parity parity --reference self-forcing": "needs other people's code: tests/official/test_causal_wan.py",
     "waypoint-parity parity --reference wan-official": "needs the official code: tests/official/test_wan.py",
     "waypoint-parity parity --plan": "takes hours: tests/harness/sweep/test_plan_file.py reads this plan",

@@ -67,7 +67,7 @@ def test_a_family_that_a_distribution_registers_is_found_after_ours(tiny_folder:
     names, *rest = finished.stdout.splitlines()
     *ours, last = names.split()
     assert (ours, last) == (sorted(ours), "clips")
-    assert {"causal-wan", "wan", "waypoint"} <= set(ours)
+    assert {"causal-wan", "hy-worldplay", "wan", "waypoint"} <= set(ours)
     assert rest == ["Waypoint", "waypoint clips None"]
 
 

@@ -76,8 +76,8 @@ def test_a_file_of_a_packages_name_does_not_take_the_packages_place(file: Path) 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
     error = refusal("eagre")
     assert error.what == "eagre: no such implementation"
-    names = "candidate, causal-wan-fastvideo, command, diffusers, dump, eager, fastvideo, self-forcing, wan-diffusers, "
-    names += "wan-fastvideo, wan-official, world-engine"
+    names = "candidate, causal-wan-fastvideo, command, diffusers, dump, eager, fastvideo, hy-worldplay, "
+    names += "hy-worldplay-diffusers, self-forcing, wan-diffusers, wan-fastvideo, wan-official, world-engine"
     assert names in error.found
 
 
