@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, takewhile
+from itertools import combinations, permutations, takewhile
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ _MOST_SLICES, _MOST_ELEMENTS = 4096, 1 << 24
 # Of fewer numbers anything may hold.
 _FEWEST_ELEMENTS = 8
 _SHIFTS = (1, -1, 2, -2)
+# Pixels along one side of a cell, of a patch or a pixel shuffle.
+_CELL = 2
+# A value has at least so many numbers for each weight that is fitted anew in every pass.
+_NUMBERS_A_WEIGHT = 16
+_RIGHT = ["the right value"]
+_SCALED = "it is the right value times another number in every pass"
 # A number of so few characters needs no explanation.
 _PLAIN = 6
 # A fitted number that is so near to a whole one is that.
@@ -51,8 +57,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Values:
     """One observation: what the candidate showed, and what is right for the same inputs; fp64, of one shape.
 
-    `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `earlier`: right
-    values of the site in other passes, by which ones they are.
+    `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `others`: right
+    values of the site in other passes, and of sites beside it, by which ones they are.
     """
 
     key: Key
@@ -60,7 +66,7 @@ class Values:
     right: Tensor
     bound: float
     read: Mapping[str, Tensor]
-    earlier: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
 
     @property
     def error(self) -> float:
@@ -158,8 +164,8 @@ def _within(pair: Values, axis: int, places: Sequence[int]) -> Values:
             return x
         return x.index_select(axis, torch.tensor(places, device=x.device))
 
-    read, earlier = ({name: part(x) for name, x in values.items()} for values in (pair.read, pair.earlier))
-    return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, earlier=earlier)
+    read, others = ({name: part(x) for name, x in values.items()} for values in (pair.read, pair.others))
+    return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, others=others)
 
 
 def _is_usable(pair: Values) -> bool:
@@ -211,23 +217,33 @@ def _candidates(first: Values) -> Iterator[_Relation]:
     if bool((first.shown == first.shown.flatten()[0]).all()):
         value = float(first.shown.flatten()[0])
         yield _Relation(f"it is {_number(value)} everywhere", 0, lambda pair: torch.full_like(pair.right, value))
-    for makers in (_of_other_passes, _of_functions, _of_axes, _of_reads, _of_numbers, _of_orders, _of_rows):
-        yield from makers(first)
+    makers = (
+        _of_other_values,
+        _of_functions,
+        _of_axes,
+        _of_reads,
+        _of_numbers,
+        _of_orders,
+        _of_cells,
+        _of_rows,
+        _of_weights,
+    )
+    for maker in makers:
+        yield from maker(first)
 
 
-def _of_other_passes(first: Values) -> Iterator[_Relation]:
-    for name, earlier in first.earlier.items():
+def _of_other_values(first: Values) -> Iterator[_Relation]:
+    for name, other in first.others.items():
         yield _Relation(f"it is the value of {name}", 0, partial(_mixed, name, 0.0, 1.0))
-        weights = _fitted(first.shown, [first.right, earlier]) if earlier.shape == first.right.shape else None
+        weights = _fitted(first.shown, [first.right, other]) if other.shape == first.right.shape else None
         if weights is not None:
-            own, other = weights
-            statement = f"{_number(own)} times the right value and {_number(other)} times that of {name}"
-            yield _Relation(statement, 2, partial(_mixed, name, own, other))
+            statement = f"{_number(weights[0])} times the right value and {_number(weights[1])} times that of {name}"
+            yield _Relation(statement, 2, partial(_mixed, name, *weights))
 
 
 def _mixed(name: str, own: float, other: float, pair: Values) -> Tensor | None:
-    earlier = pair.earlier.get(name)
-    return None if earlier is None or earlier.shape != pair.right.shape else own * pair.right + other * earlier
+    value = pair.others.get(name)
+    return None if value is None or value.shape != pair.right.shape else own * pair.right + other * value
 
 
 def _of_functions(first: Values) -> Iterator[_Relation]:
@@ -344,6 +360,45 @@ def _of_orders(first: Values) -> Iterator[_Relation]:
             yield _Relation(statement, 2, partial(_ordered, axis, order, signs))
 
 
+def _of_cells(first: Values) -> Iterator[_Relation]:
+    """Channels and the places of a cell of pixels in another order, [..., C, H, W]: a patch, or a pixel shuffle."""
+    shape = list(first.right.shape)
+    if len(shape) < 3 or min(shape[-2:]) < 2 * _CELL or shape[-3] < 2:
+        return
+    channels, rows, columns = shape[-3:]
+    if rows % _CELL or columns % _CELL or channels * _CELL**2 > _MOST_SLICES:
+        return
+    where = f"channels and {_CELL} x {_CELL} cells of {shape}"
+    names, sizes = ("C", "y", "x"), (channels, _CELL, _CELL)
+    places = torch.arange(channels * _CELL**2)
+    for order in permutations(range(3)):
+        read = [names[place] for place in order]
+        if list(order) != [0, 1, 2]:
+            taken = places.view([sizes[place] for place in order])
+            back = [order.index(place) for place in range(3)]
+            yield _Relation(
+                f"{where} are read as ({', '.join(read)}) instead of ({', '.join(names)})",
+                0,
+                partial(_of_celled, taken.permute(back).flatten(), torch.ones(len(places), dtype=first.right.dtype)),
+            )
+    celled = replace(first, shown=_celled(first.shown), right=_celled(first.right))
+    order, signs = _nearest(celled, -3)
+    if len(set(order.tolist())) == len(order) and first.right.numel() > len(order):
+        statement = f"{where} are in another order: {_listed(order.tolist())}"
+        yield _Relation(statement, 2, partial(_of_celled, order, signs))
+
+
+def _celled(x: Tensor) -> Tensor:
+    return functional.pixel_unshuffle(x, _CELL)
+
+
+def _of_celled(order: Tensor, signs: Tensor, pair: Values) -> Tensor | None:
+    if pair.right.dim() < 3 or pair.right.shape[-3] * _CELL**2 != len(order):
+        return None
+    ordered = _celled(pair.right).index_select(-3, order) * signs.view(-1, 1, 1)
+    return functional.pixel_shuffle(ordered, _CELL)
+
+
 def _nearest(pair: Values, axis: int) -> tuple[Tensor, Tensor]:
     """Of every slice shown, the right one that it is most like, and whether with its sign."""
     shown, right = (x.movedim(axis, 0).reshape(x.shape[axis], -1) for x in (pair.shown, pair.right))
@@ -390,6 +445,44 @@ def _of_rows(first: Values) -> Iterator[_Relation]:
             factors = (first.shown * first.right).sum(others, keepdim=True) / squares
             statement = f"{where} is multiplied with the same {size} numbers in every pass"
             yield _Relation(statement, size, partial(_spread_over, factors, torch.mul))
+
+
+def _of_weights(first: Values) -> Iterator[_Relation]:
+    """The same difference in every pass; or one that a few known values make up, with other weights in every pass."""
+    difference = first.shown - first.right
+    statement = "the same values are added in every pass, whatever the right ones are"
+    yield _Relation(statement, difference.numel(), partial(_moved_alike, first.key, first.right, difference))
+    terms = [name for name, term in first.read.items() if term.numel() > 1 and _spreads(term, first.right)]
+    for names in [_RIGHT, *[[name] for name in terms], *[[*_RIGHT, name] for name in terms], *combinations(terms, 2)]:
+        said = " and ".join(names)
+        statement = f"{said} added, with other weights in every pass" if names != _RIGHT else _SCALED
+        yield _Relation(statement, 2 * len(names), partial(_made_up, names))
+
+
+def _moved_alike(fitted_to: Key, right: Tensor, difference: Tensor, pair: Values) -> Tensor | None:
+    """The right value and a difference; None where that says nothing, because the right value is the same again."""
+    if pair.right.shape != right.shape:
+        return None
+    alike = pair.key != fitted_to and float((pair.right - right).norm()) <= float(difference.norm()) / _LEAST
+    return None if alike else pair.right + difference
+
+
+def _made_up(names: Sequence[str], pair: Values) -> Tensor | None:
+    """The right value, and as much of known values as comes nearest to what is shown."""
+    known = {**pair.read, _RIGHT[0]: pair.right}
+    terms = [known.get(name) for name in names]
+    if any(term is None or not _spreads(term, pair.right) for term in terms):
+        return None
+    spread = [term.expand_as(pair.right) for term in terms if term is not None]
+    # Of few numbers, many are made up of any others.
+    if pair.right.numel() < _NUMBERS_A_WEIGHT * len(spread):
+        return None
+    weights = _fitted(pair.shown - pair.right, spread)
+    if weights is None:
+        return None
+    return pair.right + sum(
+        (weight * term for weight, term in zip(weights, spread, strict=True)), start=torch.zeros(())
+    )
 
 
 def _spread_over(numbers: Tensor, by: Callable[[Tensor, Tensor], Tensor], pair: Values) -> Tensor | None:
