@@ -9,9 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.explain.blame.local import LocalErrors, LocalValues
 from waypoint_parity.harness.explain.blame.relations import SLACK, Values, distance
 from waypoint_parity.harness.explain.blame.result import Proof
@@ -20,7 +18,7 @@ from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.registry import module_at
 
 # Of each part at fault, the likeliest first.
-MOST_TRIED = 12
+MOST_TRIED = 48
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ def tried(
     Once the time `is_over` none is tried any more.
     """
     order = {kind: place for place, kind in enumerate(kinds)}
-    about = [each for each in hypotheses if each.kind in order or each.is_own]
+    about = [each for each in hypotheses if each.kind in order and (not each.parts or wrong.part in each.parts)]
+    about += [each for each in hypotheses if each.is_own]
     about.sort(key=lambda each: order.get(each.kind, -1))
     proofs, proven, failed = [], set[str](), dict[str, None]()
     for hypothesis in about[:MOST_TRIED]:
@@ -99,23 +98,33 @@ def _after(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> float | None
     return _left(wrong, hypothesis, run, None) if sieved else None
 
 
+class _UnlikeError(Exception):
+    """The changed reference does not give what the candidate shows: the rest of its session need not be run."""
+
+
 def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
     expected: Mapping[Key, Values] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
-    made: dict[Key, Tensor] = {}
+    left: dict[Key, float] = {}
 
     def look(seen: LocalValues) -> None:
-        if seen.key in expected:
-            made[seen.key] = seen.actual.double().clone()
+        pair = expected.get(seen.key)
+        if pair is None:
+            if seen.key not in wrong.keys and not seen.error.identical and seen.error.rel_l2 > wrong.bound(seen.key):
+                raise _UnlikeError
+            return
+        if seen.actual.shape != pair.shown.shape:
+            raise _UnlikeError
+        left[seen.key] = distance(pair.shown, seen.actual.double(), relative_to=pair.shown)
+        if left[seen.key] > SLACK * pair.bound:
+            raise _UnlikeError
 
-    local = run(hypothesis, look, units)
-    others = [key for key, error in local.errors.items() if not error.identical and error.rel_l2 > wrong.bound(key)]
-    if made.keys() != expected.keys() or not wrong.keys.issuperset([*others, *local.lacking]):
+    try:
+        local = run(hypothesis, look, units)
+    except _UnlikeError:
         return None
-    left = []
-    for key, pair in expected.items():
-        if made[key].shape != pair.shown.shape:
-            return None
-        left.append(distance(pair.shown, made[key], relative_to=pair.shown))
-        if left[-1] > SLACK * pair.bound:
-            return None
-    return max(left)
+    except EngineError:
+        # Of this checkpoint the mistake may make something that does not run. What a user wrote has to.
+        if hypothesis.is_own:
+            raise
+        return None
+    return max(left.values()) if left.keys() == expected.keys() and wrong.keys.issuperset(local.lacking) else None

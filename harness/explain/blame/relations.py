@@ -42,6 +42,7 @@ _NARROW = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_NORM = "a norm over the last axis"
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -49,7 +50,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "a norm over the last axis": lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
+    _NORM: lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
 }
 
 
@@ -238,7 +239,7 @@ def _of_other_values(first: Values) -> Iterator[_Relation]:
         weights = _fitted(first.shown, [first.right, other]) if other.shape == first.right.shape else None
         if weights is not None:
             statement = f"{_number(weights[0])} times the right value and {_number(weights[1])} times that of {name}"
-            yield _Relation(statement, 2, partial(_mixed, name, *weights))
+            yield _Relation(statement, 2, partial(_mixed, name, weights[0], weights[1]))
 
 
 def _mixed(name: str, own: float, other: float, pair: Values) -> Tensor | None:
@@ -249,7 +250,13 @@ def _mixed(name: str, own: float, other: float, pair: Values) -> Tensor | None:
 def _of_functions(first: Values) -> Iterator[_Relation]:
     for name in _FUNCTIONS if first.right.dim() else ():
         yield _Relation(f"{name} is applied once more", 0, partial(_applied, name))
-        yield _Relation(f"{name} is missing", 0, partial(_lacking, name))
+        # A norm makes rows of any length the same: what is right behind it may lack it, or have another one.
+        missing = (
+            f"it is right once {name} is applied: that is missing, or another one"
+            if name == _NORM
+            else f"{name} is missing"
+        )
+        yield _Relation(missing, 0, partial(_lacking, name))
 
 
 def _applied(name: str, pair: Values) -> Tensor:
@@ -366,21 +373,18 @@ def _of_cells(first: Values) -> Iterator[_Relation]:
     if len(shape) < 3 or min(shape[-2:]) < 2 * _CELL or shape[-3] < 2:
         return
     channels, rows, columns = shape[-3:]
-    if rows % _CELL or columns % _CELL or channels * _CELL**2 > _MOST_SLICES:
+    places = torch.arange(channels * _CELL**2)
+    if rows % _CELL or columns % _CELL or len(places) > _MOST_SLICES:
         return
     where = f"channels and {_CELL} x {_CELL} cells of {shape}"
     names, sizes = ("C", "y", "x"), (channels, _CELL, _CELL)
-    places = torch.arange(channels * _CELL**2)
-    for order in permutations(range(3)):
-        read = [names[place] for place in order]
-        if list(order) != [0, 1, 2]:
-            taken = places.view([sizes[place] for place in order])
-            back = [order.index(place) for place in range(3)]
-            yield _Relation(
-                f"{where} are read as ({', '.join(read)}) instead of ({', '.join(names)})",
-                0,
-                partial(_of_celled, taken.permute(back).flatten(), torch.ones(len(places), dtype=first.right.dtype)),
-            )
+    still = torch.ones(len(places), dtype=first.right.dtype)
+    for axes in permutations(range(3)):
+        if axes != (0, 1, 2):
+            taken = places.view([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in range(3)])
+            read = ", ".join(names[axis] for axis in axes)
+            statement = f"{where} are read as ({read}) instead of ({', '.join(names)})"
+            yield _Relation(statement, 0, partial(_of_celled, taken.flatten(), still))
     celled = replace(first, shown=_celled(first.shown), right=_celled(first.right))
     order, signs = _nearest(celled, -3)
     if len(set(order.tolist())) == len(order) and first.right.numel() > len(order):

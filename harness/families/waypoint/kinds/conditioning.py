@@ -38,6 +38,12 @@ CONDITIONING = (
         extent=("right at sigma 0",),
     ),
     FaultKind(
+        ("noise conditioner",),
+        "noise level rounded, or counted otherwise",
+        "that the level is no integer time step, and goes through no dtype of fewer bits",
+        extent=("from the second step on",),
+    ),
+    FaultKind(
         ("conditioning heads",),
         "shared conditioning matrices filled for the first block only",
         "the loader: the same six matrices are stored again for every block, or tied; none may keep its initial value",
@@ -71,7 +77,7 @@ CONDITIONING = (
         norm="changed",
     ),
     FaultKind(
-        ("residual",),
+        ("residual", "prompt attention", "control fusion", "mlp"),
         "a branch added without its gate, or in another order",
         "x + g0 * attention, then prompt, then control, then x + g1 * mlp; prompt and control have no gate",
     ),
@@ -86,6 +92,12 @@ CONDITIONING = (
         "controls in another order, such as buttons before mouse",
         "the concatenation: mouse x, mouse y, buttons, scroll sign",
         onset=("first control", "frame 0", "image"),
+    ),
+    FaultKind(
+        ("control embedding",),
+        "a control with another sign, or two of them exchanged",
+        "mouse x to the right and y downwards, scroll up positive, buttons by their numbers",
+        onset=("first control", "first scroll", "frame 0", "image"),
     ),
     FaultKind(
         ("control embedding",),
@@ -110,6 +122,22 @@ CONDITIONING = (
         "input or control embedding not normed",
         "fusion(rms_norm(x), rms_norm(control))",
         norm="changed",
+    ),
+    FaultKind(
+        ("control fusion",),
+        "controls join the tokens in another form",
+        "fc2(silu(Wx x + Wc c)): one sum, then the activation",
+    ),
+    FaultKind(
+        ("prompt attention",),
+        "keys and values of the prompt exchanged",
+        "the order k, v in which a merged projection is stacked and split",
+    ),
+    FaultKind(
+        ("prompt attention", "control fusion", "mlp"),
+        "a branch reads the stream in another place of the block",
+        "that each branch reads the sum of those before it, not what the block was given",
+        layers=("every",),
     ),
     FaultKind(
         ("prompt attention",),

@@ -51,6 +51,11 @@ PICTURE = (
     ),
     FaultKind(
         ("sampler",),
+        "a sampler of another form: of second order, or noised anew",
+        "one Euler step for each noise level, which remembers no velocity and draws no noise",
+    ),
+    FaultKind(
+        ("sampler",),
         "latents pulled towards the statistics of an earlier frame",
         "that nothing is normalised, clamped or blended between frames",
         onset=("frame 1",),
