@@ -124,7 +124,7 @@ class Search:
             reference=case.reference.name,
             candidate=case.candidate.name,
             comparison=free.comparison,
-            causes=ranked(causes),
+            causes=ranked(causes, case.family),
             restored=None if mended is None or mended.refused else mended.left is None,
             left=None if mended is None else mended.left,
             fed="candidate" if self._exchangeable else "reference",
