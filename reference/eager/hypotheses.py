@@ -355,7 +355,7 @@ def _activated(mlp: MLP, of: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 MISTAKES = (
-    Mistake("cosine and sine halves exchanged", "cosines first", _halves_exchanged),
+    Mistake("sines and cosines in another order", "cosines first", _halves_exchanged),
     Mistake("sigma not multiplied by 1000", "frequencies by 1/1000", partial(_phase_by, 1 / SIGMA_SCALE)),
     Mistake("another table of frequencies", "exponents -i/n, in the place of -i/(n-1)", _table_to_the_end),
     Mistake(
@@ -375,9 +375,7 @@ MISTAKES = (
     Mistake("silu missing, or the block's bias added after it", "no silu", _head_without_silu),
     Mistake("silu missing, or the block's bias added after it", "the bias after silu", _bias_after_silu),
     Mistake("modulation of the output norm without silu", "no silu", _out_norm_without_silu),
-    Mistake(
-        "scale and bias of the output norm exchanged, or 1 + scale read as scale", "exchanged", _out_norm_exchanged
-    ),
+    Mistake("output norm normed or modulated in another way", "exchanged", _out_norm_exchanged),
     Mistake(
         "controls in another order, such as buttons before mouse",
         "button, mouse, scroll",
@@ -399,7 +397,7 @@ MISTAKES = (
     Mistake("queries and keys of the attention to the prompt not normed", "not normed", _unnormed_prompt),
     *(
         Mistake(
-            "prompt or stream not normed, or heads of another width",
+            "prompt or stream normed in another way, or heads of another width",
             f"heads of {width}",
             partial(_prompt_heads, width),
         )

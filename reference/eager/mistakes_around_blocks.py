@@ -307,8 +307,10 @@ MISTAKES = (
     Mistake(
         "silu missing before the last projection, or its bias", "no silu", partial(_with_head_input, lambda lit: lit)
     ),
-    Mistake("cosine and sine halves exchanged", "a sine and its cosine side by side", _waves_side_by_side),
-    Mistake("cosine and sine halves exchanged", "a cosine and its sine side by side", _waves_side_by_side_cosine_first),
+    Mistake("sines and cosines in another order", "a sine and its cosine side by side", _waves_side_by_side),
+    Mistake(
+        "sines and cosines in another order", "a cosine and its sine side by side", _waves_side_by_side_cosine_first
+    ),
     *(Mistake("noise level rounded, or counted otherwise", said, partial(_levels, of)) for said, of in LEVELS.items()),
     Mistake(SAMPLER, "Adams-Bashforth of second order", partial(_stepping, _second_order)),
     Mistake(SAMPLER, "to the clean latent, and noised anew from there", partial(_stepping, _noised_anew)),

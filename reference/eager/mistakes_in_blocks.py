@@ -281,11 +281,11 @@ def _heads_interleaved(session: Session) -> None:
             projection.weight = nn.Parameter(weight, requires_grad=False)
 
 
-CONSUMED = "modulation slots exchanged where they are consumed, or 1 + scale read as scale"
-OUT_CONSUMED = "scale and bias of the output norm exchanged, or 1 + scale read as scale"
+CONSUMED = "stream normed or modulated in another way where it is read"
+OUT_CONSUMED = "output norm normed or modulated in another way"
 GATED_BY = "gates taken from another input"
-VALUE_RESIDUAL = "value residual taken from the layer before instead of the first"
-UNGATED = "a branch added without its gate, or in another order"
+VALUE_RESIDUAL = "value residual of another layer, or in another form"
+UNGATED = "a branch added by another gate, or in another order"
 OTHER_PLACE = "a branch reads the stream in another place of the block"
 SCALE = "another scale of the softmax"
 
@@ -294,18 +294,24 @@ MISTAKES = (
     *(Mistake(CONSUMED, said, partial(rewired, Way(mlp=read)), ("mlp",)) for said, read in READS.items()),
     *(Mistake(OUT_CONSUMED, said, partial(_read_out, read)) for said, read in READS.items() if "exchanged" not in said),
     *(
-        Mistake("input or control embedding not normed", f"the tokens {said}", partial(rewired, Way(control=norm)))
-        for said, norm in _NORMS.items()
-    ),
-    *(
         Mistake(
-            "input or control embedding not normed", f"the control {said}", partial(rewired, Way(told_control=norm))
+            "input or control embedding not normed, or in another way",
+            f"the tokens {said}",
+            partial(rewired, Way(control=norm)),
         )
         for said, norm in _NORMS.items()
     ),
     *(
         Mistake(
-            "prompt or stream not normed, or heads of another width",
+            "input or control embedding not normed, or in another way",
+            f"the control {said}",
+            partial(rewired, Way(told_control=norm)),
+        )
+        for said, norm in _NORMS.items()
+    ),
+    *(
+        Mistake(
+            "prompt or stream normed in another way, or heads of another width",
             f"the stream {said}",
             partial(rewired, Way(prompt=norm)),
         )
@@ -336,16 +342,16 @@ MISTAKES = (
         for said, hidden in FUSIONS.items()
     ),
     Mistake("key and value slices of a merged projection exchanged", "exchanged", _keys_for_values),
-    Mistake("weights loaded into another block, or transposed", "queries transposed", _turned_over, ("projections",)),
+    Mistake("weights of another block, or laid out otherwise", "queries transposed", _turned_over, ("projections",)),
     Mistake(
-        "weights loaded into another block, or transposed",
+        "weights of another block, or laid out otherwise",
         "heads of queries and keys as the inner axis",
         _heads_interleaved,
         ("projections",),
     ),
     *(
         Mistake(
-            "weights loaded into another block, or transposed",
+            "weights of another block, or laid out otherwise",
             f"of {said}",
             partial(_weights_of, names, source),
             (part,),

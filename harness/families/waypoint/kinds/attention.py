@@ -29,7 +29,7 @@ ATTENTION = (
     ),
     FaultKind(
         ("projections", "conditioning heads", "attention", "prompt attention", "control fusion", "mlp"),
-        "weights loaded into another block, or transposed",
+        "weights of another block, or laid out otherwise",
         "the names that the loader maps, and the layout [out, in] of each weight",
     ),
     FaultKind(
@@ -205,7 +205,7 @@ ATTENTION = (
     ),
     FaultKind(
         ("attention",),
-        "value residual taken from the layer before instead of the first",
+        "value residual of another layer, or in another form",
         "v + v_lamb * (v_first - v), with the first layer's own values before any mixing",
         onset=("clock 0", "frame 0"),
         extent=("every pass",),

@@ -18,7 +18,7 @@ CONDITIONING = (
     ),
     FaultKind(
         ("noise conditioner",),
-        "cosine and sine halves exchanged",
+        "sines and cosines in another order",
         "the order of the features: all sines, then all cosines",
         onset=("clock 0", "frame 0"),
         extent=("every pass",),
@@ -71,14 +71,14 @@ CONDITIONING = (
     ),
     FaultKind(
         ("projections", "mlp", "residual"),
-        "modulation slots exchanged where they are consumed, or 1 + scale read as scale",
+        "stream normed or modulated in another way where it is read",
         "rms_norm(x) * (1 + s) + b with the slots of this branch; the gate multiplies the branch, not the stream",
         layers=("every",),
         norm="changed",
     ),
     FaultKind(
         ("residual", "prompt attention", "control fusion", "mlp"),
-        "a branch added without its gate, or in another order",
+        "a branch added by another gate, or in another order",
         "x + g0 * attention, then prompt, then control, then x + g1 * mlp; prompt and control have no gate",
     ),
     FaultKind(
@@ -119,7 +119,7 @@ CONDITIONING = (
     ),
     FaultKind(
         ("control fusion",),
-        "input or control embedding not normed",
+        "input or control embedding not normed, or in another way",
         "fusion(rms_norm(x), rms_norm(control))",
         norm="changed",
     ),
@@ -154,7 +154,7 @@ CONDITIONING = (
     ),
     FaultKind(
         ("prompt attention",),
-        "prompt or stream not normed, or heads of another width",
+        "prompt or stream normed in another way, or heads of another width",
         "attention(rms_norm(x), rms_norm(prompt)); width E in heads of width D, scale 1/sqrt(D)",
     ),
     FaultKind(

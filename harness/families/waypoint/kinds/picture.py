@@ -16,7 +16,7 @@ PICTURE = (
     ),
     FaultKind(
         ("output norm",),
-        "scale and bias of the output norm exchanged, or 1 + scale read as scale",
+        "output norm normed or modulated in another way",
         "rms_norm(x) * (1 + a) + b, a being the first half of the projection",
     ),
     FaultKind(

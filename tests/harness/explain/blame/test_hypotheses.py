@@ -20,7 +20,7 @@ from waypoint_parity.harness.explain.blame.runs import EvidenceRun, evidence_run
 from waypoint_parity.reference.eager.hypotheses import MISTAKES
 
 Change = Callable[[Any], None]
-HALVES = "cosine and sine halves exchanged"
+HALVES = "sines and cosines in another order"
 
 
 @pytest.fixture(scope="module")
