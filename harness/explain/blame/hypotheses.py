@@ -1,8 +1,8 @@
 """Hypotheses that run: a mistake made in the reference on purpose, and whether that gives what the candidate shows.
 
 All of it on the same right inputs: the changed reference is fed at every site as the candidate was. A hypothesis is
-proven where it gives the candidate's values in every observation that was kept, and changes no site at which the
-candidate is right.
+proven where it gives the candidate's values in every observation that was kept, is wrong by as much in all others of
+the part, and changes no site at which the candidate is right.
 """
 
 import inspect
@@ -23,13 +23,14 @@ MOST_TRIED = 48
 
 @dataclass(frozen=True)
 class PartAtFault:
-    """What is wrong by itself in one part: the values of some observations.
+    """What is wrong by itself in one part: the values of some observations, and the relative L2 error of all of them.
 
     `keys` are wrong in the candidate, of whatever part, or not shown; `bound` is the noise of any key.
     """
 
     part: str
     pairs: Sequence[Values]
+    errors: Mapping[Key, float]
     keys: frozenset[Key]
     bound: Callable[[Key], float]
 
@@ -109,7 +110,12 @@ def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | Non
     def look(seen: LocalValues) -> None:
         pair = expected.get(seen.key)
         if pair is None:
-            if seen.key not in wrong.keys and not seen.error.identical and seen.error.rel_l2 > wrong.bound(seen.key):
+            # Wrong by as much as the candidate, or right where that is.
+            error, bound = wrong.errors.get(seen.key), wrong.bound(seen.key)
+            is_right = seen.error.identical or seen.error.rel_l2 <= bound
+            if error is None and not is_right and seen.key not in wrong.keys:
+                raise _UnlikeError
+            if error is not None and abs(seen.error.rel_l2 - error) > SLACK * bound * (1 + error):
                 raise _UnlikeError
             return
         if seen.actual.shape != pair.shown.shape:

@@ -160,7 +160,8 @@ def evidence_run(
     for finding in [] if exchanges else found:
         pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
         if pairs:
-            wrong = PartAtFault(finding.part, pairs, keys, bound)
+            errors = {seen.key: seen.rel_l2 for seen in finding.errors if seen.rel_l2 is not None}
+            wrong = PartAtFault(finding.part, pairs, errors, keys, bound)
             try_it = partial(_hypothetical, case)
             kinds = [kind.kind for kind in likeliest(finding.part, _signature(finding, case), case.family)]
             more, refuted[finding.part] = tried(wrong, case.hypotheses, kinds, try_it, is_over)
