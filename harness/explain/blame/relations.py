@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, permutations, takewhile
+from itertools import chain, combinations, permutations, takewhile
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ SLACK = 2.0
 _MOST_SLICES, _MOST_ELEMENTS = 4096, 1 << 24
 # Of fewer numbers anything may hold.
 _FEWEST_ELEMENTS = 8
+# Of a number in every pass: so many different ones are needed, which are equal to rounding in fp32.
+_FEWEST_LEVELS, _LEVEL_NOISE = 3, 2e-6
 _SHIFTS = (1, -1, 2, -2)
 # Pixels along one side of a cell, of a patch or a pixel shuffle.
 _CELL = 2
@@ -103,6 +105,8 @@ def relations(pairs: Sequence[Values]) -> list[Held]:
 
     Where an axis has wrong slices and right ones, what holds of the wrong ones.
     """
+    if pairs and all(pair.shown.numel() == pair.right.numel() == 1 for pair in pairs):
+        return _of_series(pairs)
     usable = [pair for pair in pairs if _is_usable(pair)]
     if not usable or len(usable) < len(pairs) or sum(pair.right.numel() for pair in usable) < _FEWEST_ELEMENTS:
         return []
@@ -114,6 +118,33 @@ def relations(pairs: Sequence[Values]) -> list[Held]:
         or _narrowed(usable)
         or [held for axis in range(usable[0].right.dim()) for held in _confined(usable, axis)]
     )
+
+
+def _of_series(pairs: Sequence[Values]) -> list[Held]:
+    """What holds of one number in every pass, such as a noise level: it is another function of the right one."""
+    numbers = [(float(pair.shown), float(pair.right)) for pair in pairs]
+    if len({right for _, right in numbers}) < _FEWEST_LEVELS or not all(map(math.isfinite, chain(*numbers))):
+        return []
+    shown, right = max(numbers, key=lambda both: abs(both[0] - both[1]))
+    made: list[tuple[str, Callable[[float], float]]] = [
+        ("1 less the right one", lambda x: 1 - x),
+        ("the right one cut to whole thousandths", lambda x: math.floor(1000 * x) / 1000),
+        ("the right one rounded to whole thousandths", lambda x: round(1000 * x) / 1000),
+        (f"the right one and {_number(shown - right)}", lambda x: x + shown - right),
+    ]
+    if right:
+        made.append((f"the right one times {_number(shown / right)}", lambda x: x * shown / right))
+    if 0 < right < 1 and 0 < shown < 1:
+        by = shown * (1 - right) / (right * (1 - shown))
+        said = f"the right one shifted by {_number(by)}: k s / (1 + (k - 1) s)"
+        made.append((said, lambda x: by * x / (1 + (by - 1) * x)))
+    before = max(abs(shown - right) / max(abs(right), _LEVEL_NOISE) for shown, right in numbers)
+    held = []
+    for said, of in made:
+        after = max(abs(shown - of(right)) / max(abs(shown), _LEVEL_NOISE) for shown, right in numbers)
+        if after <= max(_LEVEL_NOISE, SLACK * max(pair.bound for pair in pairs)) and after < before / _LEAST:
+            held.append(Held(f"it is {said}", before, after, len(pairs)))
+    return held
 
 
 def _in_part(pairs: Sequence[Values]) -> list[Held]:

@@ -241,3 +241,23 @@ def test_what_a_sibling_shows_is_found() -> None:
         found.append(replace(pair, shown=other.clone(), others={"v_proj": other, "q_proj": drawn(80 + step, 1, 6, 8)}))
     (statement,) = statements(relations(found))
     assert "v_proj" in statement
+
+
+LEVELS = (0.93, 0.75, 0.32)
+SERIES: dict[str, tuple[Callable[[float], float], str]] = {
+    "shifted": (lambda x: 3 * x / (1 + 2 * x), "shifted by 3"),
+    "scaled": (lambda x: 1000 * x, "times 1000"),
+    "turned round": (lambda x: 1 - x, "1 less the right one"),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_one_number_in_every_pass_is_another_function_of_the_right_one(name: str) -> None:
+    of, said = SERIES[name]
+    found = []
+    for step, level in enumerate(LEVELS):
+        shown, right = torch.tensor([[of(level)]]), torch.tensor([[level]])
+        found.append(Values(Key(0, "denoise", step, "input.sigma"), shown, right, 0.0, {}, {}))
+    (statement,) = statements(relations(found))
+    assert said in statement
+    assert relations(found[:2]) == []
