@@ -4,6 +4,7 @@ Each is called after a kind of fault (harness.families.waypoint.kinds). What one
 mistake, or one in another part.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -64,11 +65,18 @@ def _mlp_in_bf16(session: Session) -> None:
         conditioner.mlp.register_forward_hook(lambda _, given, cond: cond.float())
 
 
-def _table_to_the_end(session: Session) -> None:
-    exponents = torch.arange(SIGMA_FREQUENCIES, dtype=torch.float64) / SIGMA_FREQUENCIES
-    table = (SIGMA_BASE**-exponents).float()
+def _table_to_the_end(made: Callable[[Tensor], Tensor], session: Session) -> None:
+    table = made(torch.arange(SIGMA_FREQUENCIES, dtype=torch.float64) / SIGMA_FREQUENCIES)
     for conditioner in modules(session, NoiseConditioner):
         conditioner.frequencies = lambda dtype: table.to(dtype).float()  # type: ignore[method-assign]
+
+
+# Phases reach 1000 radians, so that the last bit of a frequency is seen: in what arithmetic a table is made tells.
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "by powers in fp64": lambda exponents: (SIGMA_BASE**-exponents).float(),
+    "by powers in fp32": lambda exponents: SIGMA_BASE ** -exponents.float(),
+    "by exp in fp32": lambda exponents: torch.exp(-math.log(SIGMA_BASE) * exponents.float()),
+}
 
 
 # --- what conditions the blocks
@@ -357,7 +365,14 @@ def _activated(mlp: MLP, of: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 MISTAKES = (
     Mistake("sines and cosines in another order", "cosines first", _halves_exchanged),
     Mistake("sigma not multiplied by 1000", "frequencies by 1/1000", partial(_phase_by, 1 / SIGMA_SCALE)),
-    Mistake("another table of frequencies", "exponents -i/n, in the place of -i/(n-1)", _table_to_the_end),
+    *(
+        Mistake(
+            "another table of frequencies",
+            f"exponents -i/n, in the place of -i/(n-1), {said}",
+            partial(_table_to_the_end, made),
+        )
+        for said, made in TABLES.items()
+    ),
     Mistake(
         "features or MLP of another form: sqrt(2) left out, GELU for SiLU", "sqrt(2) left out", _without_root_of_two
     ),

@@ -6,6 +6,7 @@ the part, and changes no site at which the candidate is right.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from waypoint_parity.harness.run.registry import module_at
 
 # Of each part at fault, the likeliest first.
 MOST_TRIED = 48
+# What leaves less than this share of the error is near: perhaps the same mistake in other arithmetic.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -68,69 +71,92 @@ def tried(
     about = [each for each in hypotheses if each.kind in order and (not each.parts or wrong.part in each.parts)]
     about += [each for each in hypotheses if each.is_own]
     about.sort(key=lambda each: order.get(each.kind, -1))
-    proofs, proven, failed = [], set[str](), dict[str, None]()
-    for hypothesis in about[:MOST_TRIED]:
-        if is_over():
-            # Of a kind some forms may not have been tried.
-            failed.pop(hypothesis.kind, None)
+    proofs, failed = [], dict[str, None]()
+    # Kinds that are not refuted: proven, near, or of which some forms were not tried.
+    spared = set[str]()
+    before = max(pair.error for pair in wrong.pairs)
+    for place, hypothesis in enumerate(about):
+        if place == MOST_TRIED or is_over():
+            spared |= {each.kind for each in about[place:]}
             break
-        after = _after(wrong, hypothesis, run)
-        if after is None:
-            failed[hypothesis.kind] = None
-        else:
-            proven.add(hypothesis.kind)
-            proofs.append(
-                Proof(
-                    site=wrong.pairs[0].key.site,
-                    by="hypothesis",
-                    statement=f"{hypothesis.kind}: {hypothesis.said}",
-                    before=max(pair.error for pair in wrong.pairs),
-                    after=after,
-                    observations=len(wrong.pairs),
-                )
+        left = _left_of(wrong, hypothesis, run)
+        if left.holds:
+            proof = Proof(
+                site=wrong.pairs[0].key.site,
+                by="hypothesis",
+                statement=f"{hypothesis.kind}: {hypothesis.said}",
+                before=before,
+                after=left.error,
+                observations=len(wrong.pairs),
             )
-    return proofs, [kind for kind in failed if kind not in proven]
+            proofs.append(proof)
+        if left.holds or left.error <= _NEAR * before:
+            spared.add(hypothesis.kind)
+        else:
+            failed[hypothesis.kind] = None
+    return proofs, [kind for kind in failed if kind not in spared]
 
 
-def _after(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> float | None:
-    """The largest error that the hypothesis leaves; None where it is refuted. The first units are a sieve."""
+@dataclass(frozen=True)
+class _Left:
+    """The largest error that a hypothesis leaves, infinite where it is unlike; and whether it holds."""
+
+    error: float
+    holds: bool
+
+
+def _left_of(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> _Left:
+    """What the hypothesis leaves. The first units are a sieve."""
     units = [pair.key.unit for pair in wrong.pairs]
-    sieved = min(units) == max(units) or _left(wrong, hypothesis, run, min(units) + 1) is not None
-    return _left(wrong, hypothesis, run, None) if sieved else None
+    if min(units) < max(units):
+        sieved = _left(wrong, hypothesis, run, min(units) + 1)
+        if not sieved.holds:
+            return sieved
+    return _left(wrong, hypothesis, run, None)
 
 
 class _UnlikeError(Exception):
     """The changed reference does not give what the candidate shows: the rest of its session need not be run."""
 
+    def __init__(self, left: float = math.inf) -> None:
+        super().__init__()
+        self.left = left
 
-def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
+
+def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> _Left:
     expected: Mapping[Key, Values] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
     left: dict[Key, float] = {}
 
     def look(seen: LocalValues) -> None:
         pair = expected.get(seen.key)
         if pair is None:
-            # Wrong by as much as the candidate, or right where that is.
-            error, bound = wrong.errors.get(seen.key), wrong.bound(seen.key)
-            is_right = seen.error.identical or seen.error.rel_l2 <= bound
-            if error is None and not is_right and seen.key not in wrong.keys:
-                raise _UnlikeError
-            if error is not None and abs(seen.error.rel_l2 - error) > SLACK * bound * (1 + error):
-                raise _UnlikeError
+            _check_other(seen, wrong)
             return
         if seen.actual.shape != pair.shown.shape:
             raise _UnlikeError
         left[seen.key] = distance(pair.shown, seen.actual.double(), relative_to=pair.shown)
-        if left[seen.key] > SLACK * pair.bound:
-            raise _UnlikeError
+        if not left[seen.key] <= SLACK * pair.bound:
+            raise _UnlikeError(left[seen.key])
 
     try:
         local = run(hypothesis, look, units)
-    except _UnlikeError:
-        return None
+    except _UnlikeError as unlike:
+        return _Left(unlike.left, holds=False)
     except EngineError:
         # Of this checkpoint the mistake may make something that does not run. What a user wrote has to.
         if hypothesis.is_own:
             raise
-        return None
-    return max(left.values()) if left.keys() == expected.keys() and wrong.keys.issuperset(local.lacking) else None
+        return _Left(math.inf, holds=False)
+    if left.keys() != expected.keys() or not wrong.keys.issuperset(local.lacking):
+        return _Left(math.inf, holds=False)
+    return _Left(max(left.values()), holds=True)
+
+
+def _check_other(seen: LocalValues, wrong: PartAtFault) -> None:
+    """An observation whose values were not kept is wrong by as much as the candidate's, or right where that is."""
+    error, bound = wrong.errors.get(seen.key), wrong.bound(seen.key)
+    is_right = seen.error.identical or seen.error.rel_l2 <= bound
+    if error is None and not is_right and seen.key not in wrong.keys:
+        raise _UnlikeError
+    if error is not None and abs(seen.error.rel_l2 - error) > SLACK * bound * (1 + error):
+        raise _UnlikeError(abs(seen.error.rel_l2 - error))
