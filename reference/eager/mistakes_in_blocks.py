@@ -325,8 +325,8 @@ MISTAKES = (
     *(Mistake(UNGATED, said, partial(rewired, Way(order=order)), _READERS) for said, order in ORDERS.items()),
     Mistake(UNGATED, "the attention's gate on the prompt too", partial(rewired, Way(prompt_gate=True)), _READERS),
     *(Mistake(GATED_BY, said, partial(_gates_of, pick)) for said, pick in GATE_INPUTS.items()),
-    Mistake(VALUE_RESIDUAL, "the layer's own values", partial(_values, _mix, lambda first, v, out: v)),
-    Mistake(VALUE_RESIDUAL, "its mixed values", partial(_values, _mix, lambda first, v, out: out)),
+    Mistake(VALUE_RESIDUAL, "the raw values of the layer before", partial(_values, _mix, lambda first, v, out: v)),
+    Mistake(VALUE_RESIDUAL, "the mixed values of the layer before", partial(_values, _mix, lambda first, v, out: out)),
     Mistake(
         VALUE_RESIDUAL,
         "weights exchanged: w * v + (1 - w) * first",
