@@ -2,7 +2,7 @@
 
 All of it on the same right inputs: the changed reference is fed at every site as the candidate was. A hypothesis is
 proven where it gives the candidate's values in every observation that was kept, is wrong by as much in all others of
-the part, and changes no site at which the candidate is right.
+the part and wherever else it changes something, and changes no site at which the candidate is right.
 """
 
 import inspect
@@ -26,15 +26,16 @@ _NEAR = 1e-3
 
 @dataclass(frozen=True)
 class PartAtFault:
-    """What is wrong by itself in one part: the values of some observations, and the relative L2 error of all of them.
+    """What is wrong by itself in one part: the values of some observations, and the `keys` of all.
 
-    `keys` are wrong in the candidate, of whatever part, or not shown; `bound` is the noise of any key.
+    `errors` has the relative L2 error of every observation that is wrong in the candidate, of whatever part, infinite
+    where it is not shown; `bound` is the noise of any key.
     """
 
     part: str
     pairs: Sequence[Values]
-    errors: Mapping[Key, float]
     keys: frozenset[Key]
+    errors: Mapping[Key, float]
     bound: Callable[[Key], float]
 
 
@@ -147,16 +148,19 @@ def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | Non
         if hypothesis.is_own:
             raise
         return _Left(math.inf, holds=False)
-    if left.keys() != expected.keys() or not wrong.keys.issuperset(local.lacking):
+    if left.keys() != expected.keys() or not wrong.errors.keys() >= set(local.lacking):
         return _Left(math.inf, holds=False)
     return _Left(max(left.values()), holds=True)
 
 
 def _check_other(seen: LocalValues, wrong: PartAtFault) -> None:
-    """An observation whose values were not kept is wrong by as much as the candidate's, or right where that is."""
-    error, bound = wrong.errors.get(seen.key), wrong.bound(seen.key)
-    is_right = seen.error.identical or seen.error.rel_l2 <= bound
-    if error is None and not is_right and seen.key not in wrong.keys:
-        raise _UnlikeError
-    if error is not None and abs(seen.error.rel_l2 - error) > SLACK * bound * (1 + error):
-        raise _UnlikeError(abs(seen.error.rel_l2 - error))
+    """An observation whose values were not kept: wrong by as much as the candidate's, or right.
+
+    What is wrong in the part itself must not be right.
+    """
+    error, bound = wrong.errors.get(seen.key, 0.0), wrong.bound(seen.key)
+    if seen.key not in wrong.keys and (seen.error.identical or seen.error.rel_l2 <= bound):
+        return
+    off = abs(seen.error.rel_l2 - error)
+    if not off <= SLACK * bound * (1 + error):
+        raise _UnlikeError(off if error else math.inf)
