@@ -489,8 +489,8 @@ def _of_weights(first: Values) -> Iterator[_Relation]:
     yield _Relation(statement, difference.numel(), partial(_moved_alike, first.key, first.right, difference))
     terms = [name for name, term in first.read.items() if term.numel() > 1 and _spreads(term, first.right)]
     for names in [_RIGHT, *[[name] for name in terms], *[[*_RIGHT, name] for name in terms], *combinations(terms, 2)]:
-        said = " and ".join(names)
-        statement = f"{said} added, with other weights in every pass" if names != _RIGHT else _SCALED
+        added = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} added, with other weights in every pass"
+        statement = _SCALED if names == _RIGHT else added
         yield _Relation(statement, 2 * len(names), partial(_made_up, names))
 
 
