@@ -386,8 +386,7 @@ def _of_orders(first: Values) -> Iterator[_Relation]:
         if not 1 < size <= _MOST_SLICES:
             continue
         where, still = f"axis {axis} of {shape}", torch.ones(size, dtype=first.right.dtype)
-        named = _named_orders(size)
-        for name, order in named.items():
+        for name, order in _named_orders(size).items():
             yield _Relation(f"{where} is in another order: {name}", 0, partial(_ordered, axis, order, still))
         order, signs = _nearest(first, axis)
         moved, flipped = order.tolist() != list(range(size)), (signs < 0).nonzero().flatten().tolist()
@@ -461,7 +460,9 @@ def _named_orders(size: int) -> dict[str, Tensor]:
         named["each two exchanged"] = places.view(-1, 2).flip(1).flatten()
     for rows in [rows for rows in range(3, size // 2) if size % rows == 0]:
         named[f"[{rows}, {size // rows}] read as [{size // rows}, {rows}]"] = places.view(rows, -1).T.flatten()
-    return named
+    # Of few places several names mean the same order, and some none at all: the first name of each.
+    once = {tuple(order.tolist()): name for name, order in reversed(named.items())}
+    return {name: order for name, order in named.items() if name in once.values() and not torch.equal(order, places)}
 
 
 def _of_rows(first: Values) -> Iterator[_Relation]:
