@@ -115,7 +115,7 @@ class Hypothesis:
     """A mistake that a port may have made, as a change to a loaded reference.
 
     `kind` is one of its family's kinds of fault, or what a user calls one that `is_own`; `said` is what is changed, in
-    words. `parts`: of those that the kind can be in, the ones that this mistake shows in; all of them if empty.
+    words. `parts`: where this mistake shows; in any part that can have the kind if empty.
     """
 
     kind: str

@@ -9,7 +9,7 @@ from waypoint_parity.reference.eager.session import Session
 
 
 class Mistake(NamedTuple):
-    """`kind` of fault, what is `said` to be changed, and the change; `parts` that it shows in, where not all of a kind.
+    """`kind` of fault, what is `said` to be changed, the change; `parts` that it shows in, if not those of its kind.
 
     The kinds are those of harness.families.waypoint.kinds.
     """

@@ -69,9 +69,9 @@ def tried(
     Once the time `is_over` none is tried any more.
     """
     order = {kind: place for place, kind in enumerate(kinds)}
-    about = [each for each in hypotheses if each.kind in order and (not each.parts or wrong.part in each.parts)]
-    about += [each for each in hypotheses if each.is_own]
-    about.sort(key=lambda each: order.get(each.kind, -1))
+    about = [each for each in hypotheses if (wrong.part in each.parts if each.parts else each.kind in order)]
+    about.sort(key=lambda each: order.get(each.kind, len(order)))
+    about = [*(each for each in hypotheses if each.is_own), *about]
     proofs, failed = [], dict[str, None]()
     # Kinds that are not refuted: proven, near, or of which some forms were not tried.
     spared = set[str]()

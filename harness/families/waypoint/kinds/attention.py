@@ -28,7 +28,7 @@ ATTENTION = (
         onset=("clock 0", "frame 0"),
     ),
     FaultKind(
-        ("projections", "conditioning heads", "attention", "prompt attention", "control fusion", "mlp"),
+        ("projections",),
         "weights of another block, or laid out otherwise",
         "the names that the loader maps, and the layout [out, in] of each weight",
     ),
@@ -220,7 +220,7 @@ ATTENTION = (
         norm="kept",
     ),
     FaultKind(
-        ("attention", "prompt attention"),
+        ("attention",),
         "another scale of the softmax",
         "1 / sqrt(D), also where an attention kernel was written for another head width or scales by itself",
     ),

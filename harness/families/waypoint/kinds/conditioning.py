@@ -77,7 +77,7 @@ CONDITIONING = (
         norm="changed",
     ),
     FaultKind(
-        ("residual", "prompt attention", "control fusion", "mlp"),
+        ("residual",),
         "a branch added by another gate, or in another order",
         "x + g0 * attention, then prompt, then control, then x + g1 * mlp; prompt and control have no gate",
     ),
@@ -130,17 +130,6 @@ CONDITIONING = (
     ),
     FaultKind(
         ("prompt attention",),
-        "keys and values of the prompt exchanged",
-        "the order k, v in which a merged projection is stacked and split",
-    ),
-    FaultKind(
-        ("prompt attention", "control fusion", "mlp"),
-        "a branch reads the stream in another place of the block",
-        "that each branch reads the sum of those before it, not what the block was given",
-        layers=("every",),
-    ),
-    FaultKind(
-        ("prompt attention",),
         "padding masked out of the attention to the prompt",
         "that no mask is given: padded keys are zero, score 0, and take their share of the softmax",
         controls=("only with padding",),
@@ -156,6 +145,16 @@ CONDITIONING = (
         ("prompt attention",),
         "prompt or stream normed in another way, or heads of another width",
         "attention(rms_norm(x), rms_norm(prompt)); width E in heads of width D, scale 1/sqrt(D)",
+    ),
+    FaultKind(
+        ("prompt attention",),
+        "keys and values of the prompt exchanged",
+        "the order k, v in which a merged projection is stacked and split",
+    ),
+    FaultKind(
+        ("mlp",),
+        "a branch reads the stream in another place of the block",
+        "that each branch reads the sum of those before it, not what the block was given",
     ),
     FaultKind(
         ("mlp", "conditioning heads", "control fusion"),
