@@ -112,7 +112,7 @@ def test_the_ladder_is_given_the_errors_of_the_free_session_at_the_same_rungs_an
 
 
 def test_a_mistake_that_several_causes_show_is_ranked_at_the_part_that_it_belongs_to() -> None:
-    kind = next(kind for kind in CHECKPOINT.family.kinds if kind.parts[:1] == ("residual",) and "mlp" in kind.parts)
+    kind = next(kind for kind in CHECKPOINT.family.kinds if kind.parts[:1] == ("residual",))
 
     def shown(part: str, necessity: float, statement: str) -> Cause:
         proof = Proof(site="site", by="hypothesis", statement=statement, before=0.1, after=0.0, observations=2)

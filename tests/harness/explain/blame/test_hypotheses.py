@@ -123,7 +123,7 @@ def test_once_the_time_is_over_none_is_tried(found: Callable[..., EvidenceRun]) 
 def test_every_mistake_is_called_after_a_kind_of_fault(case: Cases) -> None:
     kinds = {kind.kind for kind in case().family.kinds}
     assert {mistake.kind for mistake in MISTAKES} <= kinds
-    assert len({(mistake.kind, mistake.said) for mistake in MISTAKES}) == len(MISTAKES)
+    assert len({(mistake.kind, mistake.said, mistake.parts) for mistake in MISTAKES}) == len(MISTAKES)
 
 
 def test_a_mistake_of_ones_own_is_tried(case: Cases, noise: Noise, tmp_path: Path) -> None:
