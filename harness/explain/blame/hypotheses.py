@@ -80,7 +80,7 @@ def tried(
         if place == MOST_TRIED or is_over():
             spared |= {each.kind for each in about[place:]}
             break
-        left = _left_of(wrong, hypothesis, run)
+        left = _outcome(wrong, hypothesis, run)
         if left.holds:
             proof = Proof(
                 site=wrong.pairs[0].key.site,
@@ -99,21 +99,21 @@ def tried(
 
 
 @dataclass(frozen=True)
-class _Left:
+class _Outcome:
     """The largest error that a hypothesis leaves, infinite where it is unlike; and whether it holds."""
 
     error: float
     holds: bool
 
 
-def _left_of(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> _Left:
+def _outcome(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> _Outcome:
     """What the hypothesis leaves. The first units are a sieve."""
     units = [pair.key.unit for pair in wrong.pairs]
     if min(units) < max(units):
-        sieved = _left(wrong, hypothesis, run, min(units) + 1)
+        sieved = _tried_on(wrong, hypothesis, run, min(units) + 1)
         if not sieved.holds:
             return sieved
-    return _left(wrong, hypothesis, run, None)
+    return _tried_on(wrong, hypothesis, run, None)
 
 
 class _UnlikeError(Exception):
@@ -124,7 +124,7 @@ class _UnlikeError(Exception):
         self.left = left
 
 
-def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> _Left:
+def _tried_on(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> _Outcome:
     expected: Mapping[Key, Values] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
     left: dict[Key, float] = {}
 
@@ -142,15 +142,15 @@ def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | Non
     try:
         local = run(hypothesis, look, units)
     except _UnlikeError as unlike:
-        return _Left(unlike.left, holds=False)
+        return _Outcome(unlike.left, holds=False)
     except EngineError:
         # Of this checkpoint the mistake may make something that does not run. What a user wrote has to.
         if hypothesis.is_own:
             raise
-        return _Left(math.inf, holds=False)
+        return _Outcome(math.inf, holds=False)
     if left.keys() != expected.keys() or not wrong.errors.keys() >= set(local.lacking):
-        return _Left(math.inf, holds=False)
-    return _Left(max(left.values()), holds=True)
+        return _Outcome(math.inf, holds=False)
+    return _Outcome(max(left.values()), holds=True)
 
 
 def _check_other(seen: LocalValues, wrong: PartAtFault) -> None:
