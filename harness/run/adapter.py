@@ -115,13 +115,14 @@ class Hypothesis:
     """A mistake that a port may have made, as a change to a loaded reference.
 
     `kind` is one of its family's kinds of fault, or what a user calls one that `is_own`; `said` is what is changed, in
-    words.
+    words. `parts`: where this mistake shows; in any part that can have the kind if empty.
     """
 
     kind: str
     said: str
     change: Callable[[Any], None]
     is_own: bool = False
+    parts: tuple[str, ...] = ()
 
 
 class Adapter(Protocol):

@@ -35,7 +35,9 @@ class EagerAdapter(FrameByFrame):
 
     OPTIONS = (*FORMULATIONS, DIFFUSERS)
     HARMLESS = tuple(FORMULATIONS)
-    HYPOTHESES = tuple(Hypothesis(kind, said, partial(_change, change)) for kind, said, change in MISTAKES)
+    HYPOTHESES = tuple(
+        Hypothesis(kind, said, partial(_change, change), parts=parts) for kind, said, change, parts in MISTAKES
+    )
 
     def __init__(self, checkpoint: Checkpoint, numerics: Numerics) -> None:
         if numerics.compiled:

@@ -4,14 +4,14 @@ Each is called after a kind of fault (harness.families.waypoint.kinds). What one
 mistake, or one in another part.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, relu, silu
+from torch.nn.functional import gelu, layer_norm, linear, normalize, relu, silu
 
 from waypoint_parity.reference.eager import math as formulas
 from waypoint_parity.reference.eager.kv_cache import RingCache
@@ -31,29 +31,16 @@ from waypoint_parity.reference.eager.layers import (
     SelfAttention,
     modulated_norm,
 )
+from waypoint_parity.reference.eager.mistakes import Mistake, modules
+from waypoint_parity.reference.eager.mistakes_around_blocks import MISTAKES as AROUND_BLOCKS
+from waypoint_parity.reference.eager.mistakes_in_blocks import MISTAKES as IN_BLOCKS
 from waypoint_parity.reference.eager.session import Session
-
-
-class Mistake(NamedTuple):
-    """`kind` of fault, what is `said` to be changed, and the change."""
-
-    kind: str
-    said: str
-    change: Callable[[Session], None]
-
-
-Kind = TypeVar("Kind", bound=nn.Module)
-
-
-def _modules(session: Session, kind: type[Kind]) -> Iterator[Kind]:
-    return (module for module in session.model.modules() if isinstance(module, kind))
-
 
 # --- the noise level
 
 
 def _phase_by(factor: float, session: Session) -> None:
-    for conditioner in _modules(session, NoiseConditioner):
+    for conditioner in modules(session, NoiseConditioner):
         conditioner.frequencies = partial(_table_by, conditioner.frequencies, factor)  # type: ignore[method-assign]
 
 
@@ -62,39 +49,46 @@ def _table_by(table: Callable[[torch.dtype], Tensor], factor: float, dtype: torc
 
 
 def _halves_exchanged(session: Session) -> None:
-    for conditioner in _modules(session, NoiseConditioner):
+    for conditioner in modules(session, NoiseConditioner):
         conditioner.mlp.register_forward_pre_hook(lambda _, given: torch.cat(given[0].chunk(2, -1)[::-1], -1))
 
 
 def _without_root_of_two(session: Session) -> None:
-    for conditioner in _modules(session, NoiseConditioner):
+    for conditioner in modules(session, NoiseConditioner):
         conditioner.mlp.register_forward_pre_hook(lambda _, given: given[0] / 2**0.5)
 
 
 def _mlp_in_bf16(session: Session) -> None:
-    for conditioner in _modules(session, NoiseConditioner):
+    for conditioner in modules(session, NoiseConditioner):
         conditioner.mlp.to(torch.bfloat16)
         conditioner.mlp.register_forward_pre_hook(lambda _, given: given[0].to(torch.bfloat16))
         conditioner.mlp.register_forward_hook(lambda _, given, cond: cond.float())
 
 
-def _table_to_the_end(session: Session) -> None:
-    exponents = torch.arange(SIGMA_FREQUENCIES, dtype=torch.float64) / SIGMA_FREQUENCIES
-    table = (SIGMA_BASE**-exponents).float()
-    for conditioner in _modules(session, NoiseConditioner):
+def _table_to_the_end(made: Callable[[Tensor], Tensor], session: Session) -> None:
+    table = made(torch.arange(SIGMA_FREQUENCIES, dtype=torch.float64) / SIGMA_FREQUENCIES)
+    for conditioner in modules(session, NoiseConditioner):
         conditioner.frequencies = lambda dtype: table.to(dtype).float()  # type: ignore[method-assign]
+
+
+# Phases reach 1000 radians, so that the last bit of a frequency is seen: in what arithmetic a table is made tells.
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "by powers in fp64": lambda exponents: (SIGMA_BASE**-exponents).float(),
+    "by powers in fp32": lambda exponents: SIGMA_BASE ** -exponents.float(),
+    "by exp in fp32": lambda exponents: torch.exp(-math.log(SIGMA_BASE) * exponents.float()),
+}
 
 
 # --- what conditions the blocks
 
 
 def _head_rows(order: tuple[int, ...], session: Session) -> None:
-    for head in _modules(session, ConditioningHead):
+    for head in modules(session, ConditioningHead):
         head.register_forward_hook(lambda _, given, vectors: vectors[list(order)])
 
 
 def _head_without_silu(session: Session) -> None:
-    for head in _modules(session, ConditioningHead):
+    for head in modules(session, ConditioningHead):
         head.forward = partial(_projected, head)  # type: ignore[method-assign]
 
 
@@ -103,7 +97,7 @@ def _projected(head: ConditioningHead, cond: Tensor) -> Tensor:
 
 
 def _bias_after_silu(session: Session) -> None:
-    for head in _modules(session, ConditioningHead):
+    for head in modules(session, ConditioningHead):
         head.forward = partial(_biased_late, head)  # type: ignore[method-assign]
 
 
@@ -112,12 +106,12 @@ def _biased_late(head: ConditioningHead, cond: Tensor) -> Tensor:
 
 
 def _out_norm_without_silu(session: Session) -> None:
-    for norm in _modules(session, OutNorm):
+    for norm in modules(session, OutNorm):
         norm.forward = partial(_out_norm, norm, lambda cond: cond, exchanged=False)  # type: ignore[method-assign]
 
 
 def _out_norm_exchanged(session: Session) -> None:
-    for norm in _modules(session, OutNorm):
+    for norm in modules(session, OutNorm):
         norm.forward = partial(_out_norm, norm, silu, exchanged=True)  # type: ignore[method-assign]
 
 
@@ -130,7 +124,7 @@ def _out_norm(norm: OutNorm, of: Callable[[Tensor], Tensor], x: Tensor, cond: Te
 
 
 def _controls(order: Callable[[Tensor, Tensor, Tensor], list[Tensor]], session: Session) -> None:
-    for embedding in _modules(session, ControlEmbedding):
+    for embedding in modules(session, ControlEmbedding):
         embedding.forward = partial(_embedded, embedding, order)  # type: ignore[method-assign]
 
 
@@ -145,8 +139,18 @@ def _embedded(
     return out
 
 
+CONTROLS: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
+    "the mouse's second coordinate flipped": lambda mouse, button, scroll: [mouse[:1], -mouse[1:], button, scroll],
+    "the mouse's first coordinate flipped": lambda mouse, button, scroll: [-mouse[:1], mouse[1:], button, scroll],
+    "both coordinates of the mouse flipped": lambda mouse, button, scroll: [-mouse, button, scroll],
+    "the mouse's coordinates exchanged": lambda mouse, button, scroll: [mouse.flip(0), button, scroll],
+    "the scroll flipped": lambda mouse, button, scroll: [mouse, button, -scroll],
+    "the buttons in the opposite order": lambda mouse, button, scroll: [mouse, button.flip(0), scroll],
+}
+
+
 def _fused_halves(session: Session) -> None:
-    for fusion in _modules(session, ControlFusion):
+    for fusion in modules(session, ControlFusion):
         fusion.forward = partial(_fused, fusion)  # type: ignore[method-assign]
 
 
@@ -162,18 +166,18 @@ def _fused(fusion: ControlFusion, x: Tensor, ctrl: Tensor) -> Tensor:
 def _masked_padding(session: Session) -> None:
     masks = list[Tensor]()
     session.input["prompt_pad_mask"].register_forward_hook(lambda _, given, mask: masks.append(mask))
-    for attention in _modules(session, CrossAttention):
+    for attention in modules(session, CrossAttention):
         attention.register_forward_pre_hook(lambda _, given: (given[0], given[1][:, ~masks[-1][0]]))
 
 
 def _prompt_heads(width: int, session: Session) -> None:
-    for attention in _modules(session, CrossAttention):
+    for attention in modules(session, CrossAttention):
         if attention.q_proj.weight.shape[0] % width == 0:
             attention.head_dim = width
 
 
 def _unnormed_prompt(session: Session) -> None:
-    for attention in _modules(session, CrossAttention):
+    for attention in modules(session, CrossAttention):
         attention.forward = partial(_attended, attention)  # type: ignore[method-assign]
 
 
@@ -189,7 +193,7 @@ def _attended(attention: CrossAttention, x: Tensor, prompt: Tensor) -> Tensor:
 
 def _rotated(rotate: Callable[[SelfAttention, Tensor, PassContext, int], Tensor], session: Session) -> None:
     """Queries and keys as `rotate` makes them of the projected ones [1,T,heads*D]; `heads` is its last argument."""
-    for attention in _modules(session, SelfAttention):
+    for attention in modules(session, SelfAttention):
         attention.register_forward_pre_hook(partial(_remember, rotate))
 
 
@@ -226,6 +230,19 @@ def _left_alone(_: SelfAttention, projected: Tensor, context: PassContext, heads
 
 def _unnormed(_: SelfAttention, projected: Tensor, context: PassContext, heads: int) -> Tensor:
     return formulas.rotate(_heads(projected, heads), context.rotation)
+
+
+def _normed_together(_: SelfAttention, projected: Tensor, context: PassContext, heads: int) -> Tensor:
+    return formulas.rotate(_heads(formulas.rms_norm(projected), heads), context.rotation)
+
+
+def _layer_normed(_: SelfAttention, projected: Tensor, context: PassContext, heads: int) -> Tensor:
+    split = _heads(projected, heads)
+    return formulas.rotate(layer_norm(split, split.shape[-1:]), context.rotation)
+
+
+def _normed_to_length_one(_: SelfAttention, projected: Tensor, context: PassContext, heads: int) -> Tensor:
+    return formulas.rotate(normalize(_heads(projected, heads), dim=-1), context.rotation)
 
 
 def _axes_exchanged(_: SelfAttention, projected: Tensor, context: PassContext, heads: int) -> Tensor:
@@ -274,7 +291,7 @@ def _by_axis(rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _attend(attend: Callable[[Tensor, Tensor, Tensor], Tensor], session: Session) -> None:
-    for attention in _modules(session, SelfAttention):
+    for attention in modules(session, SelfAttention):
         attention.attend = attend  # type: ignore[assignment]
 
 
@@ -336,7 +353,7 @@ def _slot_below(ring: RingCache, frame: int) -> int:
 
 
 def _activation(of: Callable[[Tensor], Tensor], session: Session) -> None:
-    for block in _modules(session, Block):
+    for block in modules(session, Block):
         block.mlp.forward = partial(_activated, block.mlp, of)  # type: ignore[method-assign]
 
 
@@ -346,9 +363,16 @@ def _activated(mlp: MLP, of: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 MISTAKES = (
-    Mistake("cosine and sine halves exchanged", "cosines first", _halves_exchanged),
+    Mistake("sines and cosines in another order", "cosines first", _halves_exchanged),
     Mistake("sigma not multiplied by 1000", "frequencies by 1/1000", partial(_phase_by, 1 / SIGMA_SCALE)),
-    Mistake("another table of frequencies", "exponents -i/n, in the place of -i/(n-1)", _table_to_the_end),
+    *(
+        Mistake(
+            "another table of frequencies",
+            f"exponents -i/n, in the place of -i/(n-1), {said}",
+            partial(_table_to_the_end, made),
+        )
+        for said, made in TABLES.items()
+    ),
     Mistake(
         "features or MLP of another form: sqrt(2) left out, GELU for SiLU", "sqrt(2) left out", _without_root_of_two
     ),
@@ -366,9 +390,7 @@ MISTAKES = (
     Mistake("silu missing, or the block's bias added after it", "no silu", _head_without_silu),
     Mistake("silu missing, or the block's bias added after it", "the bias after silu", _bias_after_silu),
     Mistake("modulation of the output norm without silu", "no silu", _out_norm_without_silu),
-    Mistake(
-        "scale and bias of the output norm exchanged, or 1 + scale read as scale", "exchanged", _out_norm_exchanged
-    ),
+    Mistake("output norm normed or modulated in another way", "exchanged", _out_norm_exchanged),
     Mistake(
         "controls in another order, such as buttons before mouse",
         "button, mouse, scroll",
@@ -379,6 +401,10 @@ MISTAKES = (
         "scroll dropped",
         partial(_controls, lambda mouse, button, scroll: [mouse, button, torch.zeros_like(scroll)]),
     ),
+    *(
+        Mistake("a control with another sign, or two of them exchanged", said, partial(_controls, order))
+        for said, order in CONTROLS.items()
+    ),
     Mistake(
         "halves of the merged fusion weight exchanged, or one left at its initial value", "exchanged", _fused_halves
     ),
@@ -386,7 +412,7 @@ MISTAKES = (
     Mistake("queries and keys of the attention to the prompt not normed", "not normed", _unnormed_prompt),
     *(
         Mistake(
-            "prompt or stream not normed, or heads of another width",
+            "prompt or stream normed in another way, or heads of another width",
             f"heads of {width}",
             partial(_prompt_heads, width),
         )
@@ -395,6 +421,9 @@ MISTAKES = (
     Mistake("rotation not applied", "angles of 0", partial(_rotated, _not_rotated)),
     Mistake("rotation not applied", "pairs left where they are", partial(_rotated, _left_alone)),
     Mistake("queries and keys not normed", "rotated as projected", partial(_rotated, _unnormed)),
+    Mistake("queries and keys normed in another way", "over all heads together", partial(_rotated, _normed_together)),
+    Mistake("queries and keys normed in another way", "as a layer norm", partial(_rotated, _layer_normed)),
+    Mistake("queries and keys normed in another way", "to length 1", partial(_rotated, _normed_to_length_one)),
     Mistake(
         "x and y axes of the rotation exchanged, or pairs laid out otherwise",
         "x and y exchanged",
@@ -451,4 +480,6 @@ MISTAKES = (
     Mistake("another activation", "gelu", partial(_activation, gelu)),
     Mistake("another activation", "gelu (tanh)", partial(_activation, partial(gelu, approximate="tanh"))),
     Mistake("another activation", "relu", partial(_activation, relu)),
+    *IN_BLOCKS,
+    *AROUND_BLOCKS,
 )

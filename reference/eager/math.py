@@ -52,10 +52,10 @@ def rotation_angles(
     consecutive pairs share a frequency; the frequencies pass `through` a dtype. Always on the CPU, so that every device
     rotates by the same table.
     """
-    spatial = _spatial_frequencies(height, width, head_dim, band).to(through).float()
-    temporal = _temporal_frequencies(head_dim, base).to(through).float()
-    along_x = torch.outer(_coordinates(width), spatial)
-    along_y = torch.outer(_coordinates(height), spatial)
+    spatial = spatial_frequencies(height, width, head_dim, band).to(through).float()
+    temporal = temporal_frequencies(head_dim, base).to(through).float()
+    along_x = torch.outer(coordinates(width), spatial)
+    along_y = torch.outer(coordinates(height), spatial)
     along_t = clock * temporal
     per_axis = [
         along_x[None, :, :].expand(height, width, -1),
@@ -81,18 +81,18 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
-def _coordinates(count: int) -> Tensor:
+def coordinates(count: int) -> Tensor:
     """Centres of `count` equal cells of [-1,1]: (2i + 1) / count - 1."""
     return torch.linspace(-1 + 1 / count, 1 - 1 / count, count, device="cpu")
 
 
-def _spatial_frequencies(height: int, width: int, head_dim: int, band: float) -> Tensor:
+def spatial_frequencies(height: int, width: int, head_dim: int, band: float) -> Tensor:
     """[D/8] radians per unit coordinate: pi .. pi * F/2, F the number of cycles that the grid can carry."""
     cycles = band * min(height, width)
     return (math.pi * torch.linspace(1, cycles / 2, head_dim // 16, device="cpu")).repeat_interleave(2)
 
 
-def _temporal_frequencies(head_dim: int, base: float) -> Tensor:
+def temporal_frequencies(head_dim: int, base: float) -> Tensor:
     """[D/4] radians per tick of the rotation clock: base ** (-2i / (D/4))."""
     share = head_dim // 4
     exponents = torch.arange(0, share, 2, device="cpu").float() / share

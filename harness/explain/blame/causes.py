@@ -1,6 +1,7 @@
 """Causes: findings with what they cost and what they look like, and their order."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,12 +65,20 @@ def _explanations(part: str, region: Sequence[str], shows: Signature, family: Fa
     return [*explain(part, shows, family), *(kind for other in before for kind in explain(other, shows, family)[:1])]
 
 
-def ranked(causes: Sequence[Cause]) -> list[Cause]:
+def ranked(causes: Sequence[Cause], family: Family | None = None) -> list[Cause]:
     """The causes, the one first without which the final picture gains most; then by their local errors.
 
-    A cause that does not reach the final picture is ranked by all pictures.
+    A cause that does not reach the final picture is ranked by all pictures. Before all stands the one at the part that
+    a proven mistake belongs to, where that mistake is proven of other causes too: they are that one seen elsewhere.
     """
-    return sorted(causes, key=_weight, reverse=True)
+    homes = {} if family is None else {kind.kind: kind.parts[0] for kind in family.kinds}
+    proven = Counter(proof.statement for cause in causes for proof in cause.proofs if proof.by == "hypothesis")
+
+    def is_home(cause: Cause) -> bool:
+        shared = (proof.statement for proof in cause.proofs if proven[proof.statement] > 1)
+        return any(homes.get(statement.partition(": ")[0]) == cause.part for statement in shared)
+
+    return sorted(causes, key=lambda cause: (is_home(cause), _weight(cause)), reverse=True)
 
 
 def annotated(

@@ -1,17 +1,16 @@
 """Hypotheses that run: a mistake made in the reference on purpose, and whether that gives what the candidate shows.
 
 All of it on the same right inputs: the changed reference is fed at every site as the candidate was. A hypothesis is
-proven where it gives the candidate's values in every observation that was kept, and changes no site at which the
-candidate is right.
+proven where it gives the candidate's values in every observation that was kept, is wrong by as much in all others of
+the part and wherever else it changes something, and changes no site at which the candidate is right.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.harness.errors import EngineError, UserError
 from waypoint_parity.harness.explain.blame.local import LocalErrors, LocalValues
 from waypoint_parity.harness.explain.blame.relations import SLACK, Values, distance
 from waypoint_parity.harness.explain.blame.result import Proof
@@ -20,19 +19,23 @@ from waypoint_parity.harness.run.keys import Key
 from waypoint_parity.harness.run.registry import module_at
 
 # Of each part at fault, the likeliest first.
-MOST_TRIED = 12
+MOST_TRIED = 48
+# What leaves less than this share of the error is near: perhaps the same mistake in other arithmetic.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
 class PartAtFault:
-    """What is wrong by itself in one part: the values of some observations.
+    """What is wrong by itself in one part: the values of some observations, and the `keys` of all.
 
-    `keys` are wrong in the candidate, of whatever part, or not shown; `bound` is the noise of any key.
+    `errors` has the relative L2 error of every observation that is wrong in the candidate, of whatever part, infinite
+    where it is not shown; `bound` is the noise of any key.
     """
 
     part: str
     pairs: Sequence[Values]
     keys: frozenset[Key]
+    errors: Mapping[Key, float]
     bound: Callable[[Key], float]
 
 
@@ -66,56 +69,98 @@ def tried(
     Once the time `is_over` none is tried any more.
     """
     order = {kind: place for place, kind in enumerate(kinds)}
-    about = [each for each in hypotheses if each.kind in order or each.is_own]
-    about.sort(key=lambda each: order.get(each.kind, -1))
-    proofs, proven, failed = [], set[str](), dict[str, None]()
-    for hypothesis in about[:MOST_TRIED]:
-        if is_over():
-            # Of a kind some forms may not have been tried.
-            failed.pop(hypothesis.kind, None)
+    about = [each for each in hypotheses if (wrong.part in each.parts if each.parts else each.kind in order)]
+    about.sort(key=lambda each: order.get(each.kind, len(order)))
+    about = [*(each for each in hypotheses if each.is_own), *about]
+    proofs, failed = [], dict[str, None]()
+    # Kinds that are not refuted: proven, near, or of which some forms were not tried.
+    spared = set[str]()
+    before = max(pair.error for pair in wrong.pairs)
+    for place, hypothesis in enumerate(about):
+        if place == MOST_TRIED or is_over():
+            spared |= {each.kind for each in about[place:]}
             break
-        after = _after(wrong, hypothesis, run)
-        if after is None:
-            failed[hypothesis.kind] = None
-        else:
-            proven.add(hypothesis.kind)
-            proofs.append(
-                Proof(
-                    site=wrong.pairs[0].key.site,
-                    by="hypothesis",
-                    statement=f"{hypothesis.kind}: {hypothesis.said}",
-                    before=max(pair.error for pair in wrong.pairs),
-                    after=after,
-                    observations=len(wrong.pairs),
-                )
+        left = _outcome(wrong, hypothesis, run)
+        if left.holds:
+            proof = Proof(
+                site=wrong.pairs[0].key.site,
+                by="hypothesis",
+                statement=f"{hypothesis.kind}: {hypothesis.said}",
+                before=before,
+                after=left.error,
+                observations=len(wrong.pairs),
             )
-    return proofs, [kind for kind in failed if kind not in proven]
+            proofs.append(proof)
+        if left.holds or left.error <= _NEAR * before:
+            spared.add(hypothesis.kind)
+        else:
+            failed[hypothesis.kind] = None
+    return proofs, [kind for kind in failed if kind not in spared]
 
 
-def _after(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> float | None:
-    """The largest error that the hypothesis leaves; None where it is refuted. The first units are a sieve."""
+@dataclass(frozen=True)
+class _Outcome:
+    """The largest error that a hypothesis leaves, infinite where it is unlike; and whether it holds."""
+
+    error: float
+    holds: bool
+
+
+def _outcome(wrong: PartAtFault, hypothesis: Hypothesis, run: Run) -> _Outcome:
+    """What the hypothesis leaves. The first units are a sieve."""
     units = [pair.key.unit for pair in wrong.pairs]
-    sieved = min(units) == max(units) or _left(wrong, hypothesis, run, min(units) + 1) is not None
-    return _left(wrong, hypothesis, run, None) if sieved else None
+    if min(units) < max(units):
+        sieved = _tried_on(wrong, hypothesis, run, min(units) + 1)
+        if not sieved.holds:
+            return sieved
+    return _tried_on(wrong, hypothesis, run, None)
 
 
-def _left(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> float | None:
+class _UnlikeError(Exception):
+    """The changed reference does not give what the candidate shows: the rest of its session need not be run."""
+
+    def __init__(self, left: float = math.inf) -> None:
+        super().__init__()
+        self.left = left
+
+
+def _tried_on(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int | None) -> _Outcome:
     expected: Mapping[Key, Values] = {pair.key: pair for pair in wrong.pairs if units is None or pair.key.unit < units}
-    made: dict[Key, Tensor] = {}
+    left: dict[Key, float] = {}
 
     def look(seen: LocalValues) -> None:
-        if seen.key in expected:
-            made[seen.key] = seen.actual.double().clone()
+        pair = expected.get(seen.key)
+        if pair is None:
+            _check_other(seen, wrong)
+            return
+        if seen.actual.shape != pair.shown.shape:
+            raise _UnlikeError
+        left[seen.key] = distance(pair.shown, seen.actual.double(), relative_to=pair.shown)
+        if not left[seen.key] <= SLACK * pair.bound:
+            raise _UnlikeError(left[seen.key])
 
-    local = run(hypothesis, look, units)
-    others = [key for key, error in local.errors.items() if not error.identical and error.rel_l2 > wrong.bound(key)]
-    if made.keys() != expected.keys() or not wrong.keys.issuperset([*others, *local.lacking]):
-        return None
-    left = []
-    for key, pair in expected.items():
-        if made[key].shape != pair.shown.shape:
-            return None
-        left.append(distance(pair.shown, made[key], relative_to=pair.shown))
-        if left[-1] > SLACK * pair.bound:
-            return None
-    return max(left)
+    try:
+        local = run(hypothesis, look, units)
+    except _UnlikeError as unlike:
+        return _Outcome(unlike.left, holds=False)
+    except EngineError:
+        # Of this checkpoint the mistake may make something that does not run. What a user wrote has to.
+        if hypothesis.is_own:
+            raise
+        return _Outcome(math.inf, holds=False)
+    if left.keys() != expected.keys() or not wrong.errors.keys() >= set(local.lacking):
+        return _Outcome(math.inf, holds=False)
+    return _Outcome(max(left.values()), holds=True)
+
+
+def _check_other(seen: LocalValues, wrong: PartAtFault) -> None:
+    """An observation whose values were not kept: wrong by as much as the candidate's, or right.
+
+    What is wrong in the part itself must not be right.
+    """
+    error, bound = wrong.errors.get(seen.key, 0.0), wrong.bound(seen.key)
+    if seen.key not in wrong.keys and (seen.error.identical or seen.error.rel_l2 <= bound):
+        return
+    off = abs(seen.error.rel_l2 - error)
+    if not off <= SLACK * bound * (1 + error):
+        raise _UnlikeError(off if error else math.inf)

@@ -40,12 +40,16 @@ class LocalErrors:
 
 
 class LocalValues(NamedTuple):
-    """One observation of a local run: `given` went on on both sides. The implementation may reuse its tensors."""
+    """One observation of a local run, and its `error`: `given` went on on both sides.
+
+    The implementation may reuse its tensors.
+    """
 
     key: Key
     actual: Tensor
     expected: Tensor
     given: Tensor
+    error: Error
 
     @property
     def turned(self) -> Self:
@@ -138,8 +142,8 @@ class _Run:
             which = self._asked.counts(key)
             pair = (given, value) if self._asked.reverse else (value, given)
             actual, expected = (counted(tensor, which) for tensor in pair)
-            self._found.errors[key] = tensor_error(actual, expected)
-            self._asked.looking(LocalValues(key, actual, expected, given))
+            error = self._found.errors[key] = tensor_error(actual, expected)
+            self._asked.looking(LocalValues(key, actual, expected, given, error))
             self._found.roundoff[key] = max(_roundoff(given), _roundoff(value))
         elif self._asked.reverse:
             self._lacks(key)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, takewhile
+from itertools import chain, combinations, permutations, takewhile
 
 import torch
 from torch import Tensor
@@ -24,7 +24,15 @@ SLACK = 2.0
 _MOST_SLICES, _MOST_ELEMENTS = 4096, 1 << 24
 # Of fewer numbers anything may hold.
 _FEWEST_ELEMENTS = 8
+# Of a number in every pass: so many different ones are needed, which are equal to rounding in fp32.
+_FEWEST_LEVELS, _LEVEL_NOISE = 3, 2e-6
 _SHIFTS = (1, -1, 2, -2)
+# Pixels along one side of a cell, of a patch or a pixel shuffle.
+_CELL = 2
+# A value has at least so many numbers for each weight that is fitted anew in every pass.
+_NUMBERS_A_WEIGHT = 16
+_RIGHT = ["the right value"]
+_SCALED = "it is the right value times another number in every pass"
 # A number of so few characters needs no explanation.
 _PLAIN = 6
 # A fitted number that is so near to a whole one is that.
@@ -36,6 +44,7 @@ _NARROW = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_NORM = "a norm over the last axis"
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -43,7 +52,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "a norm over the last axis": lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
+    _NORM: lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
 }
 
 
@@ -51,8 +60,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Values:
     """One observation: what the candidate showed, and what is right for the same inputs; fp64, of one shape.
 
-    `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `earlier`: right
-    values of the site in other passes, by which ones they are.
+    `bound`: the relative L2 of its noise. `read`: what both were given, by the sites that showed it. `others`: right
+    values of the site in other passes, and of sites beside it, by which ones they are.
     """
 
     key: Key
@@ -60,7 +69,7 @@ class Values:
     right: Tensor
     bound: float
     read: Mapping[str, Tensor]
-    earlier: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
 
     @property
     def error(self) -> float:
@@ -96,6 +105,8 @@ def relations(pairs: Sequence[Values]) -> list[Held]:
 
     Where an axis has wrong slices and right ones, what holds of the wrong ones.
     """
+    if pairs and all(pair.shown.numel() == pair.right.numel() == 1 for pair in pairs):
+        return _of_series(pairs)
     usable = [pair for pair in pairs if _is_usable(pair)]
     if not usable or len(usable) < len(pairs) or sum(pair.right.numel() for pair in usable) < _FEWEST_ELEMENTS:
         return []
@@ -107,6 +118,33 @@ def relations(pairs: Sequence[Values]) -> list[Held]:
         or _narrowed(usable)
         or [held for axis in range(usable[0].right.dim()) for held in _confined(usable, axis)]
     )
+
+
+def _of_series(pairs: Sequence[Values]) -> list[Held]:
+    """What holds of one number in every pass, such as a noise level: it is another function of the right one."""
+    numbers = [(float(pair.shown), float(pair.right)) for pair in pairs]
+    if len({right for _, right in numbers}) < _FEWEST_LEVELS or not all(map(math.isfinite, chain(*numbers))):
+        return []
+    shown, right = max(numbers, key=lambda both: abs(both[0] - both[1]))
+    made: list[tuple[str, Callable[[float], float]]] = [
+        ("1 less the right one", lambda x: 1 - x),
+        ("the right one cut to whole thousandths", lambda x: math.floor(1000 * x) / 1000),
+        ("the right one rounded to whole thousandths", lambda x: round(1000 * x) / 1000),
+        (f"the right one and {_number(shown - right)}", lambda x: x + shown - right),
+    ]
+    if right:
+        made.append((f"the right one times {_number(shown / right)}", lambda x: x * shown / right))
+    if 0 < right < 1 and 0 < shown < 1:
+        by = shown * (1 - right) / (right * (1 - shown))
+        said = f"the right one shifted by {_number(by)}: k s / (1 + (k - 1) s)"
+        made.append((said, lambda x: by * x / (1 + (by - 1) * x)))
+    before = max(abs(shown - right) / max(abs(right), _LEVEL_NOISE) for shown, right in numbers)
+    held = []
+    for said, of in made:
+        after = max(abs(shown - of(right)) / max(abs(shown), _LEVEL_NOISE) for shown, right in numbers)
+        if after <= max(_LEVEL_NOISE, SLACK * max(pair.bound for pair in pairs)) and after < before / _LEAST:
+            held.append(Held(f"it is {said}", before, after, len(pairs)))
+    return held
 
 
 def _in_part(pairs: Sequence[Values]) -> list[Held]:
@@ -158,8 +196,8 @@ def _within(pair: Values, axis: int, places: Sequence[int]) -> Values:
             return x
         return x.index_select(axis, torch.tensor(places, device=x.device))
 
-    read, earlier = ({name: part(x) for name, x in values.items()} for values in (pair.read, pair.earlier))
-    return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, earlier=earlier)
+    read, others = ({name: part(x) for name, x in values.items()} for values in (pair.read, pair.others))
+    return replace(pair, shown=part(pair.shown), right=part(pair.right), read=read, others=others)
 
 
 def _is_usable(pair: Values) -> bool:
@@ -211,29 +249,45 @@ def _candidates(first: Values) -> Iterator[_Relation]:
     if bool((first.shown == first.shown.flatten()[0]).all()):
         value = float(first.shown.flatten()[0])
         yield _Relation(f"it is {_number(value)} everywhere", 0, lambda pair: torch.full_like(pair.right, value))
-    for makers in (_of_other_passes, _of_functions, _of_axes, _of_reads, _of_numbers, _of_orders, _of_rows):
-        yield from makers(first)
+    makers = (
+        _of_other_values,
+        _of_functions,
+        _of_axes,
+        _of_reads,
+        _of_numbers,
+        _of_orders,
+        _of_cells,
+        _of_rows,
+        _of_weights,
+    )
+    for maker in makers:
+        yield from maker(first)
 
 
-def _of_other_passes(first: Values) -> Iterator[_Relation]:
-    for name, earlier in first.earlier.items():
+def _of_other_values(first: Values) -> Iterator[_Relation]:
+    for name, other in first.others.items():
         yield _Relation(f"it is the value of {name}", 0, partial(_mixed, name, 0.0, 1.0))
-        weights = _fitted(first.shown, [first.right, earlier]) if earlier.shape == first.right.shape else None
+        weights = _fitted(first.shown, [first.right, other]) if other.shape == first.right.shape else None
         if weights is not None:
-            own, other = weights
-            statement = f"{_number(own)} times the right value and {_number(other)} times that of {name}"
-            yield _Relation(statement, 2, partial(_mixed, name, own, other))
+            statement = f"{_number(weights[0])} times the right value and {_number(weights[1])} times that of {name}"
+            yield _Relation(statement, 2, partial(_mixed, name, weights[0], weights[1]))
 
 
 def _mixed(name: str, own: float, other: float, pair: Values) -> Tensor | None:
-    earlier = pair.earlier.get(name)
-    return None if earlier is None or earlier.shape != pair.right.shape else own * pair.right + other * earlier
+    value = pair.others.get(name)
+    return None if value is None or value.shape != pair.right.shape else own * pair.right + other * value
 
 
 def _of_functions(first: Values) -> Iterator[_Relation]:
     for name in _FUNCTIONS if first.right.dim() else ():
         yield _Relation(f"{name} is applied once more", 0, partial(_applied, name))
-        yield _Relation(f"{name} is missing", 0, partial(_lacking, name))
+        # A norm makes rows of any length the same: what is right behind it may lack it, or have another one.
+        missing = (
+            f"it is right once {name} is applied: that is missing, or another one"
+            if name == _NORM
+            else f"{name} is missing"
+        )
+        yield _Relation(missing, 0, partial(_lacking, name))
 
 
 def _applied(name: str, pair: Values) -> Tensor:
@@ -332,8 +386,7 @@ def _of_orders(first: Values) -> Iterator[_Relation]:
         if not 1 < size <= _MOST_SLICES:
             continue
         where, still = f"axis {axis} of {shape}", torch.ones(size, dtype=first.right.dtype)
-        named = _named_orders(size)
-        for name, order in named.items():
+        for name, order in _named_orders(size).items():
             yield _Relation(f"{where} is in another order: {name}", 0, partial(_ordered, axis, order, still))
         order, signs = _nearest(first, axis)
         moved, flipped = order.tolist() != list(range(size)), (signs < 0).nonzero().flatten().tolist()
@@ -342,6 +395,42 @@ def _of_orders(first: Values) -> Iterator[_Relation]:
             statement = f"{where} is in another order: {_listed(order.tolist())}" if moved else f"{said} of {where}"
             statement += f"; {said}" if moved and flipped else ""
             yield _Relation(statement, 2, partial(_ordered, axis, order, signs))
+
+
+def _of_cells(first: Values) -> Iterator[_Relation]:
+    """Channels and the places of a cell of pixels in another order, [..., C, H, W]: a patch, or a pixel shuffle."""
+    shape = list(first.right.shape)
+    if len(shape) < 3 or min(shape[-2:]) < 2 * _CELL or shape[-3] < 2:
+        return
+    channels, rows, columns = shape[-3:]
+    places = torch.arange(channels * _CELL**2)
+    if rows % _CELL or columns % _CELL or len(places) > _MOST_SLICES:
+        return
+    where = f"channels and {_CELL} x {_CELL} cells of {shape}"
+    names, sizes = ("C", "y", "x"), (channels, _CELL, _CELL)
+    still = torch.ones(len(places), dtype=first.right.dtype)
+    for axes in permutations(range(3)):
+        if axes != (0, 1, 2):
+            taken = places.view([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in range(3)])
+            read = ", ".join(names[axis] for axis in axes)
+            statement = f"{where} are read as ({read}) instead of ({', '.join(names)})"
+            yield _Relation(statement, 0, partial(_of_celled, taken.flatten(), still))
+    celled = replace(first, shown=_celled(first.shown), right=_celled(first.right))
+    order, signs = _nearest(celled, -3)
+    if len(set(order.tolist())) == len(order) and first.right.numel() > len(order):
+        statement = f"{where} are in another order: {_listed(order.tolist())}"
+        yield _Relation(statement, 2, partial(_of_celled, order, signs))
+
+
+def _celled(x: Tensor) -> Tensor:
+    return functional.pixel_unshuffle(x, _CELL)
+
+
+def _of_celled(order: Tensor, signs: Tensor, pair: Values) -> Tensor | None:
+    if pair.right.dim() < 3 or pair.right.shape[-3] * _CELL**2 != len(order):
+        return None
+    ordered = _celled(pair.right).index_select(-3, order) * signs.view(-1, 1, 1)
+    return functional.pixel_shuffle(ordered, _CELL)
 
 
 def _nearest(pair: Values, axis: int) -> tuple[Tensor, Tensor]:
@@ -371,7 +460,9 @@ def _named_orders(size: int) -> dict[str, Tensor]:
         named["each two exchanged"] = places.view(-1, 2).flip(1).flatten()
     for rows in [rows for rows in range(3, size // 2) if size % rows == 0]:
         named[f"[{rows}, {size // rows}] read as [{size // rows}, {rows}]"] = places.view(rows, -1).T.flatten()
-    return named
+    # Of few places several names mean the same order, and some none at all: the first name of each.
+    once = {tuple(order.tolist()): name for name, order in reversed(named.items())}
+    return {name: order for name, order in named.items() if name in once.values() and not torch.equal(order, places)}
 
 
 def _of_rows(first: Values) -> Iterator[_Relation]:
@@ -390,6 +481,44 @@ def _of_rows(first: Values) -> Iterator[_Relation]:
             factors = (first.shown * first.right).sum(others, keepdim=True) / squares
             statement = f"{where} is multiplied with the same {size} numbers in every pass"
             yield _Relation(statement, size, partial(_spread_over, factors, torch.mul))
+
+
+def _of_weights(first: Values) -> Iterator[_Relation]:
+    """The same difference in every pass; or one that a few known values make up, with other weights in every pass."""
+    difference = first.shown - first.right
+    statement = "the same values are added in every pass, whatever the right ones are"
+    yield _Relation(statement, difference.numel(), partial(_moved_alike, first.key, first.right, difference))
+    terms = [name for name, term in first.read.items() if term.numel() > 1 and _spreads(term, first.right)]
+    for names in [_RIGHT, *[[name] for name in terms], *[[*_RIGHT, name] for name in terms], *combinations(terms, 2)]:
+        added = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} added, with other weights in every pass"
+        statement = _SCALED if names == _RIGHT else added
+        yield _Relation(statement, 2 * len(names), partial(_made_up, names))
+
+
+def _moved_alike(fitted_to: Key, right: Tensor, difference: Tensor, pair: Values) -> Tensor | None:
+    """The right value and a difference; None where that says nothing, because the right value is the same again."""
+    if pair.right.shape != right.shape:
+        return None
+    alike = pair.key != fitted_to and float((pair.right - right).norm()) <= float(difference.norm()) / _LEAST
+    return None if alike else pair.right + difference
+
+
+def _made_up(names: Sequence[str], pair: Values) -> Tensor | None:
+    """The right value, and as much of known values as comes nearest to what is shown."""
+    known = {**pair.read, _RIGHT[0]: pair.right}
+    terms = [known.get(name) for name in names]
+    if any(term is None or not _spreads(term, pair.right) for term in terms):
+        return None
+    spread = [term.expand_as(pair.right) for term in terms if term is not None]
+    # Of few numbers, many are made up of any others.
+    if pair.right.numel() < _NUMBERS_A_WEIGHT * len(spread):
+        return None
+    weights = _fitted(pair.shown - pair.right, spread)
+    if weights is None:
+        return None
+    return pair.right + sum(
+        (weight * term for weight, term in zip(weights, spread, strict=True)), start=torch.zeros(())
+    )
 
 
 def _spread_over(numbers: Tensor, by: Callable[[Tensor, Tensor], Tensor], pair: Values) -> Tensor | None:

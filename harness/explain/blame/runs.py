@@ -1,5 +1,6 @@
 """The runs of a search: each drives one or two sessions and returns what it showed, ready to be written down."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -155,12 +156,14 @@ def evidence_run(
     def bound(key: Key) -> float:
         return _bound(key, local, noise, case)
 
-    keys = frozenset(key for key, error in local.errors.items() if error.rel_l2 > bound(key)).union(local.lacking)
+    wrong_keys = {key: error.rel_l2 for key, error in local.errors.items() if error.rel_l2 > bound(key)}
+    wrong_keys |= dict.fromkeys(local.lacking, math.inf)
     # With parts exchanged the candidate is no longer the one to be reproduced.
     for finding in [] if exchanges else found:
         pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
         if pairs:
-            wrong = PartAtFault(finding.part, pairs, keys, bound)
+            own = frozenset(seen.key for seen in finding.errors if seen.rel_l2 is not None)
+            wrong = PartAtFault(finding.part, pairs, own, wrong_keys, bound)
             try_it = partial(_hypothetical, case)
             kinds = [kind.kind for kind in likeliest(finding.part, _signature(finding, case), case.family)]
             more, refuted[finding.part] = tried(wrong, case.hypotheses, kinds, try_it, is_over)

@@ -124,7 +124,7 @@ class Search:
             reference=case.reference.name,
             candidate=case.candidate.name,
             comparison=free.comparison,
-            causes=ranked(causes),
+            causes=ranked(causes, case.family),
             restored=None if mended is None or mended.refused else mended.left is None,
             left=None if mended is None else mended.left,
             fed="candidate" if self._exchangeable else "reference",
@@ -202,7 +202,9 @@ class Search:
         found = cause(finding, measured, self._case.checkpoint, self._case.scenario)
         proofs = [proof for run in searched.evidence for proof in run.proofs.get(finding.part, [])]
         refuted = [kind for run in searched.evidence for kind in run.refuted.get(finding.part, [])]
-        plausible = [kind for kind in found.explanations if kind.kind not in refuted]
+        # What is proven leaves no guess.
+        proven = {proof.statement.partition(": ")[0] for proof in proofs if proof.by == "hypothesis"}
+        plausible = [kind for kind in found.explanations if kind.kind in proven or not (proven or kind.kind in refuted)]
         return msgspec.structs.replace(found, proofs=proofs, refuted=refuted, explanations=plausible)
 
     def _exchange(self, wanted: Exchange, base: _Base) -> ExchangeShares:

@@ -29,7 +29,7 @@ ATTENTION = (
     ),
     FaultKind(
         ("projections",),
-        "weights loaded into another block, or transposed",
+        "weights of another block, or laid out otherwise",
         "the names that the loader maps, and the layout [out, in] of each weight",
     ),
     FaultKind(
@@ -38,6 +38,12 @@ ATTENTION = (
         "rms_norm over the head width of q and k, before the rotation",
         onset=("clock 0", "frame 0"),
         norm="changed",
+    ),
+    FaultKind(
+        ("rotation",),
+        "queries and keys normed in another way",
+        "rms_norm over each head by itself, without weight, and no mean taken off",
+        onset=("clock 0", "frame 0"),
     ),
     FaultKind(
         ("rotation",),
@@ -68,6 +74,18 @@ ATTENTION = (
         "temporal frequencies of another head width",
         "the exponents of time: -2i / (D/4), with the head width of this checkpoint; at time 0 nothing turns",
         onset=("clock 1", "frame 1"),
+        norm="kept",
+    ),
+    FaultKind(
+        ("rotation",),
+        "coordinates, frequencies or time of the rotation in another form",
+        "cell centres in [-1,1]; linear frequencies in space, geometric ones in time, each for two pairs in a row",
+        norm="kept",
+    ),
+    FaultKind(
+        ("rotation",),
+        "rotation's clock starts again, stops or is off",
+        "that the time of a frame is its number, also after a ring has wrapped",
         norm="kept",
     ),
     FaultKind(
@@ -117,6 +135,18 @@ ATTENTION = (
         "every layer one sliding window, without dilation",
         "which layers are global, that those write every d-th frame only, and their number of slots, R / d",
         onset=("first skipped frame", "clock 1"),
+        layers=("global",),
+    ),
+    FaultKind(
+        ("cache", "attention"),
+        "ring of another length",
+        "the slots of a ring, R / d, the frame in work not among them",
+        onset=("frame 1", "clock 1", "local ring full", "dilated ring full"),
+    ),
+    FaultKind(
+        ("cache", "attention"),
+        "dilated ring keeps other frames",
+        "that a dilated ring keeps frames 0, d, 2d, ...",
         layers=("global",),
     ),
     FaultKind(
@@ -175,7 +205,7 @@ ATTENTION = (
     ),
     FaultKind(
         ("attention",),
-        "value residual taken from the layer before instead of the first",
+        "value residual of another layer, or in another form",
         "v + v_lamb * (v_first - v), with the first layer's own values before any mixing",
         onset=("clock 0", "frame 0"),
         extent=("every pass",),

@@ -18,7 +18,7 @@ CONDITIONING = (
     ),
     FaultKind(
         ("noise conditioner",),
-        "cosine and sine halves exchanged",
+        "sines and cosines in another order",
         "the order of the features: all sines, then all cosines",
         onset=("clock 0", "frame 0"),
         extent=("every pass",),
@@ -36,6 +36,12 @@ CONDITIONING = (
         "another table of frequencies",
         "the exponents -i/(n-1) or -i/n, base 10000, how it is computed and rounded: phases reach 1000 radians",
         extent=("right at sigma 0",),
+    ),
+    FaultKind(
+        ("noise conditioner",),
+        "noise level rounded, or counted otherwise",
+        "that the level is no integer time step, and goes through no dtype of fewer bits",
+        extent=("from the second step on",),
     ),
     FaultKind(
         ("conditioning heads",),
@@ -65,14 +71,14 @@ CONDITIONING = (
     ),
     FaultKind(
         ("projections", "mlp", "residual"),
-        "modulation slots exchanged where they are consumed, or 1 + scale read as scale",
+        "stream normed or modulated in another way where it is read",
         "rms_norm(x) * (1 + s) + b with the slots of this branch; the gate multiplies the branch, not the stream",
         layers=("every",),
         norm="changed",
     ),
     FaultKind(
         ("residual",),
-        "a branch added without its gate, or in another order",
+        "a branch added by another gate, or in another order",
         "x + g0 * attention, then prompt, then control, then x + g1 * mlp; prompt and control have no gate",
     ),
     FaultKind(
@@ -86,6 +92,12 @@ CONDITIONING = (
         "controls in another order, such as buttons before mouse",
         "the concatenation: mouse x, mouse y, buttons, scroll sign",
         onset=("first control", "frame 0", "image"),
+    ),
+    FaultKind(
+        ("control embedding",),
+        "a control with another sign, or two of them exchanged",
+        "mouse x to the right and y downwards, scroll up positive, buttons by their numbers",
+        onset=("first control", "first scroll", "frame 0", "image"),
     ),
     FaultKind(
         ("control embedding",),
@@ -107,9 +119,14 @@ CONDITIONING = (
     ),
     FaultKind(
         ("control fusion",),
-        "input or control embedding not normed",
+        "input or control embedding not normed, or in another way",
         "fusion(rms_norm(x), rms_norm(control))",
         norm="changed",
+    ),
+    FaultKind(
+        ("control fusion",),
+        "controls join the tokens in another form",
+        "fc2(silu(Wx x + Wc c)): one sum, then the activation",
     ),
     FaultKind(
         ("prompt attention",),
@@ -126,8 +143,18 @@ CONDITIONING = (
     ),
     FaultKind(
         ("prompt attention",),
-        "prompt or stream not normed, or heads of another width",
+        "prompt or stream normed in another way, or heads of another width",
         "attention(rms_norm(x), rms_norm(prompt)); width E in heads of width D, scale 1/sqrt(D)",
+    ),
+    FaultKind(
+        ("prompt attention",),
+        "keys and values of the prompt exchanged",
+        "the order k, v in which a merged projection is stacked and split",
+    ),
+    FaultKind(
+        ("mlp",),
+        "a branch reads the stream in another place of the block",
+        "that each branch reads the sum of those before it, not what the block was given",
     ),
     FaultKind(
         ("mlp", "conditioning heads", "control fusion"),

@@ -16,7 +16,7 @@ PICTURE = (
     ),
     FaultKind(
         ("output norm",),
-        "scale and bias of the output norm exchanged, or 1 + scale read as scale",
+        "output norm normed or modulated in another way",
         "rms_norm(x) * (1 + a) + b, a being the first half of the projection",
     ),
     FaultKind(
@@ -48,6 +48,11 @@ PICTURE = (
         "step with another sign or size",
         "the difference of consecutive sigmas, negative, in the model's dtype",
         onset=("frame 0",),
+    ),
+    FaultKind(
+        ("sampler",),
+        "a sampler of another form: of second order, or noised anew",
+        "one Euler step for each noise level, which remembers no velocity and draws no noise",
     ),
     FaultKind(
         ("sampler",),

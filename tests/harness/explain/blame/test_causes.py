@@ -6,7 +6,7 @@ import pytest
 from tests.harness.explain.blame.candidates import CHECKPOINT, GEOMETRY, TABLE
 from waypoint_parity.harness.explain.blame.causes import Measured, annotated, cause, ranked
 from waypoint_parity.harness.explain.blame.findings import Finding
-from waypoint_parity.harness.explain.blame.result import Cause, LocalError, Share, SiteErrors
+from waypoint_parity.harness.explain.blame.result import Cause, LocalError, Proof, Share, SiteErrors
 from waypoint_parity.harness.families.waypoint.draws import make_scenario
 from waypoint_parity.harness.judge.comparison import Verdict, WorstAtSite
 from waypoint_parity.harness.judge.judgement import Tolerance
@@ -109,3 +109,16 @@ def test_the_ladder_is_given_the_errors_of_the_free_session_at_the_same_rungs_an
         (1, "velocity", 0.1),
         (1, "latent", 0.1),
     ]
+
+
+def test_a_mistake_that_several_causes_show_is_ranked_at_the_part_that_it_belongs_to() -> None:
+    kind = next(kind for kind in CHECKPOINT.family.kinds if kind.parts[:1] == ("residual",))
+
+    def shown(part: str, necessity: float, statement: str) -> Cause:
+        proof = Proof(site="site", by="hypothesis", statement=statement, before=0.1, after=0.0, observations=2)
+        return msgspec.structs.replace(caused(part, share(necessity)), proofs=[proof])
+
+    alike = [shown("mlp", 0.9, f"{kind.kind}: alike"), shown("residual", 0.1, f"{kind.kind}: alike")]
+    assert [found.part for found in ranked(alike, CHECKPOINT.family)] == ["residual", "mlp"]
+    unlike = [shown("mlp", 0.9, f"{kind.kind}: one"), shown("residual", 0.1, f"{kind.kind}: other")]
+    assert [found.part for found in ranked(unlike, CHECKPOINT.family)] == ["mlp", "residual"]

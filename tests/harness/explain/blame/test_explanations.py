@@ -45,7 +45,7 @@ CASES = (
     Case("noise-global-rng", "input.noise", seen(*SECOND, norm="kept"), "one generator"),
     Case("noise-sliced", "input.noise", seen(*ALWAYS, norm="kept", course="steady"), "sliced"),
     Case("cond-no-thousand", "noise conditioner", seen(*START, "right at sigma 0", norm="kept"), "by 1000"),
-    Case("cond-cos-sin", "noise conditioner", seen(*ALWAYS, norm="kept", course="steady"), "cosine and sine"),
+    Case("cond-cos-sin", "noise conditioner", seen(*ALWAYS, norm="kept", course="steady"), "sines and cosines"),
     Case("cond-bf16", "noise conditioner", seen(*ALWAYS, "rounding-sized", norm="kept"), "in bf16"),
     Case("cond-slots", "conditioning heads", seen(*ALWAYS, layers="every", norm="kept"), "slots exchanged"),
     Case("outnorm-no-silu", "output norm", seen(*ALWAYS, norm="changed", course="steady"), "without silu"),
@@ -194,9 +194,9 @@ def test_no_kind_is_listed_twice() -> None:
 
 def test_more_conditions_fulfilled_come_first() -> None:
     everywhere = explain("residual", seen(*ALWAYS, layers="every", norm="changed"), FAMILY)
-    assert ["slots exchanged" in found.kind for found in everywhere] == [True, False]
+    assert ["where it is read" in found.kind for found in everywhere] == [True, False]
     (of_one,) = explain("residual", seen(*ALWAYS, layers="block 1"), FAMILY)
-    assert "slots exchanged" not in of_one.kind
+    assert "where it is read" not in of_one.kind
 
 
 def test_a_contradicted_kind_is_not_listed() -> None:

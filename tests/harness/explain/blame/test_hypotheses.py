@@ -13,6 +13,7 @@ from tests.harness.explain.blame.conftest import Cases
 from waypoint_parity.fixtures.faults.attention import causal_in_frame
 from waypoint_parity.fixtures.faults.conditioning import cosine_first
 from waypoint_parity.fixtures.faults.rope import exchanged_axes, no_norm
+from waypoint_parity.fixtures.faults.unseen import one_bias, one_plus_the_gate, waves_end_early
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.explain.blame.hypotheses import hypothesis_called
 from waypoint_parity.harness.explain.blame.noise import Noise
@@ -20,7 +21,7 @@ from waypoint_parity.harness.explain.blame.runs import EvidenceRun, evidence_run
 from waypoint_parity.reference.eager.hypotheses import MISTAKES
 
 Change = Callable[[Any], None]
-HALVES = "cosine and sine halves exchanged"
+HALVES = "sines and cosines in another order"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,33 @@ def test_two_mistakes_in_one_part_are_neither_of_them(found: Callable[..., Evide
     assert HALVES in run.refuted["noise conditioner"]
 
 
+def test_a_mistake_that_is_alike_at_the_first_site_alone_is_not_proven(found: Callable[..., EvidenceRun]) -> None:
+    # In block 1 the bias of the block before is that of the first block too.
+    (statement,) = proven(found(one_bias), "conditioning heads")
+    assert "first block" in statement
+
+
+@pytest.mark.slow
+def test_one_mistake_is_proven_at_every_branch_that_reads_its_sum(found: Callable[..., EvidenceRun]) -> None:
+    run = found(one_plus_the_gate)
+    statements = {part: proven(run, part) for part in ("prompt attention", "control fusion", "mlp", "residual")}
+    (common,) = {tuple(each) for each in statements.values()}
+    assert len(common) == 1
+    assert "1 + g" in common[0]
+
+
+@pytest.mark.slow
+def test_what_comes_near_is_neither_proven_nor_refuted(found: Callable[..., EvidenceRun]) -> None:
+    def nearly(adapter: Any) -> None:
+        waves_end_early(adapter)
+        adapter.engine.model.noise_conditioner.register_forward_hook(lambda module, inputs, x: x * (1 + 1e-4))
+
+    run = found(nearly)
+    assert proven(run, "noise conditioner") == []
+    assert HALVES in run.refuted["noise conditioner"]
+    assert "another table of frequencies" not in run.refuted["noise conditioner"]
+
+
 def test_what_no_mistake_gives_has_the_relation_that_holds(found: Callable[..., EvidenceRun]) -> None:
     def flipped(adapter: Any) -> None:
         def hook(module: object, inputs: object, x: Tensor) -> Tensor:
@@ -95,7 +123,7 @@ def test_once_the_time_is_over_none_is_tried(found: Callable[..., EvidenceRun]) 
 def test_every_mistake_is_called_after_a_kind_of_fault(case: Cases) -> None:
     kinds = {kind.kind for kind in case().family.kinds}
     assert {mistake.kind for mistake in MISTAKES} <= kinds
-    assert len({(mistake.kind, mistake.said) for mistake in MISTAKES}) == len(MISTAKES)
+    assert len({(mistake.kind, mistake.said, mistake.parts) for mistake in MISTAKES}) == len(MISTAKES)
 
 
 def test_a_mistake_of_ones_own_is_tried(case: Cases, noise: Noise, tmp_path: Path) -> None:

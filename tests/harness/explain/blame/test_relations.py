@@ -54,6 +54,7 @@ RIGHT_AND_SAID: dict[str, tuple[Changed, str]] = {
     "silu again": (functional.silu, "silu is applied once more"),
     "lost bias": (lambda x: x + drawn(7, 8), "the same 8 numbers are added along axis 2"),
     "lost weight": (lambda x: x * drawn(7, 8), "multiplied with the same 8 numbers"),
+    "moved alike": (lambda x: x + drawn(7, 6, 8), "the same values are added in every pass"),
     "signs": (lambda x: x * torch.tensor([1.0, 1, -1, 1, 1, -1, 1, 1]), "at 2, 5 of axis 2 of [1, 6, 8] alone"),
 }
 
@@ -75,7 +76,7 @@ def test_what_is_unlike_has_none() -> None:
 
 
 def test_what_holds_in_one_observation_and_not_in_another_is_none() -> None:
-    scaled, moved = pairs(lambda x: 2 * x)[:2], pairs(lambda x: 3 * x)[2:]
+    scaled, moved = pairs(lambda x: 2 * x)[:2], pairs(lambda x: x.flip(1))[2:]
     assert relations([*scaled, *moved]) == []
 
 
@@ -120,7 +121,7 @@ def test_a_value_of_another_pass_is_named(which: str) -> None:
     found = []
     for step, pair in enumerate(pairs(lambda x: x)):
         earlier = {name: drawn(50 + step + at, *pair.right.shape) for at, name in enumerate([which, "another pass"])}
-        found.append(replace(pair, shown=earlier[which].clone(), earlier=earlier))
+        found.append(replace(pair, shown=earlier[which].clone(), others=earlier))
     assert statements(relations(found)) == [f"it is the value of {which}"]
 
 
@@ -128,7 +129,7 @@ def test_a_mixture_with_another_pass_is_named_with_its_weights() -> None:
     found = []
     for step, pair in enumerate(pairs(lambda x: x)):
         earlier = drawn(50 + step, *pair.right.shape)
-        found.append(replace(pair, shown=0.75 * pair.right + 0.25 * earlier, earlier={"the pass before": earlier}))
+        found.append(replace(pair, shown=0.75 * pair.right + 0.25 * earlier, others={"the pass before": earlier}))
     (statement,) = statements(relations(found))
     assert "0.75" in statement
     assert "0.25" in statement
@@ -191,3 +192,72 @@ def test_relations_that_hold_alike_all_stand() -> None:
     """Of two channels the order and the roll are one."""
     found = relations(pairs(lambda x: x.flip(-1), shape=(1, 6, 2)))
     assert len(found) >= 1
+
+
+def cells_first(x: Tensor) -> Tensor:
+    """What is stored as (C, 2, 2) read as (2, 2, C)."""
+    celled = functional.pixel_unshuffle(x, 2).unflatten(1, (4, 3)).transpose(1, 2).flatten(1, 2)
+    return functional.pixel_shuffle(celled, 2)
+
+
+def columns_first(x: Tensor) -> Tensor:
+    """Every cell with its rows and columns exchanged."""
+    cells = x.unflatten(3, (4, 2)).unflatten(2, (3, 2))
+    return cells.transpose(3, 5).flatten(4).flatten(2, 3)
+
+
+CELLS: dict[str, tuple[Changed, str]] = {
+    "cells first": (cells_first, "are read as (y, x, C)"),
+    "columns first": (columns_first, "are read as (C, x, y)"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_order_of_channels_and_pixels_in_a_cell_is_found(name: str) -> None:
+    changed, said = CELLS[name]
+    found = relations(pairs(changed, shape=(1, 3, 6, 8)))
+    assert any(said in statement for statement in statements(found)), found
+
+
+def made_up(weights: Callable[[int], tuple[float, float]]) -> list[Values]:
+    """Observations in which two of the values that were read are added, with weights that depend on the step."""
+    found = []
+    for step, pair in enumerate(pairs(lambda x: x)):
+        read = {name: drawn(50 + 3 * step + place, 6, 8) for place, name in enumerate(("one", "other", "third"))}
+        one, other = weights(step)
+        found.append(replace(pair, shown=pair.shown + one * read["one"] + other * read["other"], read=read))
+    return found
+
+
+def test_what_two_read_values_make_up_is_found_with_other_weights_in_every_pass() -> None:
+    (statement,) = statements(relations(made_up(lambda step: (0.5 + step, -1.0 - step))))
+    assert "one and other" in statement
+
+
+def test_what_a_sibling_shows_is_found() -> None:
+    found = []
+    for step, pair in enumerate(pairs(lambda x: x)):
+        other = drawn(70 + step, 1, 6, 8)
+        found.append(replace(pair, shown=other.clone(), others={"v_proj": other, "q_proj": drawn(80 + step, 1, 6, 8)}))
+    (statement,) = statements(relations(found))
+    assert "v_proj" in statement
+
+
+LEVELS = (0.93, 0.75, 0.32)
+SERIES: dict[str, tuple[Callable[[float], float], str]] = {
+    "shifted": (lambda x: 3 * x / (1 + 2 * x), "shifted by 3"),
+    "scaled": (lambda x: 1000 * x, "times 1000"),
+    "turned round": (lambda x: 1 - x, "1 less the right one"),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_one_number_in_every_pass_is_another_function_of_the_right_one(name: str) -> None:
+    of, said = SERIES[name]
+    found = []
+    for step, level in enumerate(LEVELS):
+        shown, right = torch.tensor([[of(level)]]), torch.tensor([[level]])
+        found.append(Values(Key(0, "denoise", step, "input.sigma"), shown, right, 0.0, {}, {}))
+    (statement,) = statements(relations(found))
+    assert said in statement
+    assert relations(found[:2]) == []
