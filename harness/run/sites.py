@@ -57,6 +57,28 @@ class SiteRow:
     resized: bool = False
 
 
+def input_row(
+    name: str,
+    part: str,
+    phases: tuple[str, ...],
+    *also: str,
+    once: bool = False,
+    branched: bool = False,
+    stands_for: tuple[str, ...] = (),
+) -> SiteRow:
+    """The row of `input.NAME`, which --accept-inputs takes by that name, and by those given `also`."""
+    return SiteRow(
+        name=f"input.{name}",
+        phases=phases,
+        part=part,
+        kind=Kind.INPUT,
+        accepted_as=(name, *also),
+        once=once,
+        branched=branched,
+        stands_for=stands_for,
+    )
+
+
 class SiteTable:
     """The rows of a family, in the order of execution."""
 

@@ -14,7 +14,7 @@ from waypoint_parity.reference.wan import package
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("wan") is None, reason=f"Wan2.1 is not importable; {package.INSTALL}"
+    importlib.util.find_spec("wan") is None, reason=f"Wan2.1 is not importable; {package.TESTED.install}"
 )
 VOCABULARY, WIDTH, HIDDEN, HEADS, LAYERS, BUCKETS = 200, 48, 96, 4, 3, 32
 TOKENS, PADDED = 11, 16

@@ -15,6 +15,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.reference.hy_worldplay import package
 from waypoint_parity.reference.hy_worldplay.adapter import HyWorldPlayAdapter, as_pictures
+from waypoint_parity.reference.sources import UNTESTED
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def test_an_absent_repository_is_named_with_its_revision(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_REVISION in error.value.expected
-    assert package.TESTED_REVISION in error.value.do
+    assert package.TESTED.revision in error.value.expected
+    assert package.TESTED.revision in error.value.do
 
 
 def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,10 +46,10 @@ def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest
     before = set(sys.modules)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_SOURCES in error.value.expected
+    assert package.TESTED.digest in error.value.expected
     # Asked to, it is run all the same, and has not what is needed. What stood in for its packages is gone again.
     with pytest.raises(UserError) as error:
-        build(checkpoint, "fp32", package.UNTESTED)
+        build(checkpoint, "fp32", UNTESTED)
     assert "imported" in error.value.found
     assert not {"models", "inference", "distributed", "sageattention"} & (set(sys.modules) - before)
 

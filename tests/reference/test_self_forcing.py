@@ -17,6 +17,7 @@ from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.run.session import run
 from waypoint_parity.reference.causal_wan import package
 from waypoint_parity.reference.causal_wan.adapter import SelfForcingAdapter
+from waypoint_parity.reference.sources import UNTESTED
 
 IS_THERE = any((Path(entry or ".") / "wan" / "modules" / "causal_model.py").is_file() for entry in sys.path)
 there = pytest.mark.skipif(not IS_THERE, reason="needs a clone of Self-Forcing on PYTHONPATH")
@@ -35,8 +36,8 @@ def test_absent_code_is_named_with_its_revision(checkpoint: Checkpoint, monkeypa
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_REVISION in error.value.expected
-    assert package.TESTED_REVISION in error.value.do
+    assert package.TESTED.revision in error.value.expected
+    assert package.TESTED.revision in error.value.do
 
 
 def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,10 +46,10 @@ def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_SOURCES in error.value.expected
+    assert package.TESTED.digest in error.value.expected
     # Asked to, it is run all the same, and has not what is needed.
     with pytest.raises(UserError) as error:
-        build(checkpoint, "fp32", package.UNTESTED)
+        build(checkpoint, "fp32", UNTESTED)
     assert "causal_inference" in error.value.found
     assert not {"wan", "pipeline", "utils", "demo_utils"} & set(sys.modules)
 

@@ -17,15 +17,13 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.wan.scenario import schedule
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
-from waypoint_parity.reference.sources import sources_digest
+from waypoint_parity.reference.sources import UNTESTED
 from waypoint_parity.reference.wan import package
 from waypoint_parity.reference.wan.adapter import WanOfficialAdapter, attention, fp32_sinusoid
 
 # Other projects have a package of this name.
 FOUND = importlib.util.find_spec("wan")
-IS_THERE = FOUND is not None and (
-    sources_digest(Path(FOUND.origin or "").parent, package._COMPUTING) == package.TESTED_SOURCES
-)
+IS_THERE = FOUND is not None and package.TESTED.is_in(Path(FOUND.origin or "").parent)
 there = pytest.mark.skipif(not IS_THERE, reason="needs a clone of Wan2.1 on PYTHONPATH")
 
 
@@ -43,8 +41,8 @@ def test_an_absent_package_is_named_with_its_revision(checkpoint: Checkpoint, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_REVISION in error.value.expected
-    assert package.TESTED_REVISION in error.value.do
+    assert package.TESTED.revision in error.value.expected
+    assert package.TESTED.revision in error.value.do
 
 
 def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -54,10 +52,10 @@ def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "wan", raising=False)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert package.TESTED_SOURCES in error.value.expected
+    assert package.TESTED.digest in error.value.expected
     # Asked to, it is run all the same, and has not what is needed.
     with pytest.raises(UserError) as error:
-        build(checkpoint, "fp32", package.UNTESTED)
+        build(checkpoint, "fp32", UNTESTED)
     assert "text2video" in error.value.found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from waypoint_parity.harness.run.family import Part
-from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable, input_row
 
 # In the order of execution.
 PARTS = (
@@ -42,8 +42,8 @@ def site_table(layers: int) -> SiteTable:
 
 def _rows(layers: int) -> Iterator[SiteRow]:
     # Each step has noise of its own: the first begins with it, the others mix it into the estimate of the step before.
-    yield _input("noise", "input.noise", _DENOISE)
-    yield _input("sigma", "input.schedule", _DENOISE, "sigma", "schedule")
+    yield input_row("noise", "input.noise", _DENOISE)
+    yield input_row("sigma", "input.schedule", _DENOISE, "schedule")
     yield SiteRow(name="entering", phases=_DENOISE, part="renoising", reads=("input.noise", "input.sigma", "latent"))
     yield SiteRow(
         name="entering",
@@ -54,11 +54,11 @@ def _rows(layers: int) -> Iterator[SiteRow]:
         carries=("input.schedule",),
         stands_for=_CLEAN,
     )
-    yield _input("timestep", "input.schedule", _BOTH, "timestep", "schedule", stands_for=_DENOISE)
+    yield input_row("timestep", "input.schedule", _BOTH, "schedule", stands_for=_DENOISE)
     yield _activation("patch_embedding", "patch embedding", "entering")
     yield _activation("time_embedding", "time embedding", "input.timestep")
     yield _activation("time_projection", "time projection", "time_embedding")
-    yield _input("prompt_emb", "input.prompt", _BOTH)
+    yield input_row("prompt_emb", "input.prompt", _BOTH)
     yield _activation("text_embedding", "text embedding", "input.prompt_emb")
     stream = "patch_embedding"
     for layer in range(layers):
@@ -117,16 +117,3 @@ def _block(layer: int, entering: str) -> Iterator[SiteRow]:
 def _activation(name: str, part: str, *reads: str) -> SiteRow:
     """A site of the transformer, which every pass shows."""
     return SiteRow(name=name, phases=_BOTH, part=part, reads=reads)
-
-
-def _input(
-    name: str, part: str, phases: tuple[str, ...], *accepted_as: str, stands_for: tuple[str, ...] = ()
-) -> SiteRow:
-    return SiteRow(
-        name=f"input.{name}",
-        phases=phases,
-        part=part,
-        kind=Kind.INPUT,
-        accepted_as=accepted_as or (name,),
-        stands_for=stands_for,
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from waypoint_parity.harness.run.family import Part
-from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable, input_row
 
 # In the order of execution.
 PARTS = (
@@ -46,7 +46,7 @@ def site_table(layers: int, up_blocks: int) -> SiteTable:
 
 def _rows(layers: int, up_blocks: int) -> Iterator[SiteRow]:
     # Latents by their numbers in the session: 1 where the chunk makes them, or the memory holds them.
-    yield _input("latents", "chunk length", PLAN)
+    yield input_row("latents", "chunk length", (PLAN,))
     yield SiteRow(
         name="memory.latents", phases=(MEMORY,), part="memory selection", kind=Kind.MASK, stands_for=(MEMORY,)
     )
@@ -54,16 +54,16 @@ def _rows(layers: int, up_blocks: int) -> Iterator[SiteRow]:
         name="memory.timestep", phases=(MEMORY,), part="memory timestep", kind=Kind.MASK, reads=("memory.latents",)
     )
     yield SiteRow(name="memory.clean", phases=(MEMORY,), part="memory selection", reads=("memory.latents",))
-    yield _input("noise", "input.noise", DENOISE, once=True)
-    yield _input("timestep", "input.schedule", DENOISE, accepted_as=("timestep", "schedule"), stands_for=(DENOISE,))
-    yield _input("viewmats", "input.camera", *TRUNK, accepted_as=("viewmats", "camera"))
-    yield _input("intrinsics", "input.camera", *TRUNK, accepted_as=("intrinsics", "camera"))
-    yield _input("action", "input.action", *TRUNK)
+    yield input_row("noise", "input.noise", (DENOISE,), once=True)
+    yield input_row("timestep", "input.schedule", (DENOISE,), "schedule", stands_for=(DENOISE,))
+    yield input_row("viewmats", "input.camera", TRUNK, "camera")
+    yield input_row("intrinsics", "input.camera", TRUNK, "camera")
+    yield input_row("action", "input.action", TRUNK)
     yield _activation("patch_embedding", "patch embedding", "input.noise", "latent", "memory.clean")
     yield _activation("time_embedder", "time embedding", "input.timestep", "memory.timestep")
     yield _activation("action_embedder", "action embedding", "input.action")
     yield _activation("time_proj", "time embedding", "time_embedder", "action_embedder")
-    yield _input("prompt_emb", "input.prompt", *TRUNK)
+    yield input_row("prompt_emb", "input.prompt", TRUNK)
     yield _activation("text_embedder", "text embedding", "input.prompt_emb")
     entering = "patch_embedding"
     for layer in range(layers):
@@ -140,22 +140,3 @@ def _block(layer: int, entering: str) -> Iterator[SiteRow]:
 def _activation(name: str, part: str, *reads: str) -> SiteRow:
     """A site of the transformer, which every pass of it shows."""
     return SiteRow(name=name, phases=TRUNK, part=part, reads=reads)
-
-
-def _input(
-    name: str,
-    part: str,
-    *phases: str,
-    once: bool = False,
-    accepted_as: tuple[str, ...] = (),
-    stands_for: tuple[str, ...] = (),
-) -> SiteRow:
-    return SiteRow(
-        name=f"input.{name}",
-        phases=phases,
-        part=part,
-        kind=Kind.INPUT,
-        once=once,
-        accepted_as=accepted_as or (name,),
-        stands_for=stands_for,
-    )

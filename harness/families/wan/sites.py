@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from waypoint_parity.harness.run.family import Part
-from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable, input_row
 
 # In the order of execution.
 PARTS = (
@@ -43,12 +43,12 @@ def site_table(layers: int) -> SiteTable:
 
 
 def _rows(layers: int) -> Iterator[SiteRow]:
-    yield _input("noise", "input.noise", once=True)
-    yield _input("timestep", "input.schedule", branched=True, accepted_as=("timestep", "schedule"), stands_for=_DENOISE)
+    yield input_row("noise", "input.noise", _DENOISE, once=True)
+    yield input_row("timestep", "input.schedule", _DENOISE, "schedule", branched=True, stands_for=_DENOISE)
     yield _activation("patch_embedding", "patch embedding", "input.noise", "latent")
     yield _activation("time_embedding", "time embedding", "input.timestep")
     yield _activation("time_projection", "time projection", "time_embedding")
-    yield _input("prompt_emb", "input.prompt", branched=True)
+    yield input_row("prompt_emb", "input.prompt", _DENOISE, branched=True)
     yield _activation("text_embedding", "text embedding", "input.prompt_emb")
     entering = "patch_embedding"
     for layer in range(layers):
@@ -56,7 +56,7 @@ def _rows(layers: int) -> Iterator[SiteRow]:
         entering = f"blocks.{layer}"
     yield _activation("head", "head", entering, "time_embedding")
     yield _activation("velocity", "velocity", "head")
-    yield _input("sigma", "input.schedule", accepted_as=("sigma", "schedule"))
+    yield input_row("sigma", "input.schedule", _DENOISE, "schedule")
     # No module returns it: an implementation may show it only where its sampler can be watched.
     yield SiteRow(name="guided", phases=_DENOISE, part="guidance", reads=("velocity",), optional=True)
     yield SiteRow(
@@ -115,24 +115,3 @@ def _block(block: str, entering: str) -> Iterator[SiteRow]:
 def _activation(name: str, part: str, *reads: str) -> SiteRow:
     """A site of the transformer, which every branch of a step shows."""
     return SiteRow(name=name, phases=_DENOISE, part=part, reads=reads, branched=True)
-
-
-def _input(
-    name: str,
-    part: str,
-    *,
-    once: bool = False,
-    branched: bool = False,
-    accepted_as: tuple[str, ...] = (),
-    stands_for: tuple[str, ...] = (),
-) -> SiteRow:
-    return SiteRow(
-        name=f"input.{name}",
-        phases=_DENOISE,
-        part=part,
-        kind=Kind.INPUT,
-        once=once,
-        branched=branched,
-        accepted_as=accepted_as or (name,),
-        stands_for=stands_for,
-    )

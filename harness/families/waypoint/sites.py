@@ -12,7 +12,7 @@ from waypoint_parity.harness.families.waypoint.config import (
     WaypointGeometry,
 )
 from waypoint_parity.harness.run.family import Part
-from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable
+from waypoint_parity.harness.run.sites import Kind, SiteRow, SiteTable, input_row
 
 # In the order of execution.
 PARTS = (
@@ -71,17 +71,17 @@ def output_of(autoencoder: AutoencoderConfig | TaehvConfig, coder: str) -> str:
 
 
 def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig | TaehvConfig, image: bool) -> Iterator[SiteRow]:
-    yield _input("prompt_emb", "input.prompt", _PROMPT, stands_for=_PROMPT)
-    yield _input("prompt_pad_mask", "input.prompt", _PROMPT)
-    yield _input("image", "input.image", _IMAGE)
+    yield input_row("prompt_emb", "input.prompt", _PROMPT, stands_for=_PROMPT)
+    yield input_row("prompt_pad_mask", "input.prompt", _PROMPT)
+    yield input_row("image", "input.image", _IMAGE)
     yield from _coder(autoencoder, "encoder", _IMAGE, "input.image")
     encoded = (output_of(autoencoder, "encoder"),) if image else ()
     yield SiteRow(name="latent", phases=_IMAGE, part="image latent", reads=encoded, stands_for=_IMAGE)
     for name in ("button", "mouse", "scroll"):
-        yield _input(name, "input.controls", ("image", "denoise"), once=True, accepted_as=(name, "controls"))
-    yield _input("noise", "input.noise", _DENOISE, once=True)
-    yield _input("sigma", "input.schedule", _TRANSFORMER, stands_for=_DENOISE)
-    yield _input("timestamp", "input.clock", _TRANSFORMER)
+        yield input_row(name, "input.controls", ("image", "denoise"), "controls", once=True)
+    yield input_row("noise", "input.noise", _DENOISE, once=True)
+    yield input_row("sigma", "input.schedule", _TRANSFORMER, stands_for=_DENOISE)
+    yield input_row("timestamp", "input.clock", _TRANSFORMER)
     yield SiteRow(name="denoise_step_emb", phases=_TRANSFORMER, part="noise conditioner", reads=("input.sigma",))
     yield SiteRow(name="ctrl_emb", phases=_TRANSFORMER, part="control embedding", reads=_CONTROLS)
     yield from _patchify()
@@ -110,26 +110,6 @@ def _rows(config: TransformerConfig, autoencoder: AutoencoderConfig | TaehvConfi
     output = output_of(autoencoder, "decoder")
     resized = isinstance(autoencoder, TaehvConfig) and autoencoder.picture_size != autoencoder.inner_size
     yield SiteRow(name="frame", phases=_DECODE, part="picture", kind=Kind.PICTURE, reads=(output,), resized=resized)
-
-
-def _input(
-    name: str,
-    part: str,
-    phases: tuple[str, ...],
-    *,
-    once: bool = False,
-    accepted_as: tuple[str, ...] = (),
-    stands_for: tuple[str, ...] = (),
-) -> SiteRow:
-    return SiteRow(
-        name=f"input.{name}",
-        phases=phases,
-        part=part,
-        kind=Kind.INPUT,
-        once=once,
-        accepted_as=accepted_as or (name,),
-        stands_for=stands_for,
-    )
 
 
 def _patchify() -> Iterator[SiteRow]:
