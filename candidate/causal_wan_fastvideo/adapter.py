@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from waypoint_parity.candidate.causal_wan_fastvideo.source import PortModules, imported
-from waypoint_parity.candidate.fastvideo.source import UNTESTED
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.causal_wan.adapter import ChunkByChunk
@@ -18,6 +17,7 @@ from waypoint_parity.harness.families.causal_wan.sites import CLEAN, DENOISE
 from waypoint_parity.harness.families.wan.names import to_diffusers
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sources import UNTESTED
 
 # Modules that show a site and have no weights, or whose names no rule for weights gives. `*` is a block's number.
 _MODULES = (

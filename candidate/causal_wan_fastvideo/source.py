@@ -13,33 +13,37 @@ No process group is started: the number of processes that share a sequence is 1.
 """
 
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, in_its_place, sources_digest, stand_in
-from waypoint_parity.candidate.wan_fastvideo.source import INSTALL, TESTED_REVISION, folder, unusable
-from waypoint_parity.harness.errors import UserError
+from waypoint_parity.candidate.wan_fastvideo.source import PACKAGE
+from waypoint_parity.candidate.wan_fastvideo.source import TESTED as WAN
+from waypoint_parity.harness.run.sources import in_their_place, stand_in
 
-# The files whose code computes.
-_COMPUTING = (
-    "attention/backends/sdpa.py",
-    "attention/layer.py",
-    "layers/layernorm.py",
-    "layers/linear.py",
-    "layers/mlp.py",
-    "layers/rotary_embedding.py",
-    "layers/visual_embedding.py",
-    "models/dits/causal_wanvideo.py",
-    "models/dits/wanvideo.py",
-    "models/schedulers/scheduling_self_forcing_flow_match.py",
-    "models/utils.py",
+TESTED = replace(
+    WAN,
+    implementation="causal-wan-fastvideo",
+    files=(
+        "attention/backends/sdpa.py",
+        "attention/layer.py",
+        "layers/layernorm.py",
+        "layers/linear.py",
+        "layers/mlp.py",
+        "layers/rotary_embedding.py",
+        "layers/visual_embedding.py",
+        "models/dits/causal_wanvideo.py",
+        "models/dits/wanvideo.py",
+        "models/schedulers/scheduling_self_forcing_flow_match.py",
+        "models/utils.py",
+    ),
+    digest="b9f9b1e60957328d9d13e6aa923bb33cda967b12e5fbbab954e5027f7cdb5901",
 )
-TESTED_SOURCES = "a0ead56b3e9e90c4068de55cc23f3014dcdd67e1e5b5eaa241bdb26ddb0519b8"
 _ATTENTION = f"{PACKAGE}.attention.backends.sdpa.SDPABackend"
 
 
@@ -61,21 +65,14 @@ class PortModules:
 def imported(*, untested: bool = False) -> Iterator[PortModules]:
     """The modules of the port, while the context is open. Build its models inside.
 
-    Afterwards `sys.modules` and the settings of the process are as they were. Raises UserError where it, or something
-    that it needs, is not installed, and, unless `untested`, where it is not the tested revision.
+    Raises UserError where it, or something that it needs, is not installed, and, unless `untested`, where it is not the
+    tested revision.
     """
-    package = folder()
-    digest = sources_digest(package, _COMPUTING)
-    if digest != TESTED_SOURCES and not untested:
-        raise UserError(
-            "FastVideo is installed, but not the revision whose causal Wan was tested",
-            found=f"sources with sha256 {digest}",
-            expected=f"revision {TESTED_REVISION} (sources with sha256 {TESTED_SOURCES})",
-            do=f"{INSTALL}; or name the implementation causal-wan-fastvideo+{UNTESTED} to run it all the same",
-        )
-    tested = f"commit {TESTED_REVISION[:9]}"
-    with in_its_place():
-        yield _import(package, tested if digest == TESTED_SOURCES else f"not the tested revision (sha256 {digest})")
+    package = TESTED.package(PACKAGE)
+    version = TESTED.version(package, untested=untested)
+    with in_their_place(PACKAGE):
+        os.environ["FASTVIDEO_CONFIGURE_LOGGING"] = "0"
+        yield _import(package, version)
 
 
 def _import(package: Path, version: str) -> PortModules:
@@ -83,7 +80,6 @@ def _import(package: Path, version: str) -> PortModules:
         stand_in(PACKAGE, package)
         stand_in(
             f"{PACKAGE}.utils",
-            None,
             StoreBoolean=object,
             STR_BACKEND_ENV_VAR="FASTVIDEO_ATTENTION_BACKEND",
             get_compute_dtype=torch.get_default_dtype,
@@ -107,8 +103,8 @@ def _import(package: Path, version: str) -> PortModules:
         release: Any = importlib.import_module(f"{PACKAGE}.version")
         modules["causal"].__dict__["get_sp_world_size"] = lambda: 1
     except (ImportError, AttributeError) as error:
-        raise unusable(f"{package}: {error}") from error
-    return PortModules(**modules, version=f"FastVideo {release.__version__}, {version}")
+        raise TESTED.unusable(f"{package}: {error}") from error
+    return PortModules(**modules, version=f"{release.__version__}, {version}")
 
 
 def _resolved(name: str) -> Any:

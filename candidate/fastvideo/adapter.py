@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from waypoint_parity.candidate.fastvideo.port import load_port
 from waypoint_parity.candidate.fastvideo.probes import insert_probes
-from waypoint_parity.candidate.fastvideo.source import UNTESTED
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.adapter import FrameByFrame, matching_sites
 from waypoint_parity.harness.families.waypoint.scenario import Controls, Prompt
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.process_settings import compiler_stance
+from waypoint_parity.harness.run.sources import UNTESTED
 
 OWN_NOISE = "own-noise"
 _INPUTS = ("noise", "image", "prompt_emb", "prompt_pad_mask", "button", "mouse", "scroll", "sigma", "timestamp")

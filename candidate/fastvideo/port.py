@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import TransformerConfig
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.sources import UNTESTED
 
 # Fixed in the port, whatever the checkpoint's head width.
 CROSS_ATTENTION_HEAD_WIDTH = 64
@@ -38,9 +38,8 @@ def load_port(checkpoint: Checkpoint, numerics: Numerics) -> Port:
     Raises UserError where it is not installed, where its sources are not those of the tested revision (unless the
     option `untested-revision` is given), and for a geometry that it cannot run.
     """
-    package = source.folder()
-    if source.UNTESTED not in numerics.options:
-        source.check_revision(package)
+    package = source.TESTED.package(source.PACKAGE)
+    version = source.TESTED.version(package, untested=UNTESTED in numerics.options)
     check_geometry(checkpoint.geometry.transformer)
     with source.imported(package) as fastvideo:
         config = fastvideo.transformer.WaypointConfig()
@@ -58,7 +57,7 @@ def load_port(checkpoint: Checkpoint, numerics: Numerics) -> Port:
             model=model.eval(),
             cache=cache,
             autoencoder=autoencoder.to(device=numerics.device, dtype=torch.float32).eval(),
-            version=_version(package, fastvideo.release),
+            version=f"{fastvideo.release}, {version}",
         )
 
 
@@ -67,12 +66,6 @@ def renamed(key: str) -> str:
     for pattern, replacement in RENAMES:
         key = pattern.sub(replacement, key)
     return key
-
-
-def _version(package: Path, release: str) -> str:
-    digest = source.sources_digest(package)
-    tested = digest == source.TESTED_SOURCES
-    return f"{release}, " + (source.TESTED_REVISION if tested else f"not the tested revision (sources sha256 {digest})")
 
 
 def check_geometry(config: TransformerConfig) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from waypoint_parity.candidate.fastvideo.source import UNTESTED
 from waypoint_parity.candidate.wan_fastvideo.source import Port, imported, placed
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint
 from waypoint_parity.harness.errors import UserError
@@ -19,6 +18,7 @@ from waypoint_parity.harness.families.wan.names import to_diffusers
 from waypoint_parity.harness.families.wan.scenario import padded, pictures
 from waypoint_parity.harness.run.adapter import Numerics, Site
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sources import UNTESTED
 
 # What FastVideo calls the transformer's modules where diffusers calls them otherwise: its mapping is one of weights.
 _MODULES = (

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,35 +30,37 @@ import torch
 from torch import distributed
 from torch._C import _distributed_c10d as _distributed
 
-from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, sources_digest, stand_in
-from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.process_settings import preserved_settings
+from waypoint_parity.harness.run.sources import Tested, stand_in
 
-TESTED_REVISION = "2f3d4074064e4d86f99dc784ebbaa296e6f5925f"
-# Without dependencies: FastVideo pins another torch, and packages that only a GPU has.
-INSTALL = (
-    f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{TESTED_REVISION}"; '
-    "pip install diffusers transformers accelerate einops scipy pyyaml imageio cloudpickle filelock"
+PACKAGE = "fastvideo"
+_REVISION = "2f3d4074064e4d86f99dc784ebbaa296e6f5925f"
+TESTED = Tested(
+    called="FastVideo",
+    implementation="wan-fastvideo",
+    revision=_REVISION,
+    files=(
+        "attention/layer.py",
+        "attention/backends/sdpa.py",
+        "layers/layernorm.py",
+        "layers/linear.py",
+        "layers/mlp.py",
+        "layers/rotary_embedding.py",
+        "layers/visual_embedding.py",
+        "models/dits/wanvideo.py",
+        "models/schedulers/scheduling_flow_unipc_multistep.py",
+        "models/vaes/wanvae.py",
+        "pipelines/basic/wan/wan_pipeline.py",
+        "pipelines/stages/decoding.py",
+        "pipelines/stages/denoising.py",
+        "pipelines/stages/latent_preparation.py",
+        "pipelines/stages/timestep_preparation.py",
+    ),
+    digest="f1db71a0b42895bcc0b89d8f2c9220f621b202fa9843e4739661276ba6c6411f",
+    # Without dependencies: FastVideo pins another torch, and packages that only a GPU has.
+    install=f'pip install --no-deps "fastvideo @ git+https://github.com/hao-ai-lab/FastVideo@{_REVISION}"; '
+    "pip install diffusers transformers accelerate einops scipy pyyaml imageio cloudpickle filelock",
 )
-# The files whose code computes, in the order in which they are digested.
-_COMPUTING = (
-    "attention/layer.py",
-    "attention/backends/sdpa.py",
-    "layers/layernorm.py",
-    "layers/linear.py",
-    "layers/mlp.py",
-    "layers/rotary_embedding.py",
-    "layers/visual_embedding.py",
-    "models/dits/wanvideo.py",
-    "models/schedulers/scheduling_flow_unipc_multistep.py",
-    "models/vaes/wanvae.py",
-    "pipelines/basic/wan/wan_pipeline.py",
-    "pipelines/stages/decoding.py",
-    "pipelines/stages/denoising.py",
-    "pipelines/stages/latent_preparation.py",
-    "pipelines/stages/timestep_preparation.py",
-)
-TESTED_SOURCES = "7699fc7dea6f65e4b765692b4afeceaa42dcc8471abba4aa42b1e338a54cf235"
 # Imported by name, of what is never called here.
 _ABSENT = (
     "torchvision",
@@ -86,20 +87,6 @@ class Port:
     version: str
 
 
-def folder() -> Path:
-    """The folder of the package, which is not imported. Raises UserError where there is none."""
-    spec = importlib.util.find_spec(PACKAGE)
-    # A folder of that name in the current directory, without a package in it, has no origin.
-    if spec is None or spec.origin is None:
-        raise unusable(f"no package {PACKAGE}")
-    return Path(spec.origin).parent
-
-
-def sources() -> str:
-    """The digest of the files that compute. Raises UserError where there is no package."""
-    return sources_digest(folder(), _COMPUTING)
-
-
 @contextmanager
 def imported(device: torch.device, *, untested: bool = False) -> Iterator[Port]:
     """The port, while the context is open. Build its models inside; afterwards it runs within `placed`.
@@ -107,23 +94,15 @@ def imported(device: torch.device, *, untested: bool = False) -> Iterator[Port]:
     Raises UserError where the package, or something that it needs, is not installed, and, unless `untested`, where it
     is not the tested revision.
     """
-    package = folder()
-    digest = sources()
-    if digest != TESTED_SOURCES and not untested:
-        raise UserError(
-            "FastVideo is installed, but not the revision whose Wan was tested",
-            found=f"sources with sha256 {digest}",
-            expected=f"revision {TESTED_REVISION} (sources with sha256 {TESTED_SOURCES})",
-            do=f"{INSTALL}; or name the implementation wan-fastvideo+{UNTESTED} to run it all the same",
-        )
-    version = TESTED_REVISION[:7] if digest == TESTED_SOURCES else f"not the tested revision (sources sha256 {digest})"
+    package = TESTED.package(PACKAGE)
+    version = TESTED.version(package, untested=untested)
     modules: dict[str, ModuleType] = {}
     with preserved_settings(), warnings.catch_warnings(action="ignore"), placed(modules):
         os.environ.update(FASTVIDEO_CONFIGURE_LOGGING="0", FASTVIDEO_ATTENTION_BACKEND="TORCH_SDPA")
         try:
             port = _import(package, device, modules, version)
         except (ImportError, AttributeError) as error:
-            raise unusable(f"{package}: {error}") from error
+            raise TESTED.unusable(f"{package}: {error}") from error
         with _group_of_one(f"{PACKAGE}.distributed"):
             yield port
 
@@ -208,8 +187,7 @@ def _absent() -> Iterator[None]:
     added = [name for name in _ABSENT if importlib.util.find_spec(name.partition(".")[0]) is None]
     try:
         for name in added:
-            module = stand_in(name, Path(), __getattr__=_empty)
-            module.__spec__ = ModuleSpec(name, None, is_package=True)
+            module = stand_in(name, __getattr__=_empty)
             above, _, last = name.rpartition(".")
             if above:
                 setattr(sys.modules[above], last, module)
@@ -223,13 +201,3 @@ def _empty(name: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
     return type(name, (), {})
-
-
-def unusable(found: str) -> UserError:
-    """What is said where FastVideo is not there, or not whole."""
-    return UserError(
-        "FastVideo's Wan cannot be used",
-        found=found,
-        expected=f"FastVideo at the tested revision {TESTED_REVISION}",
-        do=INSTALL,
-    )

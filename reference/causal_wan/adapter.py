@@ -19,8 +19,8 @@ from waypoint_parity.harness.families.causal_wan.sites import CLEAN, DENOISE
 from waypoint_parity.harness.run.adapter import Numerics, Pass
 from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.reference.causal_wan.package import Package, imported
-from waypoint_parity.reference.sources import UNTESTED
 from waypoint_parity.reference.wan.adapter import FP32_PHASES, attention, fp32_sinusoid
 
 # Tokens of a latent at the only size that the published code is for. It attends to at most so many for each slot.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from waypoint_parity.reference.sources import Tested, in_their_place, stand_in
+from waypoint_parity.harness.run.sources import Tested, in_their_place, stand_in
 
 _REVISION = "33593df3e81fa3ec10239271dd2c100facac6de1"
 TESTED = Tested(

@@ -25,9 +25,9 @@ from waypoint_parity.harness.families.hy_worldplay.sites import DECODE, DENOISE,
 from waypoint_parity.harness.run.adapter import Numerics, Pass, Site
 from waypoint_parity.harness.run.paused_call import PausedCall
 from waypoint_parity.harness.run.scenario import Scenario
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.harness.run.worker import apart
 from waypoint_parity.reference.hy_worldplay.package import Package, imported
-from waypoint_parity.reference.sources import UNTESTED
 
 UNCACHED = "uncached"
 _EMBEDDERS = ("time_embedder", "action_embedder", "time_proj", "text_embedder")

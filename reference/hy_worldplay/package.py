@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from waypoint_parity.reference.sources import Tested, in_their_place, stand_in
+from waypoint_parity.harness.run.sources import Tested, in_their_place, stand_in
 
 _REVISION = "da2d0c26eb0edb647f56e164ffd966490eb75282"
 _PIPELINE = "wan/inference/pipeline_wan_w_mem_relative_rope.py"

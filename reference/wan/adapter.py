@@ -18,7 +18,7 @@ from waypoint_parity.harness.families.wan.config import LATENTS_MEAN, LATENTS_ST
 from waypoint_parity.harness.families.wan.scenario import pictures
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario
-from waypoint_parity.reference.sources import UNTESTED
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.reference.wan.package import Package, imported
 
 FP32_PHASES = "fp32-phases"

@@ -8,7 +8,6 @@ when it is defined. So `imported()` puts these in the place of the package's own
 """
 
 import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from waypoint_parity.reference.sources import Tested, in_their_place, stand_in
+from waypoint_parity.harness.run.sources import Tested, in_their_place, stand_in
 
 PACKAGE = "wan"
 _REVISION = "9737cba9c1c3c4d04b33fcad41c111989865d315"
@@ -48,15 +47,6 @@ class Package:
     version: str
 
 
-def folder() -> Path:
-    """The folder of the package, which is not imported. Raises UserError where there is none."""
-    spec = importlib.util.find_spec(PACKAGE)
-    # A folder of that name in the current directory, without a package in it, has no origin.
-    if spec is None or spec.origin is None:
-        raise TESTED.unusable(f"no package {PACKAGE}")
-    return Path(spec.origin).parent
-
-
 @contextmanager
 def imported(*, untested: bool = False) -> Iterator[Package]:
     """The modules of the package, while the context is open. Build its models inside.
@@ -64,7 +54,7 @@ def imported(*, untested: bool = False) -> Iterator[Package]:
     Raises UserError where the package, or something that it needs, is not installed, and, unless `untested`, where it
     is not the tested revision.
     """
-    place = folder()
+    place = TESTED.package(PACKAGE)
     version = TESTED.version(place, untested=untested)
     with _packages(place):
         yield _import(place, version)
@@ -75,7 +65,7 @@ def text_encoder() -> Any:
 
     A default argument in it asks which GPU is in use. Where there is none, the answer is 0, and nobody uses it.
     """
-    with _packages(folder()), patch("torch.cuda.current_device", int):
+    with _packages(TESTED.package(PACKAGE)), patch("torch.cuda.current_device", int):
         try:
             return importlib.import_module(f"{PACKAGE}.modules.t5")
         except ImportError as error:

@@ -16,7 +16,7 @@ import torch._dynamo.config
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.waypoint.config import FIRST, SECOND
 from waypoint_parity.harness.run.process_settings import preserved_settings
-from waypoint_parity.reference.sources import sources_digest
+from waypoint_parity.harness.run.sources import sources_digest
 
 UNTESTED = "untested-revision"
 TESTED_REVISION = "208c909824d906bf441122b7c40b9b4e1050d7c3"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from waypoint_parity.candidate.causal_wan_fastvideo import source
 from waypoint_parity.candidate.causal_wan_fastvideo.adapter import CausalWanFastVideoAdapter
-from waypoint_parity.candidate.fastvideo.source import PACKAGE, UNTESTED, sources_digest
+from waypoint_parity.candidate.wan_fastvideo.source import PACKAGE
 from waypoint_parity.fixtures.golden_causal_wan import GOLDEN, shown
 from waypoint_parity.fixtures.tiny_causal_wan import write_causal_wan
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -19,6 +19,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Numerics
 from waypoint_parity.harness.run.scenario import Scenario, read_scenario
 from waypoint_parity.harness.run.session import expected_keys, run
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.harness.run.taps import Observation, Taps
 
 # What it computes in fp32 of the timestep, where Self-Forcing has fp64; and all else.
@@ -30,10 +31,10 @@ def is_there() -> bool:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         return False
-    return sources_digest(Path(found.origin).parent, source._COMPUTING) == source.TESTED_SOURCES
+    return source.TESTED.is_in(Path(found.origin).parent)
 
 
-there = pytest.mark.skipif(not is_there(), reason=f"needs FastVideo {source.TESTED_REVISION[:7]} on PYTHONPATH")
+there = pytest.mark.skipif(not is_there(), reason=f"needs FastVideo {source.TESTED.revision[:7]} on PYTHONPATH")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def test_an_absent_package_is_named_with_its_revision(checkpoint: Checkpoint, mo
     monkeypatch.setattr(source, "PACKAGE", "fastvideo_of_another_name")
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert source.TESTED_REVISION in error.value.expected
-    assert source.TESTED_REVISION in error.value.do
+    assert source.TESTED.revision in error.value.expected
+    assert source.TESTED.revision in error.value.do
 
 
 def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_another_revision_is_refused(checkpoint: Checkpoint, monkeypatch: pytest
     monkeypatch.delitem(sys.modules, PACKAGE, raising=False)
     with pytest.raises(UserError) as error:
         build(checkpoint)
-    assert source.TESTED_SOURCES in error.value.expected
+    assert source.TESTED.digest in error.value.expected
     # Asked to, it is run all the same, and has not what is needed.
     with pytest.raises(UserError) as error:
         build(checkpoint, UNTESTED)

@@ -37,10 +37,10 @@ def test_without_fastvideo_the_error_says_what_to_install(
     monkeypatch.setattr(source, "PACKAGE", "fastvideo_of_another_name")
     with pytest.raises(UserError) as caught:
         FastVideoAdapter(tiny, fp32_on_cpu)
-    assert source.TESTED_REVISION.startswith("12c99dd42")
-    assert source.TESTED_REVISION in caught.value.expected
+    assert source.TESTED.revision.startswith("12c99dd42")
+    assert source.TESTED.revision in caught.value.expected
     assert caught.value.do.startswith("pip install --no-deps")
-    assert source.TESTED_REVISION in caught.value.do
+    assert source.TESTED.revision in caught.value.do
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_revision_is_refused(tiny: Checkpoint, fp32_on_cpu: Numerics) -> None:
     with pytest.raises(UserError, match="not the revision that was tested") as caught:
         FastVideoAdapter(tiny, fp32_on_cpu)
-    assert source.TESTED_REVISION in caught.value.expected
+    assert source.TESTED.revision in caught.value.expected
     assert "fastvideo+untested-revision" in caught.value.do
 
 
 @pytest.mark.usefixtures("another_revision")
 def test_another_revision_without_the_port_is_refused_whatever_the_options() -> None:
-    with pytest.raises(UserError, match="cannot be used"), source.imported(source.folder()):
+    with pytest.raises(UserError, match="cannot be used"), source.imported(source.TESTED.package(source.PACKAGE)):
         pass
 
 

@@ -11,6 +11,7 @@ from waypoint_parity.fixtures.tiny_wan import write_wan
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.sources import UNTESTED
 
 CPU = torch.device("cpu")
 
@@ -26,14 +27,14 @@ def test_without_fastvideo_the_error_says_what_to_install(
     monkeypatch.setattr(source, "PACKAGE", "fastvideo_of_another_name")
     with pytest.raises(UserError) as caught:
         WanFastVideoAdapter(checkpoint, Numerics(torch.float32, CPU))
-    assert source.TESTED_REVISION.startswith("2f3d407")
-    assert source.TESTED_REVISION in caught.value.expected
-    assert f"FastVideo@{source.TESTED_REVISION}" in caught.value.do
+    assert source.TESTED.revision.startswith("2f3d407")
+    assert source.TESTED.revision in caught.value.expected
+    assert f"FastVideo@{source.TESTED.revision}" in caught.value.do
 
 
 @pytest.mark.parametrize(
     ("options", "refused"),
-    [((), "sha256"), pytest.param((source.UNTESTED,), "has no attribute", marks=pytest.mark.slow)],
+    [((), "sha256"), pytest.param((UNTESTED,), "has no attribute", marks=pytest.mark.slow)],
 )
 def test_another_revision_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, options: tuple[str, ...], refused: str
@@ -48,7 +49,7 @@ def test_another_revision_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError) as caught:
         WanFastVideoAdapter(checkpoint, Numerics(torch.float32, CPU, options=options))
-    assert source.TESTED_REVISION in caught.value.expected
+    assert source.TESTED.revision in caught.value.expected
     assert refused in caught.value.found
 
 

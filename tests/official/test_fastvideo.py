@@ -41,8 +41,8 @@ from waypoint_parity.harness.run.taps import recording
 # Its causal Wan is tested at another revision.
 FOUND = importlib.util.find_spec("fastvideo")
 pytestmark = pytest.mark.skipif(
-    FOUND is None or source.sources_digest(Path(FOUND.origin or "").parent) != source.TESTED_SOURCES,
-    reason=f"FastVideo is not importable at the revision with Waypoint; {source.PIP_LINE}",
+    FOUND is None or not source.TESTED.is_in(Path(FOUND.origin or "").parent),
+    reason=f"FastVideo is not importable at the revision with Waypoint; {source.TESTED.install}",
 )
 
 FASTVIDEO = "waypoint_parity.candidate.fastvideo.adapter:FastVideoAdapter"
@@ -211,7 +211,7 @@ def stage_latents(
     )
     sigmas = checkpoint.geometry.transformer.scheduler_sigmas
     settings = SimpleNamespace(dit_config=port.model.config, scheduler_sigmas=sigmas)
-    package = source.folder()
+    package = source.TESTED.package(source.PACKAGE)
     with source.imported(package), torch.compiler.set_stance("force_eager"):
         stage = import_stages(package).WaypointDenoisingStage(port.model, port.autoencoder, dtype)
         stage.streaming_reset(batch, SimpleNamespace(pipeline_config=settings))
@@ -245,7 +245,7 @@ def import_stages(fastvideo: Path) -> Any:
 
 
 def test_the_ports_own_rules_rename_alike(checkpoints: dict[int, Checkpoint]) -> None:
-    with source.imported(source.folder()) as fastvideo:
+    with source.imported(source.TESTED.package(source.PACKAGE)) as fastvideo:
         rules: dict[str, str] = fastvideo.transformer.WaypointWorldModel.param_names_mapping
     keys = checkpoints[64].weights("transformer")
     for key in keys:

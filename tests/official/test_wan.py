@@ -24,8 +24,8 @@ from waypoint_parity.reference.wan import package
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason=f"Wan2.1 is not importable; {package.TESTED.install}")
 needs_fastvideo = pytest.mark.skipif(
-    importlib.util.find_spec("fastvideo") is None or source.sources() != source.TESTED_SOURCES,
-    reason=f"FastVideo is not importable at the revision whose Wan was tested; {source.INSTALL}",
+    importlib.util.find_spec("fastvideo") is None or not source.TESTED.is_in(source.TESTED.package(source.PACKAGE)),
+    reason=f"FastVideo is not importable at the revision whose Wan was tested; {source.TESTED.install}",
 )
 
 

@@ -13,9 +13,9 @@ from waypoint_parity.fixtures.tiny_hy_worldplay import write_hy_worldplay
 from waypoint_parity.harness.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.reference.hy_worldplay import package
 from waypoint_parity.reference.hy_worldplay.adapter import HyWorldPlayAdapter, as_pictures
-from waypoint_parity.reference.sources import UNTESTED
 
 
 @pytest.fixture(scope="module")

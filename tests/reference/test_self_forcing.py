@@ -15,9 +15,9 @@ from waypoint_parity.harness.families.causal_wan.scenario import schedule
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
 from waypoint_parity.harness.run.session import run
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.reference.causal_wan import package
 from waypoint_parity.reference.causal_wan.adapter import SelfForcingAdapter
-from waypoint_parity.reference.sources import UNTESTED
 
 IS_THERE = any((Path(entry or ".") / "wan" / "modules" / "causal_model.py").is_file() for entry in sys.path)
 there = pytest.mark.skipif(not IS_THERE, reason="needs a clone of Self-Forcing on PYTHONPATH")

@@ -17,7 +17,7 @@ from waypoint_parity.harness.errors import UserError
 from waypoint_parity.harness.families.wan.scenario import schedule
 from waypoint_parity.harness.run.adapter import DTYPES, Numerics
 from waypoint_parity.harness.run.scenario import read_scenario
-from waypoint_parity.reference.sources import UNTESTED
+from waypoint_parity.harness.run.sources import UNTESTED
 from waypoint_parity.reference.wan import package
 from waypoint_parity.reference.wan.adapter import WanOfficialAdapter, attention, fp32_sinusoid
 

@@ -1,6 +1,7 @@
 """Other people's sources: whether they are of the tested revision, and an import of them that leaves no trace."""
 
 import hashlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Collection, Iterator
@@ -42,6 +43,14 @@ class Tested:
     files: tuple[str, ...]
     digest: str
     install: str
+
+    def package(self, name: str) -> Path:
+        """The folder of a package, which is not imported. Raises UserError where there is none."""
+        spec = importlib.util.find_spec(name)
+        # A folder of that name in the current directory, without a package in it, has no origin.
+        if spec is None or spec.origin is None:
+            raise self.unusable(f"no package {name}")
+        return Path(spec.origin).parent
 
     def is_in(self, folder: Path) -> bool:
         """Whether a folder holds it."""
@@ -91,10 +100,11 @@ def in_their_place(*packages: str) -> Iterator[None]:
             sys.modules.update(aside)
 
 
-def stand_in(name: str, path: Path | None = None, **contents: object) -> None:
+def stand_in(name: str, path: Path | None = None, **contents: object) -> ModuleType:
     """Put a module of these `contents` in the place of another: a package, whose modules lie in `path`."""
     module = sys.modules[name] = ModuleType(name)
     vars(module).update(contents)
     module.__path__ = [] if path is None else [str(path)]
     # Whether a package is installed is asked by it.
     module.__spec__ = ModuleSpec(name, None, is_package=True)
+    return module
