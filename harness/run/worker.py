@@ -350,14 +350,14 @@ class Serving:
         self._inputs = set() if inputs is None else inputs
         self._built = self._unfollowed()
         sites = engine.sites()
-        if isinstance(sites, Mapping):
-            self.places = {name: Watched.of(site) for name, site in sites.items()}
-        else:
-            self.places = {name: Watched.of(None) for name in sites}
-            engine.show = self.show
+        named = sites.items() if isinstance(sites, Mapping) else ((name, None) for name in sites)
+        self.places = {name: Watched.of(site) for name, site in named}
         self._show: frozenset[str] = frozenset()
         self._hold: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
+        # One that has modules alone may have a method of that name.
+        if any(place.module is None for place in self.places.values()):
+            engine.show = self.show
 
     def ready(self) -> dict[str, Any]:
         """What the other side is told once the engine is loaded."""

@@ -169,6 +169,7 @@ def test_what_outlives_a_session_is_named_by_parity(
     assert summary.verdict.name in (tmp_path / "out" / "junit.xml").read_text()
 
 
+@pytest.mark.slow
 def test_a_decoder_that_remembers_another_session_is_named_at_its_first_block(tmp_path: Path) -> None:
     folder, scenario = write_waypoint_15(tmp_path / "checkpoint"), tmp_path / "scenario.safetensors"
     made = run("scenario", "make", "--checkpoint", folder, "--out", scenario, "--frames", 1)
@@ -252,6 +253,7 @@ def test_a_description_of_numbers_is_written_as_text(dump: Callable[..., tuple[o
 # --- sites that do not show
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", [engines.Silent, engines.SilentAndBlack, engines.NoDecodePass])
 def test_a_site_that_is_named_and_does_not_show_is_never_allowed(
     parity: Callable[..., Outcome], dump: Callable[..., tuple[object, ...]], dumps: Path, tmp_path: Path, engine: type
@@ -305,6 +307,7 @@ def test_keys_that_are_no_numbers_are_no_slot_of_another_frame(parity: Callable[
     assert all("NaN" in slot.message for slot in comparison.slots)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("exact", ["--exact", "--no-exact"])
 def test_a_ring_of_another_size_is_told_and_costs_nothing_else(
     inputs: tuple[object, ...], tmp_path: Path, exact: str

@@ -32,6 +32,7 @@ def summary_of(out: Path) -> Summary:
     return read_summary(out / "summary.json")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("candidate", "options", "code", "verdict"),
     [("candidate", ["--teacher-forced"], 0, Verdict.WITHIN_NOISE), (LOUDER, ["--no-blame"], 1, Verdict.DIVERGED)],

@@ -230,6 +230,7 @@ def test_focus_is_seen(opened: Opening) -> None:
     assert at.state(outlines) == "solid"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("run", ["diverged", "unsearched", "holding", "incomparable", "second"])
 def test_the_first_screen_shows_verdict_cause_and_the_pictures(
     opened: Opening, request: pytest.FixtureRequest, run: str

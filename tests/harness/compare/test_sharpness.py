@@ -115,6 +115,7 @@ def causes(decisions: Decisions, of: Callable[[str], bool]) -> Counter[str]:
     return Counter(one.cause for variant, each in decisions.items() if of(variant) for one in each.values())
 
 
+@pytest.mark.slow
 def test_the_table_of_hits_and_false_calls(decisions: Decisions) -> None:
     print(f"\n{len(PHOTOGRAPHS)} photographs, by what is called\n{'':20}", *(f"{cause:>11}" for cause in CAUSES))
     for variant, each in decisions.items():

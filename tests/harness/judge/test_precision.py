@@ -418,6 +418,7 @@ class TestPictures:
             changed[..., 7, :, :] = (changed[..., 7, :, :].int() + self.apart).clamp(0, 255).to(torch.uint8)
             return changed
 
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize(("apart", "are_wrong"), [(0, set()), (1, set()), (2, {"frame"})])
     def test_a_few_that_are_one_apart_are_right(
         self,

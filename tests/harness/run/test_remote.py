@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_a_site_that_takes_no_value_refuses_it(start: Start, tiny: Checkpoint, t
     with Taps(adapter.sites(), lambda seen: torch.zeros_like(seen.tensor)) as taps:
         run(adapter, tiny_scenario, tiny, taps)
     assert taps.refused == {"input.noise", "velocity", "latent"}
+
+
+def test_an_engine_of_modules_keeps_a_method_of_its_own_called_show() -> None:
+    engine = SimpleNamespace(show="its own", sites=lambda: {"latent": torch.nn.Identity()})
+    worker.Serving(None, engine)
+    assert engine.show == "its own"
+    engine.sites = lambda: ["latent"]
+    worker.Serving(None, engine)
+    assert engine.show != "its own"
 
 
 def test_an_engine_that_fails_of_a_value_is_told_at_once(start: Start, seen) -> None:
