@@ -83,6 +83,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("fresh_compiler")
 @torch.no_grad()

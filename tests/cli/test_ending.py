@@ -154,6 +154,7 @@ def test_a_scorecard_ends(number: int, processes: int) -> None:
         assert ended(process, number) == 128 + number
 
 
+@pytest.mark.slow
 def test_begun_where_ctrl_c_is_ignored_it_ignores_it_and_ends_by_sigterm(
     inputs: tuple[object, ...], engines: Path, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_dump_takes_the_candidates_place(inputs: tuple[object, ...], tmp_path:
     assert "cannot be swept" in swept["what"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_swept_and_its_factors_told(inputs: tuple[object, ...], tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(
@@ -143,6 +144,7 @@ def test_a_plan_is_swept_and_its_factors_told(inputs: tuple[object, ...], tmp_pa
     assert len(summary_of(tmp_path / "out").cells) == 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("implementations", "code", "told"),
     [
@@ -165,6 +167,7 @@ def test_where_no_cell_can_be_run_there_is_one_message(inputs: tuple[object, ...
     assert "no such option" in refused("parity", "--candidate", "eager+fused-attentoin", *inputs, *SHORT)["what"]
 
 
+@pytest.mark.slow
 def test_levels_of_any_factor_are_swept(inputs: tuple[object, ...], tmp_path: Path) -> None:
     levels = ("schedule=single-step", "seed=7", "mask=zeroed", "policy=global", "policy=sliced")
     outcome = run("parity", "--candidate", "eager", *inputs, "--vary", *levels)
