@@ -54,6 +54,7 @@ def table() -> Iterator[dict[str, Birth]]:
         print(f"{name:22} {FAULTS[name].part:20} {birth.place:18} {birth.because[0]}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BORN)
 def test_a_seeded_fault_is_born_where_it_was_put(
     name: str, seeded: Seeded, table: dict[str, Birth], tmp_path: Path
