@@ -28,15 +28,18 @@ _NEAR = 1e-3
 class PartAtFault:
     """What is wrong by itself in one part: the values of some observations, and the `keys` of all.
 
-    `errors` has the relative L2 error of every observation that is wrong in the candidate, of whatever part, infinite
-    where it is not shown; `bound` is the noise of any key.
+    `errors` has the relative L2 error of every observation that is wrong in the candidate, of whatever part; `absent`
+    are those that it does not show; `bound` is the noise of any key. `is_only_watched`: a run with a mistake shows how
+    far it is from the candidate, which takes no values; else how far from the reference.
     """
 
     part: str
     pairs: Sequence[Values]
     keys: frozenset[Key]
     errors: Mapping[Key, float]
+    absent: frozenset[Key]
     bound: Callable[[Key], float]
+    is_only_watched: bool
 
 
 # Runs the reference with a change, fed as the candidate was, over all units or the first ones.
@@ -148,7 +151,7 @@ def _tried_on(wrong: PartAtFault, hypothesis: Hypothesis, run: Run, units: int |
         if hypothesis.is_own:
             raise
         return _Outcome(math.inf, holds=False)
-    if left.keys() != expected.keys() or not wrong.errors.keys() >= set(local.lacking):
+    if left.keys() != expected.keys() or not (wrong.errors.keys() | wrong.absent).issuperset(local.lacking):
         return _Outcome(math.inf, holds=False)
     return _Outcome(max(left.values()), holds=True)
 
@@ -158,9 +161,17 @@ def _check_other(seen: LocalValues, wrong: PartAtFault) -> None:
 
     What is wrong in the part itself must not be right.
     """
+    if seen.key in wrong.absent:
+        return
+    if wrong.is_only_watched:
+        of_another_part = seen.key in wrong.errors and seen.key not in wrong.keys
+        if not (of_another_part or seen.error.identical or seen.error.rel_l2 <= SLACK * wrong.bound(seen.key)):
+            raise _UnlikeError(seen.error.rel_l2)
+        return
     error, bound = wrong.errors.get(seen.key, 0.0), wrong.bound(seen.key)
     if seen.key not in wrong.keys and (seen.error.identical or seen.error.rel_l2 <= bound):
         return
-    off = abs(seen.error.rel_l2 - error)
+    # Equal where neither has a distance.
+    off = 0.0 if seen.error.rel_l2 == error else abs(seen.error.rel_l2 - error)
     if not off <= SLACK * bound * (1 + error):
         raise _UnlikeError(off if error else math.inf)

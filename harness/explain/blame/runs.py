@@ -1,6 +1,5 @@
 """The runs of a search: each drives one or two sessions and returns what it showed, ready to be written down."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -156,14 +155,14 @@ def evidence_run(
     def bound(key: Key) -> float:
         return _bound(key, local, noise, case)
 
-    wrong_keys = {key: error.rel_l2 for key, error in local.errors.items() if error.rel_l2 > bound(key)}
-    wrong_keys |= dict.fromkeys(local.lacking, math.inf)
+    off = {key: error.rel_l2 for key, error in local.errors.items() if error.rel_l2 > bound(key)}
     # With parts exchanged the candidate is no longer the one to be reproduced.
     for finding in [] if exchanges else found:
         pairs = [pair for (part, _), these in evidence.pairs.items() if part == finding.part for pair in these]
         if pairs:
             own = frozenset(seen.key for seen in finding.errors if seen.rel_l2 is not None)
-            wrong = PartAtFault(finding.part, pairs, own, wrong_keys, bound)
+            watched = must_be_reversed(case.candidate.adapter.sites())
+            wrong = PartAtFault(finding.part, pairs, own, off, frozenset(local.lacking), bound, watched)
             try_it = partial(_hypothetical, case)
             kinds = [kind.kind for kind in likeliest(finding.part, _signature(finding, case), case.family)]
             more, refuted[finding.part] = tried(wrong, case.hypotheses, kinds, try_it, is_over)
