@@ -39,7 +39,8 @@ def test_an_engine_that_imports_nothing_of_ours_is_compared(parity) -> None:
 
 @pytest.mark.parametrize("engine", ["Killed", "Stopped", "Failing", "Gone"])
 def test_an_engine_that_ends_ends_with_70_and_leaves_what_was_recorded(parity, engine: str, tmp_path: Path) -> None:
-    assert parity(plain(engine), "--side-timeout", 3).code == 70
+    # Only what is stopped is waited for; on a busy machine the others take longer than that to begin.
+    assert parity(plain(engine), "--side-timeout", 3 if engine == "Stopped" else 120).code == 70
     if engine == "Failing":
         (kept,) = (tmp_path / "out" / FAILED).iterdir()
         manifest = read_manifest(kept / "candidate", unfinished=True)
