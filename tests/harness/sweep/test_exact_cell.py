@@ -176,6 +176,7 @@ def test_other_precision_is_named_at_its_site_and_is_the_same_mathematics(compar
     assert found.mathematics.same
 
 
+@pytest.mark.slow
 def test_precision_that_is_lost_later_is_found_in_a_unit_that_was_not_sampled(compared: Any) -> None:
     found = compared(RougherLater)
     assert (found.first.site, found.first.unit) == (Rougher.site, RougherLater.since)
@@ -189,6 +190,7 @@ def test_another_input_is_no_question_of_either_kind(compared: Any) -> None:
     assert found.mathematics is None
 
 
+@pytest.mark.slow
 def test_a_right_engine_that_cannot_be_followed_is_judged_by_itself_in_every_unit(
     compared: Any, scenario: Scenario
 ) -> None:

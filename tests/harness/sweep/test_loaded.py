@@ -88,6 +88,7 @@ def port(folder: Path, body: str) -> None:
     (folder / "port" / "port.py").write_text(ADAPTER.format(body=body))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "route",
     [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ROUTES],
