@@ -244,7 +244,8 @@ class Mathematics(msgspec.Struct, frozen=True, kw_only=True):
     bound: float
     unfollowed: dict[str, list[str]] = {}
     in_constants: bool | None = None
-    # Units in which, at some site, the candidate is much further from its own exact values than the reference from its.
+    # Units whose precision was not measured, and in which some site of the candidate is much further from its own exact
+    # values than the reference's, and than in those that were.
     rougher: list[int] = []
     lost: int = 0
     lost_sites: int = 0

@@ -1,7 +1,7 @@
 """Live: two implementations in lockstep, judged by their full tensors while they run."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import count
@@ -23,14 +23,14 @@ from waypoint_parity.harness.judge.truth import Truth
 from waypoint_parity.harness.record.writer import pictures_shown
 from waypoint_parity.harness.run.adapter import Adapter
 from waypoint_parity.harness.run.digest import fast_digest
-from waypoint_parity.harness.run.keys import Key, is_input
+from waypoint_parity.harness.run.keys import Key, Rung, is_input
 from waypoint_parity.harness.run.scenario import Scenario
 from waypoint_parity.harness.run.session import expected_keys
 from waypoint_parity.harness.run.sites import Kind
 from waypoint_parity.harness.run.taps import Observation
 
-# How much further from its exact values the candidate may be than the reference from its own, before precision is asked
-# for. Both inherit errors, so this is a sieve and no verdict.
+# How much further from its exact values the candidate may be than the reference from its own, and than at the same site
+# in units whose precision was measured, before it is asked for. Both inherit errors, so this is a sieve and no verdict.
 ROUGHER = 8.0
 # Less than a unit of fp32 is no rounding to speak of.
 _UNIT = 2.0**-23
@@ -104,7 +104,9 @@ class _Judging:
         self._truth = truth
         self._local = {} if local is None else local.excess
         self._grows = grows
-        self._rougher: set[int] = set()
+        # By unit: how many times further from its exact values the candidate is than the reference, at each site.
+        self._rougher: dict[int, dict[Rung, float]] = defaultdict(dict)
+        self._measured = set() if local is None else set(local.units)
         self._order = count()
 
     def seen(self, side: SideName, seen: Observation) -> None:
@@ -134,14 +136,14 @@ class _Judging:
 
     def _distance(self, actual: Observation, expected: Observation) -> float | None:
         """The distance of the exact values; None where they are not known, or differ because they are not exact."""
+        key = expected.key
         distance = exact_distance(actual, expected)
         if distance is None or (distance > SAME_MATHEMATICS and (actual.lost or expected.lost)):
             return None
-        if not is_input(expected.key.site):
+        if not is_input(key.site):
             assert expected.exact is not None
             least = max(rounded_off(expected), _UNIT * float(expected.exact.norm()))
-            if rounded_off(actual) > ROUGHER * least:
-                self._rougher.add(expected.key.unit)
+            self._rougher[key.unit][key.rung] = rounded_off(actual) / least if least else 0.0
         return distance
 
     def _grown(self, actual: Observation, expected: Observation) -> float | None:
@@ -157,7 +159,20 @@ class _Judging:
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
         """What the exact values say; None where there are none."""
         unfollowed = {name: shadow.unfollowed for name, shadow in shadows.items() if shadow is not None}
-        return self.table.mathematics(unfollowed, rougher=[*self._rougher])
+        return self.table.mathematics(unfollowed, rougher=self._rougher_units())
+
+    def _rougher_units(self) -> list[int]:
+        """The units not measured in which a site of the candidate is rougher than in any that was."""
+        known: dict[Rung, float] = {}
+        for unit in self._measured:
+            for rung, times in self._rougher.get(unit, {}).items():
+                known[rung] = max(times, known.get(rung, 1.0))
+        left = sorted(self._rougher.keys() - self._measured)
+        return [
+            unit
+            for unit in left
+            if any(times > ROUGHER * known.get(rung, 1.0) for rung, times in self._rougher[unit].items())
+        ]
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool) -> None:
         """Enter what one side alone showed."""

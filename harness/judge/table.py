@@ -271,7 +271,7 @@ class VerdictTable:
             observations=int(rows["exacts"].sum()),
             worst=finite(float(np.fmax.reduce(rows["exact"]))),
             bound=SAME_MATHEMATICS,
-            rougher=sorted(rougher),
+            rougher=list(rougher),
             unfollowed={name: list(reasons) for name, reasons in unfollowed.items() if reasons},
             lost=int(rows["lost"].sum()),
             lost_sites=len({self.places.names[place][2] for place in computed[rows["lost"] > 0]}),

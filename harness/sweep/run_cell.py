@@ -44,8 +44,9 @@ from waypoint_parity.harness.sweep.store import CELL_SCHEMA, CellFile, Store, wr
 from waypoint_parity.harness.sweep.summary import TEACHER_FORCED_NAME
 
 GROWTH_NOT_ASKED = "whether the errors of the whole session are those that rounding grows to was not asked"
-# Of units in which the candidate seems rough, so many are measured: the first ones show where it begins.
-MOST_ROUGHER = 2
+# Of units in which the candidate seems rough, so many are measured at once: the first ones show where it begins. And so
+# often: what is left then is said.
+MOST_ROUGHER, MOST_ROUNDS = 2, 2
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,19 @@ def _free(task: CellTask, pair: _Pair, folder: Path) -> Comparison:
     local = _local(task, pair, sample)
     comparison = compared(local, grows)
     # Also where there is a reason to ask.
-    if (found := comparison.mathematics) is not None and not sample.issuperset(found.rougher):
-        comparison = compared(_local(task, pair, sample.union(found.rougher[:MOST_ROUGHER])), grows)
+    for _ in range(MOST_ROUNDS):
+        if (found := comparison.mathematics) is None or not found.rougher:
+            break
+        sample.update(found.rougher[:MOST_ROUGHER])
+        local = _local(task, pair, sample)
+        comparison = compared(local, grows)
     if comparison.verdict is Verdict.UNEXPLAINED and pair.disturbed is not None:
         # The reference's own error was one draw: more of them tell.
         comparison = compared(local, growth(pair.disturbed, cell.scenario))
     notes = unlike_environments(*(read_manifest(folder / role) for role in ("candidate", "reference")))
     notes += [GROWTH_NOT_ASKED] if alone and not asked else []
+    if (found := comparison.mathematics) is not None and found.rougher:
+        notes.append(f"precision was not measured in units that look rougher than those where it was: {found.rougher}")
     comparison = replace_fields(comparison, notes=[*comparison.notes, *notes])
     comparison = contradicted(_with_constants(comparison, task), pair.contradictions)
     _write(comparison, folder / COMPARISON_NAME)
