@@ -141,10 +141,14 @@ class ChunkByChunk(ABC):
                 for held, right in zip((cache["global_end_index"], cache["local_end_index"]), shown, strict=True):
                     held.fill_(int(right))
             if self.at.phase == CLEAN:
-                buffers = stack([cache["k"], cache["v"]]).unflatten(2, (self._geometry.slots, -1))
+                # Behind its end a buffer may hold anything: a session before, or what memory happened to have.
+                end = int(cache["local_end_index"])
+                buffers = stack([cache["k"], cache["v"]])
+                buffers[:, :, end:] = 0
+                buffers = buffers.unflatten(2, (self._geometry.slots, -1))
                 if (shown := self.show(f"{name}.kv", buffers)) is not buffers:
                     for held, right in zip((cache["k"], cache["v"]), shown.flatten(2, 3), strict=True):
-                        held.copy_(right)
+                        held[:, :end] = right[:, :end]
             return (attended, *args[1:])
 
         return hook
