@@ -80,6 +80,22 @@ def lockstep(
     )
 
 
+def rougher_units(roughness: Mapping[int, Mapping[Rung, float]], measured: Collection[int]) -> list[int]:
+    """The units not measured in which some site is ROUGHER than the reference, and than in any unit that was.
+
+    `roughness`: by unit and site, how many times further from its exact values the candidate is than the reference.
+    """
+    known: dict[Rung, float] = {}
+    for unit in measured:
+        for rung, times in roughness.get(unit, {}).items():
+            known[rung] = max(times, known.get(rung, 1.0))
+
+    def is_rougher(unit: int) -> bool:
+        return any(times > ROUGHER * known.get(rung, 1.0) for rung, times in roughness[unit].items())
+
+    return [unit for unit in sorted(roughness) if unit not in measured and is_rougher(unit)]
+
+
 class _Judging:
     """Takes what a lockstep hands on: enters each pair into the verdict table, and follows caches and pictures."""
 
@@ -159,20 +175,7 @@ class _Judging:
     def mathematics(self, shadows: Mapping[str, Shadow | None]) -> Mathematics | None:
         """What the exact values say; None where there are none."""
         unfollowed = {name: shadow.unfollowed for name, shadow in shadows.items() if shadow is not None}
-        return self.table.mathematics(unfollowed, rougher=self._rougher_units())
-
-    def _rougher_units(self) -> list[int]:
-        """The units not measured in which a site of the candidate is rougher than in any that was."""
-        known: dict[Rung, float] = {}
-        for unit in self._measured:
-            for rung, times in self._rougher.get(unit, {}).items():
-                known[rung] = max(times, known.get(rung, 1.0))
-        left = sorted(self._rougher.keys() - self._measured)
-        return [
-            unit
-            for unit in left
-            if any(times > ROUGHER * known.get(rung, 1.0) for rung, times in self._rougher[unit].items())
-        ]
+        return self.table.mathematics(unfollowed, rougher=rougher_units(self._rougher, self._measured))
 
     def missing(self, order: int, key: Key, *, lacking: SideName, seen_elsewhere: bool) -> None:
         """Enter what one side alone showed."""

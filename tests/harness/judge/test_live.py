@@ -11,11 +11,12 @@ from waypoint_parity.harness.compare.lockstep import Side
 from waypoint_parity.harness.judge.comparison import Comparison, Verdict
 from waypoint_parity.harness.judge.diff import diff
 from waypoint_parity.harness.judge.judgement import Judgement
-from waypoint_parity.harness.judge.live import lockstep
+from waypoint_parity.harness.judge.live import lockstep, rougher_units
 from waypoint_parity.harness.judge.table import ALLOWED_MISSING
 from waypoint_parity.harness.record.records import read_manifest, read_records
 from waypoint_parity.harness.record.writer import DumpWriter, describe_run
 from waypoint_parity.harness.run.adapter import Numerics
+from waypoint_parity.harness.run.keys import Rung
 from waypoint_parity.harness.run.registry import load
 from waypoint_parity.harness.run.scenario import Scenario
 
@@ -189,3 +190,13 @@ def test_no_dump_is_needed_and_no_mode_of_torch_is_changed(
     assert lockstep(*sides, tiny, tiny_scenario, JUDGEMENT).verdict is Verdict.IDENTICAL
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+def test_a_unit_is_asked_for_where_it_is_rougher_than_those_that_were_measured() -> None:
+    everywhere, late = Rung("denoise", 0, "time_embedding"), Rung("denoise", 0, "window")
+    roughness = {0: {everywhere: 60.0, late: 1.0}, 1: {everywhere: 70.0, late: 2.0}, 2: {everywhere: 65.0, late: 1e4}}
+    assert rougher_units(roughness, {0}) == [2]
+    assert rougher_units(roughness, {0, 2}) == []
+    # Where nothing was measured, all that is rough is asked for; and a site that no measured unit has.
+    assert rougher_units(roughness, ()) == [0, 1, 2]
+    assert rougher_units({0: {everywhere: 60.0}, 1: {everywhere: 60.0, late: 9.0}}, {0}) == [1]
