@@ -159,7 +159,8 @@ class _Judging:
         if not is_input(key.site):
             assert expected.exact is not None
             least = max(rounded_off(expected), _UNIT * float(expected.exact.norm()))
-            self._rougher[key.unit][key.rung] = rounded_off(actual) / least if least else 0.0
+            off = rounded_off(actual)
+            self._rougher[key.unit][key.rung] = off / least if least else math.inf if off else 0.0
         return distance
 
     def _grown(self, actual: Observation, expected: Observation) -> float | None:
